@@ -1,0 +1,34 @@
+# Needs make and Python 3.10 to 3.13. `make install` makes .venv, unless an environment is active
+# or PYTHON=/path/to/python names one. DEMO_ARGS and PYTEST_ARGS are passed on.
+
+export PYTHON
+BOOT := $(shell command -v $(or $(PYTHON),python3) 2>/dev/null)
+# the Python that mmpse is installed for: install.py decides, and makes it if need be
+PY = $(shell "$(BOOT)" tools/install.py --print-python)
+
+.PHONY: help install demo test test-slow lint format
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## */  make \1	/p' Makefile
+
+install:  ## mmpse and the OpenMMLab stack; about 10 minutes, continues when interrupted
+	@test -n "$(BOOT)" || { echo "install: no $(or $(PYTHON),python3) found; mmpse needs \
+	Python 3.10 to 3.13: install one, or name it: make install PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(BOOT)" tools/install.py
+
+demo: install  ## supernet, search, retraining, detection and segmentation on embedded data
+	"$(PY)" tools/demo.py $(DEMO_ARGS)
+
+test: lint  ## lint, format check and the tests that take seconds
+	"$(PY)" -m pytest $(PYTEST_ARGS)
+
+test-slow: lint  ## the same with all tests
+	"$(PY)" -m pytest -m '' $(PYTEST_ARGS)
+
+lint: install  ## check style and formatting
+	"$(PY)" -m ruff check
+	"$(PY)" -m ruff format --check
+
+format: install  ## mend what can be mended
+	"$(PY)" -m ruff check --fix
+	"$(PY)" -m ruff format

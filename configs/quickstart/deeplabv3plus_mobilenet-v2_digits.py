@@ -1,0 +1,86 @@
+# mmseg's DeepLabV3+ on scenes of digits, small enough for a CPU. The backbone is the retrained
+# subnet; the heads' widths follow from its file.
+_base_ = [
+    'mmseg::_base_/models/deeplabv3plus_r50-d8.py',
+    'mmseg::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmpse'], allow_failed_imports=False)
+randomness = dict(seed=0)
+norm_cfg = dict(type='BN', requires_grad=True)
+model = dict(
+    type='mmpse.FitToBackbone',
+    architecture='EncoderDecoder',
+    data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3, size=(128, 128)),
+    pretrained=None,
+    backbone=dict(
+        _delete_=True,
+        type='mmpse.SlimmableMobileNetV2',
+        subnet='work_dirs/search_mobilenet-v2_digits/best_subnet.json',
+        out_indices=(1, 2, 4, 7),
+        norm_cfg=norm_cfg,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='work_dirs/retrain_mobilenet-v2_digits/epoch_40.pth',
+            prefix='backbone.',
+        ),
+    ),
+    decode_head=dict(
+        channels=64, c1_channels=24, dilations=(1, 2), num_classes=11, norm_cfg=norm_cfg
+    ),
+    auxiliary_head=dict(channels=32, num_classes=11, norm_cfg=norm_cfg),
+)
+
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=0,
+    drop_last=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        type='mmpse.DigitsDataset',
+        task='segmentation',
+        split='train',
+        data_root='data/digits',
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs'),
+        ],
+    ),
+)
+test_dataloader = dict(
+    batch_size=1,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmpse.DigitsDataset',
+        task='segmentation',
+        split='test',
+        data_root='data/digits',
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs'),
+        ],
+    ),
+)
+test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+
+max_epochs = 8
+optim_wrapper = dict(
+    type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4)
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, end=20),
+    dict(type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True),
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
+test_cfg = dict(type='TestLoop')
+log_processor = dict(by_epoch=True)
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=10),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', interval=2, max_keep_ckpts=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='SegVisualizationHook'),
+)

@@ -1,0 +1,87 @@
+# mmdet's RetinaNet on scenes of digits, small enough for a CPU. The backbone is the retrained
+# subnet; the neck's widths follow from its file.
+_base_ = [
+    'mmdet::_base_/models/retinanet_r50_fpn.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmpse'], allow_failed_imports=False)
+randomness = dict(seed=0)
+model = dict(
+    type='mmpse.FitToBackbone',
+    architecture='RetinaNet',
+    data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
+    backbone=dict(
+        _delete_=True,
+        type='mmpse.SlimmableMobileNetV2',
+        subnet='work_dirs/search_mobilenet-v2_digits/best_subnet.json',
+        out_indices=(1, 2, 4, 7),
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='work_dirs/retrain_mobilenet-v2_digits/epoch_40.pth',
+            prefix='backbone.',
+        ),
+    ),
+    neck=dict(out_channels=64, num_outs=3),
+    bbox_head=dict(
+        num_classes=10,
+        in_channels=64,
+        feat_channels=64,
+        stacked_convs=2,
+        anchor_generator=dict(octave_base_scale=3, strides=[8, 16, 32]),
+    ),
+)
+
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='AspectRatioBatchSampler'),
+    dataset=dict(
+        type='mmpse.DigitsDataset',
+        task='detection',
+        split='train',
+        data_root='data/digits',
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True),
+            dict(type='PackDetInputs'),
+        ],
+    ),
+)
+test_dataloader = dict(
+    batch_size=16,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmpse.DigitsDataset',
+        task='detection',
+        split='test',
+        data_root='data/digits',
+        test_mode=True,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True),
+            dict(
+                type='PackDetInputs',
+                meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+            ),
+        ],
+    ),
+)
+test_evaluator = dict(
+    type='CocoMetric', ann_file='data/digits/scenes/annotations/test.json', metric='bbox'
+)
+
+max_epochs = 8
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4),
+    clip_grad=dict(max_norm=10),
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, end=50),
+    dict(type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True),
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
+test_cfg = dict(type='TestLoop')
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=2, max_keep_ckpts=2))

@@ -1,0 +1,25 @@
+"""Training supernets and searching them."""
+
+from mmpse.registry import TASK_UTILS
+from mmpse.space import SpreadSampler, UniformSampler
+
+from .archive import Archive, ArchiveError, Judged, read_archive
+from .judge import Judge
+from .loss_record import LossRecord, relative_losses
+from .search_loop import EvolutionSearchLoop
+from .supernet_hook import SupernetHook
+
+for sampler in (SpreadSampler, UniformSampler):  # `mmpse.space` knows no registries
+    TASK_UTILS.register_module(module=sampler)
+
+__all__ = [
+    'Archive',
+    'ArchiveError',
+    'EvolutionSearchLoop',
+    'Judge',
+    'Judged',
+    'LossRecord',
+    'SupernetHook',
+    'read_archive',
+    'relative_losses',
+]

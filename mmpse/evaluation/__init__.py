@@ -1,0 +1,5 @@
+"""Judging subnets: recalibration."""
+
+from .recalibration import recalibrate
+
+__all__ = ['recalibrate']

@@ -1,0 +1,24 @@
+"""Slimmable layers and backbones, slicing, costs."""
+
+from .cost import backbone_costs, costs_of, measure, model_costs
+from .fit import FitToBackbone, with_subnet
+from .layers import SlimmableBN2d, SlimmableConv2d
+from .mobilenet_v2 import SlimmableMobileNetV2
+from .slicing import SliceError
+from .slimmable import EXECUTIONS, SlimmableBackbone, find_backbone
+
+__all__ = [
+    'EXECUTIONS',
+    'FitToBackbone',
+    'SliceError',
+    'SlimmableBN2d',
+    'SlimmableBackbone',
+    'SlimmableConv2d',
+    'SlimmableMobileNetV2',
+    'backbone_costs',
+    'costs_of',
+    'find_backbone',
+    'measure',
+    'model_costs',
+    'with_subnet',
+]

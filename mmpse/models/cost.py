@@ -1,0 +1,140 @@
+"""FLOPs and parameters of the subnets of a model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.analysis import FlopAnalyzer, parameter_count
+from torch import nn
+
+from mmpse.registry import MODELS
+from mmpse.space import Cost, SearchSpace, Subnet
+
+from .fit import with_subnet
+from .slimmable import SlimmableBackbone, find_backbone
+
+REFERENCE_SHAPE = (3, 224, 224)
+
+
+def backbone_costs(
+    backbone: SlimmableBackbone, input_shape: Sequence[int] = REFERENCE_SHAPE
+) -> dict[str, Cost]:
+    """FLOPs and parameters of a supernet's backbone as functions of the widths.
+
+    Args:
+        backbone: The supernet.
+        input_shape: Shape ``(C, H, W)`` of one image.
+
+    Returns:
+        ``{'flops': Cost, 'params': Cost}``; FLOPs are multiply-adds of one image, as mmengine
+        counts them in eval mode (a normalisation layer: 2 per element).
+    """
+    space = backbone.search_space
+    flops, params = Cost(space.names), Cost(space.names)
+    sizes = _output_sizes(backbone, input_shape)
+    for layer in backbone.layers_of_units:
+        conv, norm = backbone.get_submodule(layer.conv), backbone.get_submodule(layer.norm)
+        kernel, area = int(np.prod(conv.kernel_size)), sizes[layer.conv]
+        if conv.groups > 1:  # depthwise
+            sides, per_pair = (layer.outputs,), kernel
+        elif layer.inputs is None:
+            sides, per_pair = (layer.outputs,), kernel * conv.in_channels
+        else:
+            sides, per_pair = (layer.inputs, layer.outputs), kernel
+        flops.add(per_pair * area, *sides)
+        params.add(per_pair, *sides)
+        if conv.bias is not None:
+            params.add(1, layer.outputs)
+        flops.add(2 * area, layer.outputs)
+        params.add(sum(p.numel() for p in norm.parameters()) / norm.num_features, layer.outputs)
+    return dict(flops=flops, params=params)
+
+
+def _output_sizes(backbone: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
+    """Pixels that every convolution puts out, by the convolution's name.
+
+    0 where no feature depends on it (a last stage that is not in ``out_indices``).
+    """
+    twin = copy.deepcopy(backbone).to('meta').requires_grad_()
+    twin.eval()
+    sizes: dict[str, int] = {}
+    convs = {name: m for name, m in twin.named_modules() if isinstance(m, nn.Conv2d)}
+    for name, conv in convs.items():
+        conv.register_forward_hook(
+            lambda _, __, y, name=name: sizes.update({name: y.shape[2] * y.shape[3]})
+        )
+    features = twin(torch.empty(1, *input_shape, device='meta'))
+    sum(feature.sum() for feature in features).backward()
+    return {name: 0 if convs[name].weight.grad is None else size for name, size in sizes.items()}
+
+
+def measure(model: Mapping[str, Any], subnet: Subnet, input_shape: Sequence[int]) -> dict[str, int]:
+    """FLOPs and parameters of one subnet of a model, counted by mmengine on the static model.
+
+    Args:
+        model: Config of the model.
+        subnet: The subnet.
+        input_shape: Shape ``(C, H, W)`` of one image.
+    """
+    static = MODELS.build(with_subnet(model, subnet))
+    static.eval()
+    flops = FlopAnalyzer(static, torch.zeros(1, *input_shape))
+    flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    return dict(flops=int(flops.total()), params=parameter_count(static)[''])
+
+
+def model_costs(model: Mapping[str, Any], input_shape: Sequence[int]) -> dict[str, Cost]:
+    """FLOPs and parameters of a whole model as functions of its backbone's widths.
+
+    What lies outside the backbone depends on the widths of the features alone, and linearly; its
+    coefficients are found from mmengine's counts of a few static models, and checked on another.
+
+    Args:
+        model: Config of a model with a slimmable backbone.
+        input_shape: Shape ``(C, H, W)`` of one image.
+
+    Raises:
+        ValueError: If the model's cost is not linear in the widths of its features.
+    """
+    with torch.device('meta'):
+        supernet = MODELS.build(with_subnet(model, None))
+    backbone = find_backbone(supernet)
+    space = backbone.search_space
+    costs = backbone_costs(backbone, input_shape)
+    features = sorted(set(backbone.feature_units()))
+
+    def rest(widths: Mapping[str, int]) -> dict[str, int]:
+        subnet = space.subnet([widths[name] for name in space.names])
+        whole, row = measure(model, subnet, input_shape), space.array([subnet])
+        return {key: whole[key] - int(cost(row)[0]) for key, cost in costs.items()}
+
+    full, tiny = space.fullnet, space.tinynet
+    slopes, base = {}, rest(full)
+    for unit in features:
+        if tiny[unit] < full[unit]:
+            other = rest({**full, unit: tiny[unit]})
+            slopes[unit] = {
+                key: (base[key] - other[key]) / (full[unit] - tiny[unit]) for key in costs
+            }
+    for key, cost in costs.items():
+        cost.add(base[key] - sum(slopes[u][key] * full[u] for u in slopes))
+        for unit, slope in slopes.items():
+            cost.add(slope[key], unit)
+
+    counted = measure(model, tiny, input_shape)
+    ours = {key: int(cost(space.array([tiny]))[0]) for key, cost in costs.items()}
+    if counted != ours:
+        raise ValueError(
+            f'the cost of {model["type"]} is not linear in the widths of its features: the tinynet '
+            f'has {counted}, expected {ours}'
+        )
+    return costs
+
+
+def costs_of(space: SearchSpace, costs: Mapping[str, Cost], subnet: Subnet) -> dict[str, int]:
+    """The resources of one subnet, by name."""
+    return {key: int(cost(space.array([subnet]))[0]) for key, cost in costs.items()}

@@ -1,0 +1,116 @@
+"""Convolution and normalisation layers that run many subnets in one pass.
+
+They are the stock layers, with the same parameters and state_dict keys, plus the state that
+:class:`mmpse.models.SlimmableBackbone` sets around a forward:
+
+* sliced: a convolution knows its output width; its input width is that of the input it is given,
+  and so is the width of a normalisation layer.
+* masked: a normalisation layer holds one prefix mask per group; convolutions run at full width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmpse.registry import MODELS
+
+
+@MODELS.register_module()
+class SlimmableConv2d(nn.Conv2d):
+    """A convolution that can run with the first channels of its weights only.
+
+    Attributes:
+        width: Output channels in use; ``None`` is a plain convolution.
+    """
+
+    width: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.width is None:
+            return super().forward(x)
+        depthwise = self.groups > 1
+        weight = self.weight[: self.width] if depthwise else self.weight[: self.width, : x.shape[1]]
+        bias = None if self.bias is None else self.bias[: self.width]
+        groups = self.width if depthwise else 1
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
+
+
+@MODELS.register_module()
+class SlimmableBN2d(nn.BatchNorm2d):
+    """A batch normalisation that treats every subnet's share of the batch alone.
+
+    While subnets are active it normalises in training mode by the statistics of each group's own
+    images, and tracks no running statistics: they mean nothing when subnets share a pass.
+
+    Attributes:
+        masks: ``(groups, channels)`` of zeros and ones; image ``i`` belongs to group
+            ``i % groups``. ``None``: sliced execution, or no subnet is active.
+        sliced: Whether a subnet is active in sliced execution.
+    """
+
+    masks: Tensor | None = None
+    sliced: bool = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.masks is not None:
+            return self._masked(x)
+        if self.sliced:
+            return self._sliced(x)
+        return super().forward(x)
+
+    def _statistics(self, width: int, repeats: int = 1) -> dict:
+        if self.training:
+            return dict(running_mean=None, running_var=None, training=True, eps=self.eps)
+        return dict(
+            running_mean=self.running_mean[:width].repeat(repeats),
+            running_var=self.running_var[:width].repeat(repeats),
+            training=False,
+            eps=self.eps,
+        )
+
+    def _sliced(self, x: Tensor) -> Tensor:
+        width = x.shape[1]
+        return F.batch_norm(
+            x, weight=self.weight[:width], bias=self.bias[:width], **self._statistics(width)
+        )
+
+    def _masked(self, x: Tensor) -> Tensor:
+        groups, channels = self.masks.shape
+        # The affine parameters carry the mask, so that dropped channels come out as exact zeros
+        # and get no gradient, without another pass over the activation.
+        weight = self.weight * self.masks
+        bias = self.bias * self.masks
+        if x.is_contiguous():
+            # (B, C, H, W) seen as (B / n, n * C, H, W): one native call normalises every group.
+            batch, _, height, width = x.shape
+            y = F.batch_norm(
+                x.view(batch // groups, groups * channels, height, width),
+                weight=weight.flatten(),
+                bias=bias.flatten(),
+                **self._statistics(channels, groups),
+            )
+            return y.view(x.shape)
+        # channels_last has no such view: one call per group, on a strided view of the batch
+        statistics = self._statistics(channels)
+        parts = [
+            F.batch_norm(x[g::groups], weight=weight[g], bias=bias[g], **statistics)
+            for g in range(groups)
+        ]
+        return interleave(parts)
+
+
+def interleave(parts: list[Tensor]) -> Tensor:
+    """Put the groups' tensors back in the batch's order: image ``i`` from group ``i % n``.
+
+    Args:
+        parts: n tensors of one shape ``(B / n, ...)``.
+
+    Returns:
+        Tensor ``(B, ...)`` in the memory layout of the parts.
+    """
+    if parts[0].is_contiguous():
+        return torch.stack(parts, dim=1).flatten(0, 1)
+    # stacked as (B / n, n, H, W, C), so that channels_last stays channels_last
+    return torch.stack([p.permute(0, 2, 3, 1) for p in parts], 1).flatten(0, 1).permute(0, 3, 1, 2)

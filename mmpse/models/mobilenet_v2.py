@@ -1,0 +1,61 @@
+"""Slimmable MobileNetV2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmpretrain.models import MobileNetV2
+
+from mmpse.registry import MODELS
+
+from .slimmable import Layer, SlimmableBackbone
+
+
+@MODELS.register_module()
+class SlimmableMobileNetV2(SlimmableBackbone, MobileNetV2):
+    """MobileNetV2 (mmpretrain's) as a supernet, or as one static subnet of it.
+
+    Width units: ``stem``; ``layer1`` .. ``layer7``, the residual sum of each stage; ``layerI.J``,
+    the hidden channels of a block (its expansion and its depthwise convolution); ``conv2``, the
+    last convolution. 25 units.
+
+    Args:
+        subnet, ratios, divisor, norm_cfg: See :class:`SlimmableBackbone`.
+        **kwargs: See :class:`mmpretrain.models.MobileNetV2`: ``widen_factor``, ``out_indices``,
+            ``frozen_stages``, ``norm_eval``, ``with_cp``, ``act_cfg``, ``init_cfg``.
+    """
+
+    def identity(self) -> dict[str, Any]:
+        return dict(type='SlimmableMobileNetV2', widen_factor=float(self.widen_factor))
+
+    def declare_layers(self) -> Iterator[Layer]:
+        def conv_module(name, inputs, outputs):
+            return Layer(f'{name}.conv', f'{name}.bn', inputs, outputs)
+
+        x = 'stem'
+        yield conv_module('conv1', None, x)
+        for stage in self.layers[:-1]:
+            for j, block in enumerate(getattr(self, stage)):
+                *expand, depthwise, project = (
+                    f'{stage}.{j}.conv.{k}' for k in range(len(block.conv))
+                )
+                hidden = x
+                if expand:
+                    hidden = f'{stage}.{j}'
+                    yield conv_module(expand[0], x, hidden)
+                yield conv_module(depthwise, hidden, hidden)
+                x_out = x if block.use_res_connect else stage
+                yield conv_module(project, hidden, x_out)
+                x = x_out
+        yield conv_module('conv2', x, 'conv2')
+
+    def feature_units(self) -> list[str]:
+        last = {}  # of every stage: the unit that its last convolution writes
+        for layer in self.layers_of_units:
+            last[layer.conv.split('.')[0]] = layer.outputs
+        return [last[self.layers[index]] for index in self.out_indices]
+
+    def _shrink(self) -> None:
+        super()._shrink()
+        self.out_channel = self.subnet['conv2']

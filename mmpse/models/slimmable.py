@@ -1,0 +1,233 @@
+"""What makes a stock backbone slimmable: its width units, the active subnets, static subnets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from mmpse.space import SearchSpace, Subnet
+from mmpse.space.search_space import DEFAULT_RATIOS
+
+from .layers import interleave
+from .slicing import shrink_batch_norm_, shrink_conv_, slice_on_load
+
+EXECUTIONS = ('sliced', 'masked')
+
+
+class Layer(NamedTuple):
+    """A convolution with its normalisation layer, and the units of its two sides."""
+
+    conv: str  # name of the convolution in the backbone
+    norm: str  # name of its normalisation layer
+    inputs: str | None  # unit of the input; None is the image
+    outputs: str  # unit of the output
+
+
+class SlimmableBackbone:
+    """Mixin that goes before a stock backbone class.
+
+    Without ``subnet`` the backbone is a supernet: it holds full-width weights, and while subnets
+    are active (:meth:`activate`) every image of a batch runs through the subnet of its group. The
+    features come out at full width, zero in the channels that a subnet lacks, so that necks, heads
+    and losses need to know nothing. With ``subnet`` it is that subnet as a plain static network.
+
+    A family adds :meth:`declare_layers` and :meth:`feature_units`.
+
+    Args:
+        subnet: A subnet file, its content, or a :class:`mmpse.space.Subnet`.
+        ratios: Widths to choose from in every unit, as shares of the full width. With ``subnet``
+            the file's are used.
+        divisor: Widths are multiples of it.
+        norm_cfg: Normalisation; a supernet takes ``BN`` only, a static subnet any.
+        **kwargs: The arguments of the stock backbone.
+
+    Attributes:
+        search_space (SearchSpace): The width units and their candidates.
+        subnet (Subnet | None): The static subnet.
+        out_channels (tuple[int]): Channels of the features, one per item of ``out_indices``.
+
+    Raises:
+        SubnetError: If the subnet cannot be read or does not belong to this backbone.
+        ValueError: If ``norm_cfg`` is not one that a supernet can use.
+    """
+
+    def __init__(
+        self,
+        subnet: str | os.PathLike | Mapping | None = None,
+        ratios: Sequence[float] = DEFAULT_RATIOS,
+        divisor: int = 8,
+        conv_cfg: dict | None = None,
+        norm_cfg: Mapping[str, Any] = dict(type='BN'),
+        **kwargs,
+    ) -> None:
+        norm_cfg = dict(norm_cfg)
+        if subnet is not None:
+            subnet = Subnet.load(subnet)
+            grid = subnet.backbone.get('grid', {})
+            ratios, divisor = grid.get('ratios', ratios), grid.get('divisor', divisor)
+        else:
+            if conv_cfg is not None or norm_cfg['type'] not in ('BN', 'BN2d'):
+                raise ValueError(
+                    f'{type(self).__name__} without a subnet is a supernet: every subnet of a batch '
+                    "is normalised alone, so that it takes conv_cfg=None and norm_cfg type 'BN', "
+                    f'got conv_cfg={conv_cfg} and norm_cfg={norm_cfg}'
+                )
+            conv_cfg = dict(type='mmpse.SlimmableConv2d')
+            norm_cfg['type'] = 'mmpse.SlimmableBN2d'
+        super().__init__(conv_cfg=conv_cfg, norm_cfg=norm_cfg, **kwargs)
+
+        self.layers_of_units = tuple(self.declare_layers())
+        widths: dict[str, int] = {}
+        for layer in self.layers_of_units:
+            widths.setdefault(layer.outputs, self.get_submodule(layer.conv).out_channels)
+        self.search_space = SearchSpace(widths, self.identity(), ratios, divisor)
+        self.subnet: Subnet | None = None
+        self._active: tuple[Subnet, ...] = ()
+        self._execution = ''
+        self._running: list[tuple[nn.Module, nn.Module, str]] = []  # conv, norm, output unit
+        for layer in self.layers_of_units:
+            for name in (layer.conv, layer.norm):
+                state = self.get_submodule(name).state_dict()
+                slice_on_load(self, {f'{name}.{key}': value.shape for key, value in state.items()})
+        if subnet is not None:
+            self.subnet = self.search_space.validate(subnet)
+            self._shrink()
+        units = self.subnet or self.search_space.fullnet
+        self.out_channels = tuple(units[unit] for unit in self.feature_units())
+
+    # What a family declares
+
+    def identity(self) -> dict[str, Any]:
+        """Type and width-giving arguments; subnets of another identity are refused."""
+        raise NotImplementedError
+
+    def declare_layers(self) -> Iterator[Layer]:
+        """All convolutions in the order of the forward, with their units."""
+        raise NotImplementedError
+
+    def feature_units(self) -> list[str]:
+        """The unit of every feature of ``out_indices``."""
+        raise NotImplementedError
+
+    # Many subnets in one pass
+
+    def activate(self, subnets: Sequence[Subnet], execution: str = 'sliced') -> None:
+        """Let image ``i`` of every following batch run through ``subnets[i % len(subnets)]``.
+
+        Args:
+            subnets: The subnets, one per group.
+            execution: ``'sliced'`` runs each group through the first channels of every layer;
+                ``'masked'`` runs the full width once and drops channels by prefix masks. Both
+                give the same features and gradients (METHOD section 1).
+
+        Raises:
+            ValueError: If there is no subnet, the execution is unknown, this is a static subnet, or
+                gradient checkpointing meets sliced execution.
+        """
+        if self.subnet is not None:
+            raise ValueError('this backbone is a static subnet; build it without subnet= to train')
+        if not subnets:
+            raise ValueError('expected at least one subnet to activate, got none')
+        if execution not in EXECUTIONS:
+            raise ValueError(f'execution must be one of {EXECUTIONS}, got {execution!r}')
+        if execution == 'sliced' and getattr(self, 'with_cp', False):
+            raise ValueError(
+                'with_cp=True recomputes blocks in the backward, when the sliced execution has '
+                "moved on to another subnet; use execution='masked' or with_cp=False"
+            )
+        self.deactivate()
+        self._active, self._execution = tuple(subnets), execution
+        self._running = [
+            (self.get_submodule(layer.conv), self.get_submodule(layer.norm), layer.outputs)
+            for layer in self.layers_of_units
+        ]
+        if execution == 'masked':
+            for _, norm, unit in self._running:
+                device = norm.weight.device
+                widths = torch.tensor([subnet[unit] for subnet in subnets], device=device)
+                channels = torch.arange(norm.num_features, device=device)
+                norm.masks = (channels < widths[:, None]).to(norm.weight.dtype)
+
+    def deactivate(self) -> None:
+        """Make the backbone the plain full-width network again."""
+        self._select(None)
+        for _, norm, _ in self._running:
+            norm.masks = None
+        self._active, self._running = (), []
+
+    @contextmanager
+    def active(self, subnets: Sequence[Subnet], execution: str = 'sliced') -> Iterator[None]:
+        """:meth:`activate` for the time of a ``with`` block."""
+        self.activate(subnets, execution)
+        try:
+            yield
+        finally:
+            self.deactivate()
+
+    def _select(self, subnet: Subnet | None) -> None:
+        for conv, norm, unit in self._running:
+            conv.width = None if subnet is None else subnet[unit]
+            norm.sliced = subnet is not None
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        groups = len(self._active)
+        if not groups:
+            return super().forward(x)
+        if len(x) % groups:
+            raise ValueError(
+                f'a batch of {len(x)} images cannot be shared by {groups} subnets; choose a batch '
+                'size that the number of subnets divides'
+            )
+        if self._execution == 'masked':
+            return super().forward(x)
+        features = []
+        for g, subnet in enumerate(self._active):
+            self._select(subnet)
+            features.append(super().forward(x[g::groups]))
+        self._select(None)
+        fulls = [self.search_space.fullnet[unit] for unit in self.feature_units()]
+        return tuple(
+            interleave([pad_channels(f, full) for f in level])
+            for level, full in zip(zip(*features, strict=True), fulls, strict=True)
+        )
+
+    # A static subnet
+
+    def _shrink(self) -> None:
+        for layer in self.layers_of_units:
+            conv, norm = self.get_submodule(layer.conv), self.get_submodule(layer.norm)
+            inputs = conv.in_channels if layer.inputs is None else self.subnet[layer.inputs]
+            shrink_conv_(conv, inputs, self.subnet[layer.outputs])
+            shrink_batch_norm_(norm, self.subnet[layer.outputs])
+            block = self.get_submodule(layer.conv.rpartition('.')[0])
+            if isinstance(block, ConvModule):  # it repeats the convolution's numbers
+                block.in_channels, block.out_channels = conv.in_channels, conv.out_channels
+                block.groups = conv.groups
+
+
+def pad_channels(x: Tensor, channels: int) -> Tensor:
+    """Fill ``x`` ``(B, C, H, W)`` with zeros up to ``channels``."""
+    missing = channels - x.shape[1]
+    return F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
+
+
+def find_backbone(model: nn.Module) -> SlimmableBackbone:
+    """The slimmable backbone inside a model (wrapped or not).
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    found = [m for m in model.modules() if isinstance(m, SlimmableBackbone)]
+    if len(found) != 1:
+        raise ValueError(
+            f'expected one slimmable backbone in {type(model).__name__}, found {len(found)}; give '
+            "model.backbone a type such as 'mmpse.SlimmableMobileNetV2'"
+        )
+    return found[0]

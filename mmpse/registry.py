@@ -1,0 +1,20 @@
+"""The registries of mmpse: children of MMEngine's root registries, scope ``mmpse``.
+
+Everything registered here is usable from any OpenMMLab config as ``mmpse.<name>``.
+"""
+
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+
+def _child(parent: Registry, *locations: str) -> Registry:
+    return Registry(parent.name, parent=parent, scope='mmpse', locations=list(locations))
+
+
+MODELS = _child(root.MODELS, 'mmpse.models')
+HOOKS = _child(root.HOOKS, 'mmpse.engine')
+LOOPS = _child(root.LOOPS, 'mmpse.engine')
+TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.engine')
+DATASETS = _child(root.DATASETS, 'mmpse.datasets')
+
+__all__ = ['DATASETS', 'HOOKS', 'LOOPS', 'MODELS', 'TASK_UTILS']

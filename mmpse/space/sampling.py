@@ -1,0 +1,207 @@
+"""Drawing subnets: for training the supernet, and inside a budget for the search."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .budget import Budget, BudgetError
+from .cost import Cost
+from .search_space import SearchSpace
+
+
+class WidthDistribution:
+    """Independent distributions over the candidates of every unit.
+
+    ``P[u, w]`` is proportional to ``exp(-energy[u, w])``.
+
+    Args:
+        space: The search space.
+        energy: Array ``(units, candidates)``, padded with ``inf`` where a unit has fewer
+            candidates; zeros are the uniform distribution.
+    """
+
+    def __init__(self, space: SearchSpace, energy: np.ndarray) -> None:
+        self.table = width_table(space)
+        weights = np.exp(-(energy - energy.min(axis=1, keepdims=True)))
+        self.probabilities = weights / weights.sum(axis=1, keepdims=True)
+        self._cumulative = np.cumsum(self.probabilities, axis=1)
+        self._cumulative[:, -1] = 1.0  # against rounding
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draw widths, integer array ``(count, units)``."""
+        draws = rng.random((count, len(self.table)))
+        index = (draws[:, :, None] >= self._cumulative[None]).sum(axis=2)
+        return np.take_along_axis(self.table[None], index[:, :, None], axis=2)[:, :, 0]
+
+    def expected_cost(self, cost: Cost) -> float:
+        mean = (self.probabilities * self.table).sum(axis=1)
+        variance = (self.probabilities * self.table**2).sum(axis=1) - mean**2
+        return cost.expected(mean, variance)
+
+
+def width_table(space: SearchSpace) -> np.ndarray:
+    """Candidates of every unit, integer array ``(units, candidates)``, padded with zeros."""
+    table = np.zeros((len(space), max(len(u.candidates) for u in space.units)), dtype=np.int64)
+    for k, unit in enumerate(space.units):
+        table[k, : len(unit.candidates)] = unit.candidates
+    return table
+
+
+def tilted(
+    space: SearchSpace, cost: Cost, target: float, energy: np.ndarray | None = None
+) -> WidthDistribution:
+    """The distribution nearest to ``exp(-energy)`` whose expected cost is ``target``.
+
+    Among all distributions with that expected cost, ``P`` proportional to
+    ``exp(-energy - tilt * cost of the width)`` is the one of least relative entropy (the cost of a
+    width being linearised around the uniform subnet of that cost). The tilt is found by bisection,
+    since the expected cost falls as it grows. Source: this project; METHOD section 2's objective
+    with its penalty replaced by the constraint itself.
+    """
+    table = width_table(space)
+    absent = table == 0
+    base = np.where(absent, np.inf, 0.0 if energy is None else energy)
+    full = np.array([unit.max_width for unit in space.units], dtype=np.float64)
+    tiny_cost, full_cost = cost(space.array([space.tinynet, space.fullnet]))
+    share = np.clip((target - tiny_cost) / max(full_cost - tiny_cost, 1), 0.0, 1.0)
+    price = cost.marginal(full * np.sqrt(share))[:, None] * table  # FLOPs grow about as ratio**2
+    price = price / price.max()
+    low, high = -1e3, 1e3
+    for _ in range(60):
+        middle = (low + high) / 2
+        distribution = WidthDistribution(space, base + middle * price)
+        if distribution.expected_cost(cost) > target:
+            low = middle
+        else:
+            high = middle
+    return distribution
+
+
+class UniformSampler:
+    """Every unit's width independently and uniformly."""
+
+    def __init__(self, space: SearchSpace, cost: Cost) -> None:
+        self._distribution = WidthDistribution(space, np.where(width_table(space) == 0, np.inf, 0))
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draw widths, integer array ``(count, units)``."""
+        return self._distribution.sample(rng, count)
+
+
+class SpreadSampler:
+    """Subnets spread evenly over a range of FLOPs.
+
+    Independent uniform widths crowd around their mean FLOPs and never visit the small and the large
+    ends (METHOD section 1). Here a target is drawn evenly from the range first, then widths from
+    the distribution tilted to that target.
+
+    Args:
+        space: The search space.
+        cost: FLOPs of the subnets; only their ratios matter.
+        low, high: Range as shares of the way from tinynet to fullnet.
+        levels: Number of targets for which distributions are kept.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        cost: Cost,
+        low: float = 0.0,
+        high: float = 1.0,
+        levels: int = 32,
+    ) -> None:
+        if not 0 <= low < high <= 1:
+            raise ValueError(f'expected 0 <= low < high <= 1, got low={low!r} and high={high!r}')
+        tiny, full = cost(space.array([space.tinynet, space.fullnet]))
+        shares = low + (np.arange(levels) + 0.5) / levels * (high - low)
+        self._levels = [tilted(space, cost, tiny + s * (full - tiny)) for s in shares]
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draw widths, integer array ``(count, units)``."""
+        levels = rng.integers(len(self._levels), size=count)
+        return np.concatenate([self._levels[level].sample(rng, 1) for level in levels])
+
+
+def expected_loss(
+    space: SearchSpace, widths: np.ndarray, losses: np.ndarray, share: float = 0.2
+) -> np.ndarray:
+    """E[u, w]: how well subnets with width w in unit u did in training (METHOD section 2).
+
+    The mean of the lowest ``share`` of their losses. A share, where BCNet takes a fixed number of
+    losses, so that a width seen more often does not look better for it. A width never seen gets the
+    worst E.
+
+    Args:
+        space: The search space.
+        widths: Subnets of the training record, ``(samples, units)``.
+        losses: Their losses relative to the running mean of their time, ``(samples,)``.
+
+    Returns:
+        Array ``(units, candidates)``, in standard deviations around the mean over seen widths,
+        ``inf`` where a unit has fewer candidates.
+    """
+    table = width_table(space)
+    energy = np.full(table.shape, np.nan)
+    order = np.argsort(losses, kind='stable')
+    ranked_widths, ranked_losses = widths[order], losses[order]
+    for u, unit in enumerate(space.units):
+        for c, width in enumerate(unit.candidates):
+            seen = ranked_losses[ranked_widths[:, u] == width]
+            if len(seen):
+                energy[u, c] = seen[: max(1, round(share * len(seen)))].mean()
+    spread = np.nanstd(energy)
+    energy = (energy - np.nanmean(energy)) / (spread if spread > 0 else 1.0)
+    energy = np.where(np.isnan(energy), np.nanmax(energy), energy)
+    return np.where(table == 0, np.inf, energy)
+
+
+class PriorSampler:
+    """Subnets inside a budget, good ones more often: the prior of METHOD section 2.
+
+    Args:
+        space: The search space.
+        budget: The budget; draws outside its window are rejected and counted.
+        energy: E[u, w] of :func:`expected_loss`; ``None`` makes a prior of the cost alone.
+        max_trials: Draws for one batch of subnets after which the budget counts as unreachable.
+
+    Attributes:
+        trials: Draws so far.
+        accepted: Those of them inside the budget.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        budget: Budget,
+        energy: np.ndarray | None = None,
+        max_trials: int = 1_000_000,
+    ) -> None:
+        self.budget = budget
+        self.max_trials = max_trials
+        centre = (budget.low + budget.high) / 2
+        self.distribution = tilted(space, budget.cost, centre, energy)
+        self.trials = 0
+        self.accepted = 0
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draw ``count`` subnets inside the budget, integer array ``(count, units)``.
+
+        Raises:
+            BudgetError: If they are not found within ``max_trials`` draws.
+        """
+        found: list[np.ndarray] = []
+        missing, trials = count, 0
+        while missing > 0:
+            if trials >= self.max_trials:
+                raise BudgetError(
+                    f'only {count - missing} of {count} subnets with {self.budget} found in '
+                    f'{trials:,} draws; widen the window or choose another budget'
+                )
+            batch = self.distribution.sample(rng, 1024)
+            inside = np.flatnonzero(self.budget.contains(batch))[:missing]
+            missing -= len(inside)
+            trials += len(batch) if missing else int(inside[-1]) + 1
+            found.append(batch[inside])
+        self.trials += trials
+        self.accepted += count
+        return np.concatenate(found)

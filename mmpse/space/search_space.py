@@ -1,0 +1,147 @@
+"""Which widths exist: width units, their candidates, and the space that they span."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .subnet import Subnet, SubnetError
+
+DEFAULT_RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass(frozen=True)
+class WidthUnit:
+    """All layers that must keep the same number of channels.
+
+    Args:
+        name: Name of the unit.
+        max_width: Channels in the fullnet.
+        candidates: Widths to choose from, ascending, without repeats; the last is ``max_width``.
+    """
+
+    name: str
+    max_width: int
+    candidates: tuple[int, ...]
+
+    @classmethod
+    def from_grid(
+        cls, name: str, max_width: int, ratios: Sequence[float], divisor: int
+    ) -> WidthUnit:
+        """Candidates are ``ratio * max_width`` rounded to the nearest multiple of ``divisor``.
+
+        Ratios that round to the same width are one candidate, so that none is drawn more often for
+        being listed twice; ``max_width`` itself is always a candidate.
+        """
+        rounded = {max(divisor, int(max_width * r / divisor + 0.5) * divisor) for r in ratios}
+        candidates = sorted(width for width in rounded | {max_width} if width <= max_width)
+        return cls(name, max_width, tuple(candidates))
+
+
+class SearchSpace:
+    """The ordered set of a backbone's width units.
+
+    Many subnets are handled as one integer array ``(subnets, units)`` of channels; a single one as
+    a :class:`Subnet`.
+
+    Args:
+        widths: Unit name -> channels in the fullnet, in order.
+        ratios: Widths to choose from, as shares of the full width.
+        divisor: Candidates are multiples of it.
+        backbone: Type and width-giving arguments of the backbone; written into subnet files and
+            compared when they are read.
+
+    Raises:
+        ValueError: If a ratio is not in (0, 1] or the divisor is not positive.
+    """
+
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        backbone: Mapping[str, Any],
+        ratios: Sequence[float] = DEFAULT_RATIOS,
+        divisor: int = 8,
+    ) -> None:
+        if not ratios or not all(0 < r <= 1 for r in ratios):
+            raise ValueError(f'ratios must be numbers in (0, 1], got {ratios!r}')
+        if not isinstance(divisor, int) or divisor < 1:
+            raise ValueError(f'divisor must be a positive whole number, got {divisor!r}')
+        self.units = tuple(
+            WidthUnit.from_grid(name, width, ratios, divisor) for name, width in widths.items()
+        )
+        self.names = tuple(unit.name for unit in self.units)
+        grid = {'ratios': [float(r) for r in ratios], 'divisor': divisor}
+        self.backbone = {**backbone, 'grid': grid}
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    @property
+    def size(self) -> int:
+        """Number of subnets."""
+        return math.prod(len(unit.candidates) for unit in self.units)
+
+    @property
+    def fullnet(self) -> Subnet:
+        return self.subnet([unit.max_width for unit in self.units])
+
+    @property
+    def tinynet(self) -> Subnet:
+        return self.subnet([unit.candidates[0] for unit in self.units])
+
+    def subnet(self, widths: Sequence[int], **kwargs) -> Subnet:
+        """The subnet of one row of a width array."""
+        return Subnet(
+            dict(zip(self.names, map(int, widths), strict=True)), self.backbone, **kwargs
+        )
+
+    def array(self, subnets: Sequence[Mapping[str, int]]) -> np.ndarray:
+        """Widths of subnets as an integer array ``(subnets, units)``."""
+        return np.array([[s[name] for name in self.names] for s in subnets], dtype=np.int64)
+
+    def indices(self, widths: np.ndarray) -> np.ndarray:
+        """Position of every width among its unit's candidates, same shape as ``widths``."""
+        return np.stack(
+            [np.searchsorted(u.candidates, widths[:, k]) for k, u in enumerate(self.units)], axis=1
+        )
+
+    def uniform(self, ratio: float) -> Subnet:
+        """Every unit at the candidate nearest to ``ratio`` of its full width."""
+        return self.subnet(
+            [min(u.candidates, key=lambda w: abs(w - ratio * u.max_width)) for u in self.units]
+        )
+
+    def validate(self, subnet: Subnet) -> Subnet:
+        """Return ``subnet`` if it belongs to this space.
+
+        Raises:
+            SubnetError: If it is one of another backbone or grid, lacks a unit, has an unknown one,
+                or a width that is not among its unit's candidates.
+        """
+        where = f'subnet file {subnet.path}' if subnet.path else 'subnet'
+        for key in sorted(self.backbone.keys() | subnet.backbone.keys()):
+            given, expected = subnet.backbone.get(key), self.backbone.get(key)
+            if given != expected:
+                raise SubnetError(
+                    f'{where} is of another backbone: its backbone.{key} is {given!r}, the '
+                    f'config builds {expected!r}; give a subnet searched on this backbone, or set '
+                    'the backbone arguments of the config to those of the subnet'
+                )
+        missing = [name for name in self.names if name not in subnet]
+        unknown = [name for name in subnet if name not in self.names]
+        if missing or unknown:
+            raise SubnetError(
+                f'{where} does not fit the units of {self.backbone["type"]}: missing '
+                f'{missing or "none"}, unknown {unknown or "none"}'
+            )
+        for unit in self.units:
+            if subnet[unit.name] not in unit.candidates:
+                raise SubnetError(
+                    f'{where}: widths["{unit.name}"] = {subnet[unit.name]} is not on the grid; '
+                    f'expected one of {list(unit.candidates)}'
+                )
+        return subnet

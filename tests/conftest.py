@@ -1,0 +1,63 @@
+"""Shared by all tests: seeds, a scope, the embedded data, a small supernet config."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+import mmpse  # noqa: F401
+from mmpse.datasets import prepare_digits
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def scope():
+    """Resolve names in configs as mmpretrain's runner does."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
+
+
+@pytest.fixture(scope='session')
+def digits(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp('data') / 'digits'
+    prepare_digits(root)
+    return root
+
+
+@pytest.fixture
+def supernet_cfg(digits, tmp_path) -> Config:
+    """The quickstart's supernet config made tiny: narrow, and few batches."""
+    return small(ROOT / 'configs/quickstart/supernet_mobilenet-v2_digits.py', digits, tmp_path)
+
+
+@pytest.fixture
+def search_cfg(digits, tmp_path) -> Config:
+    return small(ROOT / 'configs/quickstart/search_mobilenet-v2_digits.py', digits, tmp_path)
+
+
+def small(path: Path, digits: Path, tmp_path: Path) -> Config:
+    cfg = Config.fromfile(path)
+    cfg.work_dir = str(tmp_path / path.stem)
+    cfg.model.backbone.widen_factor = 0.35
+    cfg.log_level = 'WARNING'
+    cfg.launcher = 'none'
+    for name in ('train_dataloader', 'val_dataloader'):
+        if cfg.get(name) is not None:
+            cfg[name].update(batch_size=32)
+            cfg[name].dataset.update(data_root=str(digits), indices=64)
+    return cfg

@@ -1,0 +1,72 @@
+"""Evaluate a checkpoint with the config's test dataloader and evaluator.
+
+python tools/test.py CONFIG CHECKPOINT [--out metrics.json] [--cfg-options key=value ...]
+"""
+
+import argparse
+import json
+import os
+import os.path as osp
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.dist import master_only
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='folder for logs')
+    parser.add_argument('--out', help='write the metrics to this JSON file')
+    parser.add_argument('--show-dir', help='draw predictions into this folder of the work dir')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override settings of the config'
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='launcher'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+@master_only
+def write_metrics(metrics: dict, path: str) -> None:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f'.{target.name}.tmp')
+    temporary.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=2))
+    os.replace(temporary, target)
+
+
+def main() -> None:
+    args = parse_args()
+    if not osp.isfile(args.checkpoint):
+        raise FileNotFoundError(f'no checkpoint at {args.checkpoint}; train one with tools/train.py')
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    cfg.load_from = args.checkpoint
+    if args.show_dir is not None:
+        cfg.default_hooks.visualization.update(draw=True, test_out_dir=args.show_dir)
+    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    metrics = runner.test()
+    if args.out is not None:
+        write_metrics(metrics, args.out)
+
+
+if __name__ == '__main__':
+    main()
