@@ -56,6 +56,7 @@ def small(path: Path, digits: Path, tmp_path: Path) -> Config:
     cfg.model.backbone.widen_factor = 0.35
     cfg.log_level = 'WARNING'
     cfg.launcher = 'none'
+    cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.5, by_epoch=False, end=6)]
     for name in ('train_dataloader', 'val_dataloader'):
         if cfg.get(name) is not None:
             cfg[name].update(batch_size=32)

@@ -59,6 +59,10 @@ DIGEST = '46c1db165b4d82825e81baf0f2e76abb880128160bdfa603bcf564275ace725b'
 Progress = Callable[[str, int, int], None]
 
 
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
 @DATASETS.register_module(name='DigitsDataset')
 def digits_dataset(
     task: str, split: str, data_root: str = 'data/digits', lazy_init: bool = False, **kwargs
@@ -147,16 +151,16 @@ def load_source() -> tuple[np.ndarray, np.ndarray]:
 def split_digits(labels: np.ndarray) -> dict[str, np.ndarray]:
     """Sorted digit indices of each split: disjoint, stratified to within one digit per class."""
     shuffled = np.random.RandomState(SEED).permutation(len(labels))
-    rest = shuffled[np.argsort(labels[shuffled], kind='stable')]  # grouped by class, so that even
+    rest = shuffled[np.argsort(labels[shuffled], kind='stable')]  # grouped by class
     splits = {}
-    for split in ('test', 'val'):  # spacing is stratified
-        taken = np.arange(SPLITS[split]) * len(rest) // SPLITS[split]
+    for split in ('test', 'val'):
+        taken = np.arange(SPLITS[split]) * len(rest) // SPLITS[split]  # evenly over the classes
         splits[split] = np.sort(rest[taken])
         rest = np.delete(rest, taken)
     return {'train': np.sort(rest), **splits}
 
 
-def prepare_digits(root: str | Path = 'data/digits', progress: Progress | None = None) -> dict:
+def prepare_digits(root: str | Path = 'data/digits', progress: Progress = _silent) -> dict:
     """Verify the digits data in ``root``; write it if it is missing or damaged.
 
     A killed run leaves no half-written ``root``; several processes may call this at once.
@@ -173,7 +177,6 @@ def prepare_digits(root: str | Path = 'data/digits', progress: Progress | None =
         RuntimeError: scikit-learn's digits, or what is made of them, have another digest.
     """
     root = Path(root).resolve()
-    progress = progress or (lambda what, done, total: None)
     if find_damage(root, progress):
         root.parent.mkdir(parents=True, exist_ok=True)
         with open(root.parent / f'.{root.name}.lock', 'w') as lock:
@@ -189,7 +192,7 @@ def prepare_digits(root: str | Path = 'data/digits', progress: Progress | None =
     return _read_json(root / 'manifest.json')
 
 
-def find_damage(root: str | Path, progress: Progress = lambda what, done, total: None) -> list[str]:
+def find_damage(root: str | Path, progress: Progress = _silent) -> list[str]:
     """How ``root`` differs from what this version of mmpse writes; empty if it does not."""
     root = Path(root)
     try:
@@ -325,8 +328,8 @@ def _digest(content: Any) -> str:
 
 
 def _present(root: Path) -> set[str]:
-    """Paths of the files below ``root``, without the manifest and hidden files."""
-    paths = (path for path in root.rglob('*') if path.is_file() and path.name[0] != '.')
+    """Paths of all files below ``root`` but the manifest and what macOS leaves in every folder."""
+    paths = (path for path in root.rglob('*') if path.is_file() and path.name != '.DS_Store')
     return {path.relative_to(root).as_posix() for path in paths} - {'manifest.json'}
 
 

@@ -57,8 +57,9 @@ class Archive:
                 )
             stored = dict(self._db.execute('SELECT key, value FROM identity'))
         except sqlite3.DatabaseError as error:
+            reason = ' '.join(str(error).split())[:200]
             raise ArchiveError(
-                f'the archive {self.path} cannot be used ({error}); restore it, or move it away to '
+                f'the archive {self.path} cannot be used ({reason}); restore it, or move it away to '
                 'start the search again'
             ) from error
         given = {

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
+from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader
 
 from mmpse.evaluation import recalibrate
@@ -41,7 +43,7 @@ class Judge:
         self.model = model
         self.state_dict = state_dict
         self.calibration = calibration
-        self.dataloader = dataloader
+        self.batches = BatchCache(dataloader)
         self.evaluator = evaluator
         self.metric = metric
 
@@ -58,9 +60,9 @@ class Judge:
         model.to(get_device())
         recalibrate(model, self.calibration)
         model.eval()
-        for batch in self.dataloader:
+        for batch in self.batches:
             self.evaluator.process(data_samples=model.val_step(batch), data_batch=batch)
-        metrics = self.evaluator.evaluate(len(self.dataloader.dataset))
+        metrics = self.evaluator.evaluate(len(self.batches.dataset))
         if self.metric not in metrics:
             raise ValueError(
                 f'the evaluator gives no metric {self.metric!r}; set train_cfg.metric to one of '
@@ -72,6 +74,46 @@ class Judge:
         return score
 
 
+class BatchCache:
+    """The batches of a dataloader that is not shuffled, loaded and decoded once.
+
+    As long as they fit in ``limit`` bytes they stay in memory; beyond it they are loaded anew in
+    every pass. Each pass gets copies, since models write into the samples of a batch.
+    """
+
+    def __init__(self, dataloader: DataLoader, limit: int = 4 << 30) -> None:
+        self.dataset = dataloader.dataset
+        self._dataloader = dataloader
+        self._limit = limit
+        self._batches: list[Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._batches is not None:
+            yield from map(copy.deepcopy, self._batches)
+            return
+        kept, size = [], 0
+        for batch in self._dataloader:
+            size += nbytes(batch)
+            if size <= self._limit:
+                kept.append(copy.deepcopy(batch))
+            yield batch
+        if size <= self._limit:
+            self._batches = kept
+
+
+def nbytes(batch: Any) -> int:
+    """Memory of the tensors in a batch (nested lists, dicts and data elements)."""
+    if isinstance(batch, torch.Tensor):
+        return batch.nbytes
+    if isinstance(batch, BaseDataElement):
+        batch = dict(batch.items())
+    if isinstance(batch, Mapping):
+        return sum(map(nbytes, batch.values()))
+    if isinstance(batch, (list, tuple)):
+        return sum(map(nbytes, batch))
+    return 0
+
+
 def calibration_batches(dataloader: DataLoader, count: int) -> list[Any]:
     """The first ``count`` batches of the training data.
 
@@ -81,7 +123,7 @@ def calibration_batches(dataloader: DataLoader, count: int) -> list[Any]:
     batches = list(itertools.islice(dataloader, count))
     if len(batches) < count:
         raise ValueError(
-            f'calibration_batches={count}, but the training data has {len(batches)} batches; '
+            f'calibration={count}, but the training data has {len(batches)} batches; '
             'choose fewer or a smaller batch size'
         )
     return batches

@@ -122,8 +122,8 @@ class EvolutionSearchLoop(BaseLoop):
         checkpoint = CheckpointLoader.load_checkpoint(runner._load_from, map_location='cpu')
         weights = checkpoint['state_dict']
         check_weights(runner.model, weights, runner._load_from)
-        fingerprint = file_digest(runner._load_from)
-        archive = self._open_archive(work_dir / 'archive.db', fingerprint)
+        self.identity = self._identity()
+        archive = self._open_archive(work_dir / 'archive.db')
 
         energy = self._energy(checkpoint)
         prior = PriorSampler(self.space, self.budget, energy)
@@ -156,7 +156,7 @@ class EvolutionSearchLoop(BaseLoop):
                         archive.add(Judged(generation, origin, widths, score, resources))
                     history[widths] = score
                     advance(f'generation {generation + 1}, best {max(history.values()):.4f}')
-                best = self._best(history, fingerprint)
+                best = self._best(history)
                 best.save(work_dir / 'best_subnet.json')
                 scores = [history[widths] for _, widths in candidates]
                 seconds = (time.monotonic() - started) / max(new, 1)
@@ -174,25 +174,25 @@ class EvolutionSearchLoop(BaseLoop):
         )
         return best
 
-    def _open_archive(self, path: Path, fingerprint: str) -> Archive:
+    def _identity(self) -> dict[str, Any]:
+        """What scores depend on, and so an archive is bound to; the budget is not among it."""
+        return dict(
+            space=self.space.backbone,
+            checkpoint_sha256=file_digest(self.runner._load_from),
+            metric=self.metric,
+            calibration=self.calibration,
+            seed=self.seed,
+            dataset=self.runner.cfg.val_dataloader.dataset.to_dict(),
+            input_shape=self.input_shape,
+        )
+
+    def _open_archive(self, path: Path) -> Archive:
         if path.exists() and not self.runner._resume:
             raise ArchiveError(
                 f'{path} holds the subnets of an earlier search; give --resume to go on with it, '
                 'or choose another work_dir'
             )
-        cfg = self.runner.cfg
-        return Archive(
-            path,
-            dict(
-                space=self.space.backbone,
-                checkpoint=fingerprint,
-                metric=self.metric,
-                calibration=self.calibration,
-                seed=self.seed,
-                dataset=cfg.val_dataloader.dataset.to_dict(),
-                input_shape=self.input_shape,
-            ),
-        )
+        return Archive(path, self.identity)
 
     def _energy(self, checkpoint: Mapping[str, Any]) -> np.ndarray | None:
         state = checkpoint.get(CHECKPOINT_KEY)
@@ -263,7 +263,7 @@ class EvolutionSearchLoop(BaseLoop):
         """Sorting key, best first: by score; of equals, the one that uses more of the budget."""
         return (-history[widths], -int(self.budget.cost(np.array([widths]))[0]), widths)
 
-    def _best(self, history: Mapping[tuple[int, ...], float], fingerprint: str) -> Subnet:
+    def _best(self, history: Mapping[tuple[int, ...], float]) -> Subnet:
         widths = min(history, key=lambda w: self._rank(w, history))
         subnet = self.space.subnet(widths)
         return self.space.subnet(
@@ -274,7 +274,7 @@ class EvolutionSearchLoop(BaseLoop):
             source=dict(
                 config=self.runner.cfg.filename,
                 checkpoint=str(self.runner._load_from),
-                checkpoint_sha256=fingerprint,
+                checkpoint_sha256=self.identity['checkpoint_sha256'],
                 metric=self.metric,
                 score=history[widths],
                 seed=self.seed,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmpse.registry import MODELS
@@ -41,10 +42,7 @@ def FitToBackbone(architecture: str, **model) -> nn.Module:  # noqa: N802 (a nam
     config = dict(model, type=architecture)
     fitted = MODELS.build(fit_channels(config))
     if fitted.backbone.subnet is not None:
-        full_config = copy.deepcopy(config)
-        full_config['backbone']['subnet'] = fitted.backbone.search_space.fullnet.to_dict()
-        with torch.device('meta'):
-            full = MODELS.build(fit_channels(full_config))
+        full = _on_meta(fit_channels(dict(config, backbone=_full(config['backbone']))))
         shapes = {name: tensor.shape for name, tensor in full.state_dict().items()}
         slice_on_load(
             fitted,
@@ -55,6 +53,28 @@ def FitToBackbone(architecture: str, **model) -> nn.Module:  # noqa: N802 (a nam
             },
         )
     return fitted
+
+
+def _full(backbone: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the supernet that a static subnet's config belongs to."""
+    backbone = dict(backbone, init_cfg=None)
+    subnet = backbone.pop('subnet', None)
+    if subnet is not None:
+        backbone.update(Subnet.load(subnet).backbone.get('grid', {}), norm_cfg=dict(type='BN'))
+    return backbone
+
+
+_meta_models: dict[tuple[str, str], nn.Module] = {}
+
+
+def _on_meta(config: Mapping[str, Any]) -> nn.Module:
+    """A model without storage, to look up names and shapes; built once per config."""
+    scope = DefaultScope.get_current_instance()
+    key = (repr(config), '' if scope is None else scope.scope_name)
+    if key not in _meta_models:
+        with torch.device('meta'):
+            _meta_models[key] = MODELS.build(config)
+    return _meta_models[key]
 
 
 def with_subnet(model: Mapping[str, Any], subnet: Subnet | None) -> dict[str, Any]:
@@ -84,14 +104,16 @@ def fit_channels(model: Mapping[str, Any]) -> dict[str, Any]:
         A new config.
     """
     model = copy.deepcopy(dict(model))
-    with torch.device('meta'):
-        backbone = MODELS.build(model['backbone'])
+    backbone = _on_meta(_full(model['backbone']))
     if not isinstance(backbone, SlimmableBackbone):
         raise ValueError(
             f'FitToBackbone needs a slimmable backbone, got {type(backbone).__name__}; set '
             "model.backbone.type to 'mmpse.SlimmableMobileNetV2'"
         )
-    channels = backbone.out_channels
+    widths = backbone.search_space.fullnet
+    if model['backbone'].get('subnet') is not None:
+        widths = backbone.search_space.validate(Subnet.load(model['backbone']['subnet']))
+    channels = [widths[unit] for unit in backbone.feature_units()]
 
     neck = model.get('neck')
     first_neck = neck[0] if isinstance(neck, (list, tuple)) else neck

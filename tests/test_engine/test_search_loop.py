@@ -1,0 +1,193 @@
+import copy
+import json
+
+import pytest
+import torch
+from mmengine.runner import Runner
+
+from mmpse.engine import Archive, ArchiveError, read_archive
+from mmpse.engine.judge import Judge
+from mmpse.space import BudgetError, Subnet
+
+SMALL = dict(population=6, generations=3, parents=2, mutants=3, calibration=2)
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory, request):
+    """A supernet checkpoint with a loss record, trained for one epoch."""
+    return tmp_path_factory.mktemp('supernet')
+
+
+@pytest.fixture
+def cfg(supernet_cfg, search_cfg, checkpoint):
+    path = checkpoint / 'epoch_1.pth'
+    if not path.exists():
+        supernet_cfg.work_dir = str(checkpoint)
+        supernet_cfg.train_cfg.max_epochs = 1
+        Runner.from_cfg(supernet_cfg).train()
+    search_cfg.load_from = str(path)
+    search_cfg.train_cfg.update(SMALL)
+    return search_cfg
+
+
+def search(cfg, **options):
+    cfg = copy.deepcopy(cfg)
+    cfg.merge_from_dict(options)
+    cfg.experiment_name = f'{id(cfg)}'
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def test_search_writes_the_best_subnet_inside_the_budget(cfg):
+    loop = search(cfg).train_loop
+    judged = read_archive(f'{cfg.work_dir}/archive.db')
+    assert len(judged) == 18 and len({row.widths for row in judged}) == 18
+    best = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
+    loop.space.validate(best)
+    assert best.source['score'] == max(row.score for row in judged)
+    for row in judged:
+        assert loop.budget.low <= row.resources['flops'] <= loop.budget.high
+    assert {row.origin for row in judged} == {'uniform', 'prior', 'mutation', 'crossover'}
+    content = json.loads(open(f'{cfg.work_dir}/best_subnet.json').read())
+    assert content['source']['checkpoint'] == cfg.load_from
+    assert len(content['source']['checkpoint_sha256']) == 64
+
+
+def test_killed_search_resumes_to_the_same_result(cfg, tmp_path, monkeypatch):
+    cfg.work_dir = str(tmp_path / 'whole')
+    search(cfg)
+    whole = read_archive(f'{cfg.work_dir}/archive.db')
+    best = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
+
+    cfg.work_dir = str(tmp_path / 'killed')
+    judged_now = []
+    judge = Judge.__call__
+
+    def dying(self, subnet):
+        if len(judged_now) == 8:
+            raise KeyboardInterrupt
+        judged_now.append(subnet)
+        return judge(self, subnet)
+
+    monkeypatch.setattr(Judge, '__call__', dying)
+    with pytest.raises(KeyboardInterrupt):
+        search(cfg)
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 8
+
+    judged_now.clear()
+    monkeypatch.setattr(Judge, '__call__', lambda s, n: judged_now.append(n) or judge(s, n))
+    torch.manual_seed(999)
+    search(cfg, resume=True)
+    assert len(judged_now) == 10  # no subnet is judged twice
+    assert read_archive(f'{cfg.work_dir}/archive.db') == whole
+    resumed = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
+    assert resumed == best and resumed.source['score'] == best.source['score']
+
+
+def test_earlier_search_is_not_overwritten(cfg):
+    search(cfg)
+    with pytest.raises(ArchiveError, match='give --resume to go on'):
+        search(cfg)
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 18
+
+
+def test_archive_of_another_checkpoint_is_refused(cfg, tmp_path):
+    search(cfg)
+    state = torch.load(cfg.load_from, weights_only=False)
+    state['state_dict']['head.fc.bias'] += 1
+    torch.save(state, tmp_path / 'other.pth')
+    with pytest.raises(ArchiveError, match='of another search .checkpoint'):
+        search(cfg, load_from=str(tmp_path / 'other.pth'), resume=True)
+
+
+def test_judging_equals_recalibrating_and_testing_by_hand(cfg):
+    runner = search(cfg)
+    loop = runner.train_loop
+    row = read_archive(f'{cfg.work_dir}/archive.db')[3]
+    from mmengine.runner import set_random_seed
+
+    from mmpse.models import SlimmableMobileNetV2
+
+    subnet = loop.space.subnet(row.widths)
+    state = torch.load(cfg.load_from, weights_only=False)['state_dict']
+    backbone = SlimmableMobileNetV2(widen_factor=0.35, subnet=subnet)
+    backbone.load_state_dict(
+        {k[9:]: v for k, v in state.items() if k.startswith('backbone.')}
+    )
+    set_random_seed(loop.seed)
+    batches = [b for _, b in zip(range(2), loop.dataloader, strict=False)]
+    images = [torch.stack(b['inputs']).float().sub(127.5).div(127.5) for b in batches]
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    backbone.train()
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+    with torch.no_grad():
+        for image in images:
+            backbone(image)
+        backbone.eval()
+        weight = state['head.fc.weight'][:, : subnet['conv2']]
+        right = total = 0
+        for batch in runner.val_loop.dataloader:
+            x = torch.stack(batch['inputs']).float().sub(127.5).div(127.5)
+            score = backbone(x)[0].mean((2, 3)) @ weight.t() + state['head.fc.bias']
+            labels = torch.cat([s.gt_label for s in batch['data_samples']])
+            right += (score.argmax(1) == labels).sum().item()
+            total += len(labels)
+    assert row.score == pytest.approx(100 * right / total, abs=1e-4)
+
+
+def test_the_search_split_is_not_the_training_split(cfg):
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    assert train.split == 'train' and val.split == 'val'
+
+
+def test_unreachable_budget_fails_at_once(cfg):
+    with pytest.raises(BudgetError, match='no subnet has .* this space reaches from'):
+        search(cfg, **{'train_cfg.budget.flops': '1K'})
+
+
+def test_checkpoint_of_another_width(cfg):
+    with pytest.raises(ValueError, match='another backbone width'):
+        search(cfg, **{'model.backbone.widen_factor': 0.5})
+
+
+def test_checkpoint_without_a_loss_record_falls_back_to_cost(cfg, tmp_path, caplog):
+    state = torch.load(cfg.load_from, weights_only=False)
+    del state['mmpse_supernet']
+    torch.save(state, tmp_path / 'plain.pth')
+    search(cfg, load_from=str(tmp_path / 'plain.pth'), **{'train_cfg.generations': 1})
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 6
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'load_from': None}, 'needs the checkpoint of a trained supernet: set load_from'),
+        ({'train_cfg.metric': 'top5'}, "no metric 'top5'; set train_cfg.metric to one of"),
+        ({'train_cfg.parents': 99}, 'expected 1 <= parents <= population'),
+        ({'train_cfg.calibration': 99}, 'calibration=99, but the training data has 2 batches'),
+        ({'train_cfg.budget': dict(latency=3)}, 'budget must name one of'),
+        ({'train_cfg.populaton': 3}, "unexpected keyword argument 'populaton'"),
+    ],
+)
+def test_bad_settings(cfg, options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        search(cfg, **options)
+
+
+def test_space_smaller_than_the_search(cfg):
+    search(
+        cfg,
+        **{'model.backbone.ratios': [1.0], 'train_cfg.budget': dict(flops='100%')},
+    )
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 1
+
+
+def test_archive_holds_no_doubles_after_reopening(cfg):
+    loop = search(cfg).train_loop
+    archive = Archive(f'{cfg.work_dir}/archive.db', loop.identity)
+    assert len(archive) == 18

@@ -1,0 +1,234 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmpse.engine import LossRecord, relative_losses
+
+
+class Stop(Exception):
+    pass
+
+
+class Killer(Hook):
+    """Ends a run as abruptly as an in-process test can."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.iteration:
+            raise Stop
+
+
+class Watch(Hook):
+    """Keeps what every iteration trained."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, hook):
+        self.hook, self.subnets = hook, {}
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self.subnets[runner.iter] = self.hook.subnets.tolist()
+
+
+def build(cfg, max_epochs=4, **hook):
+    cfg = copy.deepcopy(cfg)
+    cfg.custom_hooks[0].update(hook)
+    cfg.train_cfg.max_epochs = max_epochs
+    cfg.default_hooks.checkpoint.interval = 1
+    cfg.experiment_name = f'{id(cfg)}'
+    return Runner.from_cfg(cfg)
+
+
+def supernet_hook(runner):
+    return next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
+
+
+@pytest.mark.parametrize('execution', ['sliced', 'masked'])
+def test_killed_and_resumed_is_never_killed(supernet_cfg, tmp_path, execution):
+    results = []
+    for name, kill_at in (('whole', None), ('killed', 5)):
+        supernet_cfg.work_dir = str(tmp_path / name)
+        runner = build(supernet_cfg, execution=execution)
+        if kill_at is not None:
+            runner.register_hook(Killer(kill_at))
+            with pytest.raises(Stop):
+                runner.train()
+            torch.manual_seed(999)
+            np.random.seed(999)
+            supernet_cfg.resume = True
+            runner = build(supernet_cfg, execution=execution)
+        runner.train()
+        results.append((runner.model.state_dict(), supernet_hook(runner).record.state_dict()))
+    (weights, record), (resumed_weights, resumed_record) = results
+    assert all(torch.equal(weights[key], resumed_weights[key]) for key in weights)
+    assert all(torch.equal(record[key], resumed_record[key]) for key in record)
+    assert len(record['loss']) == 4 * 2 * 2  # epochs, batches, drawn subnets
+
+
+def test_both_executions_train_the_same(supernet_cfg, tmp_path):
+    weights = []
+    for execution in ('sliced', 'masked'):
+        supernet_cfg.work_dir = str(tmp_path / execution)
+        runner = build(supernet_cfg, max_epochs=2, execution=execution)
+        runner.model.double()
+        runner.model.data_preprocessor.float()
+        register_double_input(runner.model)
+        runner.train()
+        weights.append(runner.model.state_dict())
+    for key in weights[0]:
+        assert torch.allclose(weights[0][key], weights[1][key], rtol=1e-6, atol=1e-9), key
+
+
+def register_double_input(model):
+    model.backbone.register_forward_pre_hook(lambda module, args: (args[0].double(),))
+
+
+def test_subnets_are_drawn_as_asked(supernet_cfg):
+    runner = build(supernet_cfg, n=4)
+    watch = Watch(supernet_hook(runner))
+    runner.register_hook(watch)
+    runner.train()
+    space = runner.model.backbone.search_space
+    full, tiny = space.array([space.fullnet, space.tinynet]).tolist()
+    assert len(watch.subnets) == 8
+    for rows in watch.subnets.values():
+        assert rows[0] == full and rows[1] == tiny and rows[2] not in (full, tiny)
+    assert len({str(rows) for rows in watch.subnets.values()}) == 8
+    logged = runner.message_hub.log_scalars
+    assert {'train/loss_fullnet', 'train/loss_tinynet', 'train/loss_sampled'} <= logged.keys()
+    assert runner.model.backbone._active == ()
+
+
+def test_recorded_losses_are_those_of_the_groups(supernet_cfg):
+    runner = build(supernet_cfg, n=4, fullnet=False, tinynet=False)
+    seen = []
+
+    class Independent(Hook):
+        """Recomputes every group's loss with a static network before the step."""
+
+        priority = 'LOWEST'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            from mmpse.models import SlimmableMobileNetV2
+
+            model, hook = runner.model, supernet_hook(runner)
+            data = model.data_preprocessor(data_batch, True)
+            labels = torch.cat([s.gt_label for s in data['data_samples']])
+            for g, row in enumerate(hook.subnets):
+                subnet = model.backbone.search_space.subnet(row)
+                static = SlimmableMobileNetV2(widen_factor=0.35, subnet=subnet)
+                static.load_state_dict(model.backbone.state_dict())
+                static.train()
+                with torch.no_grad():
+                    feature = static(data['inputs'][g::4])[0].mean((2, 3))
+                    fc = model.head.fc
+                    score = feature @ fc.weight[:, : feature.shape[1]].t() + fc.bias
+                    seen.append(torch.nn.functional.cross_entropy(score, labels[g::4]).item())
+
+    runner.register_hook(Independent())
+    runner.train()
+    record = supernet_hook(runner).record.state_dict()
+    assert record['loss'].tolist() == pytest.approx(seen, rel=1e-3)
+    assert record['iteration'].tolist() == sorted(list(range(8)) * 4)
+
+
+def test_fullnet_alone_trains_as_the_stock_network(supernet_cfg, tmp_path):
+    runner = build(supernet_cfg, n=1, tinynet=False)
+    runner.train()
+    supernet_cfg.work_dir = str(tmp_path / 'stock')
+    supernet_cfg.model.update(type='ImageClassifier')
+    supernet_cfg.model.pop('architecture')
+    supernet_cfg.model.backbone.type = 'MobileNetV2'
+    supernet_cfg.model.head.in_channels = 1280
+    stock = build(supernet_cfg)
+    stock._hooks = [h for h in stock.hooks if type(h).__name__ != 'SupernetHook']
+    hook = supernet_hook(runner)
+
+    class Seeds(Hook):  # the same random numbers for the augmentation
+        def before_train_epoch(self, runner):
+            hook._seed(runner, runner.iter)
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            hook._seed(runner, runner.iter + 1)
+
+    stock.register_hook(Seeds())
+    stock.train()
+    ours, theirs = dict(runner.model.named_parameters()), dict(stock.model.named_parameters())
+    for name in theirs:
+        assert torch.allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ('hook', 'loader', 'message'),
+    [
+        (dict(n=3), dict(), r'n=3 subnets cannot share a batch of 32 images'),
+        (dict(n=4), dict(batch_size=20, drop_last=False), 'set .*drop_last=True'),
+        (dict(n=4), dict(batch_size=30, drop_last=True), 'a batch of 30 images'),
+    ],
+)
+def test_batch_that_n_does_not_divide(supernet_cfg, hook, loader, message):
+    if 'drop_last' in loader and not loader['drop_last']:
+        supernet_cfg.train_dataloader.dataset.indices = 62  # the last batch has 2 images
+    supernet_cfg.train_dataloader.update(loader)
+    with pytest.raises(ValueError, match=message):
+        build(supernet_cfg, **hook).train()
+
+
+def test_model_without_a_slimmable_backbone(supernet_cfg):
+    supernet_cfg.model.update(type='ImageClassifier')
+    supernet_cfg.model.pop('architecture')
+    supernet_cfg.model.backbone.type = 'MobileNetV2'
+    with pytest.raises(ValueError, match='expected one slimmable backbone .* found 0'):
+        build(supernet_cfg).train()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(n=0), 'n must be a positive whole number'),
+        (dict(n=1), 'n=1 subnets cannot hold fullnet=True and tinynet=True'),
+        (dict(execution='serial'), "must be one of .* got 'serial'"),
+        (dict(record_size=0), 'record_size must be positive'),
+        (dict(groups=4), "unexpected keyword argument 'groups'"),
+    ],
+)
+def test_bad_arguments(supernet_cfg, arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        build(supernet_cfg, **arguments)
+
+
+def test_missing_data_folder(supernet_cfg, tmp_path):
+    supernet_cfg.train_dataloader.dataset.data_root = str(tmp_path / 'nowhere')
+    with pytest.raises(FileNotFoundError, match='nowhere.*prepare_digits.py'):
+        build(supernet_cfg).train()
+
+
+def test_loss_that_is_not_a_number_names_the_subnet(supernet_cfg):
+    runner = build(supernet_cfg)
+    supernet_hook(runner).before_train(runner)
+    torch.nn.init.constant_(runner.model.head.fc.bias, float('nan'))
+    runner._has_loaded = True
+    runner._init_model_weights = lambda: None
+    with pytest.raises(FloatingPointError, match=r'loss of a subnet is nan .*Subnet\(stem='):
+        runner.train()
+
+
+def test_loss_record_is_bounded_and_relative():
+    record = LossRecord(size=10)
+    for k in range(100):
+        record.extend(k, np.full((2, 3), 8), [10.0, 10.0])
+    state = record.state_dict()
+    assert len(state['loss']) == 10 and state['iteration'].tolist()[-1] == 99
+    widths, losses = relative_losses(state)
+    assert widths.shape == (10, 3) and losses.tolist() == [1.0] * 10
+    again = LossRecord(size=10)
+    again.load_state_dict(state)
+    for r in (record, again):
+        r.extend(100, np.full((1, 3), 8), [5.0])
+    assert all(torch.equal(a, again.state_dict()[k]) for k, a in record.state_dict().items())

@@ -1,0 +1,126 @@
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from mmengine.runner import load_checkpoint
+
+from mmpse.models import (
+    SliceError,
+    SlimmableMobileNetV2,
+    costs_of,
+    measure,
+    model_costs,
+    with_subnet,
+)
+from mmpse.models.fit import fit_channels
+from mmpse.registry import MODELS
+
+BACKBONE = dict(type='mmpse.SlimmableMobileNetV2', widen_factor=0.35)
+CLASSIFIER = dict(
+    type='ImageClassifier',
+    backbone=BACKBONE,
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=1),
+)
+
+
+@pytest.fixture
+def space():
+    return SlimmableMobileNetV2(widen_factor=0.35).search_space
+
+
+def test_classifier_is_fitted_and_loads_the_supernet(scope, space, tmp_path):
+    supernet = MODELS.build(with_subnet(CLASSIFIER, None)).double()
+    subnet = space.uniform(0.5)
+    static = MODELS.build(with_subnet(CLASSIFIER, subnet)).double()
+    assert static.head.fc.in_features == subnet['conv2']
+    static.load_state_dict(supernet.state_dict())
+    x = torch.randn(4, 3, 64, 64, dtype=torch.double)
+    supernet.eval()
+    static.eval()
+    with torch.no_grad(), supernet.backbone.active([subnet]):
+        assert torch.allclose(static(x), supernet(x), rtol=1e-10)
+
+    path = tmp_path / 'supernet.pth'  # the same through a config's load_from
+    torch.save(dict(state_dict=supernet.state_dict()), path)
+    again = MODELS.build(with_subnet(CLASSIFIER, subnet)).double()
+    load_checkpoint(again, str(path))
+    assert torch.equal(again.head.fc.weight, static.head.fc.weight)
+
+
+def test_checkpoint_with_another_head_width(scope, space):
+    static = MODELS.build(with_subnet(CLASSIFIER, space.uniform(0.5)))
+    state = MODELS.build(with_subnet(CLASSIFIER, None)).state_dict()
+    state['head.fc.weight'] = torch.zeros(10, 999)
+    with pytest.raises(SliceError, match=r'head.fc.weight: the checkpoint has shape \(10, 999\)'):
+        static.load_state_dict(state)
+
+
+def test_costs_of_a_whole_classifier(scope, space):
+    costs = model_costs(CLASSIFIER, (3, 64, 64))
+    for ratio in (0.3, 0.6, 0.9):
+        subnet = space.uniform(ratio)
+        assert costs_of(space, costs, subnet) == measure(CLASSIFIER, subnet, (3, 64, 64))
+
+
+def test_costs_of_a_whole_detector(space):
+    model = dict(
+        type='RetinaNet',
+        data_preprocessor=dict(type='DetDataPreprocessor'),
+        backbone=dict(BACKBONE, out_indices=(2, 4, 7)),
+        neck=dict(type='FPN', in_channels=[1, 1, 1], out_channels=16, num_outs=3),
+        bbox_head=dict(
+            type='RetinaHead',
+            num_classes=3,
+            in_channels=16,
+            feat_channels=16,
+            anchor_generator=dict(
+                type='AnchorGenerator',
+                octave_base_scale=4,
+                scales_per_octave=3,
+                ratios=[1.0],
+                strides=[8, 16, 32],
+            ),
+        ),
+    )
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        costs = model_costs(model, (3, 64, 64))
+        subnet = space.uniform(0.5)
+        assert costs_of(space, costs, subnet) == measure(model, subnet, (3, 64, 64))
+
+
+def test_necks_and_heads_follow_the_backbone(space):
+    subnet = space.uniform(0.5)
+    backbone = dict(BACKBONE, subnet=subnet.to_dict(), out_indices=(1, 2, 4, 7))
+    widths = [subnet[unit] for unit in ('layer2', 'layer3', 'layer5', 'conv2')]
+
+    fitted = fit_channels(dict(backbone=backbone, neck=dict(in_channels=[1, 2, 3, 4])))
+    assert fitted['neck']['in_channels'] == widths
+    fitted = fit_channels(dict(backbone=backbone, neck=[dict(in_channels=[1] * 4), dict()]))
+    assert fitted['neck'][0]['in_channels'] == widths
+    fitted = fit_channels(dict(backbone=backbone, neck=dict(in_channels=2048)))
+    assert fitted['neck']['in_channels'] == widths[-1]
+
+    fitted = fit_channels(
+        dict(
+            backbone=backbone,
+            decode_head=dict(in_channels=1, in_index=3, c1_in_channels=1),
+            auxiliary_head=[dict(in_channels=1, in_index=2), dict(in_channels=[1], in_index=[0])],
+        )
+    )
+    assert fitted['decode_head']['in_channels'] == widths[3]
+    assert fitted['decode_head']['c1_in_channels'] == widths[0]
+    assert fitted['auxiliary_head'][0]['in_channels'] == widths[2]
+    assert fitted['auxiliary_head'][1]['in_channels'] == [widths[0]]
+
+
+def test_what_cannot_be_fitted(scope):
+    backbone = dict(BACKBONE, out_indices=(2, 7))
+    with pytest.raises(ValueError, match='neck.in_channels lists 3 features, .* gives 2'):
+        fit_channels(dict(backbone=backbone, neck=dict(in_channels=[1, 2, 3])))
+    with pytest.raises(ValueError, match='decode_head.in_index is 3, but the backbone gives 2'):
+        fit_channels(dict(backbone=backbone, decode_head=dict(in_channels=1, in_index=3)))
+    concat = dict(in_channels=[1, 1], in_index=[0, 1], input_transform='resize_concat')
+    with pytest.raises(ValueError, match='concatenates features'):
+        fit_channels(dict(backbone=backbone, decode_head=concat))
+    with pytest.raises(ValueError, match='needs a slimmable backbone, got MobileNetV2'):
+        fit_channels(dict(backbone=dict(type='mmpretrain.MobileNetV2')))
