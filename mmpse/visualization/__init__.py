@@ -1,0 +1,6 @@
+"""Figures and reports."""
+
+from .figures import detections, search_progress, width_profile
+from .html import picture, table, write_page
+
+__all__ = ['detections', 'picture', 'search_progress', 'table', 'width_profile', 'write_page']
