@@ -299,9 +299,10 @@ class Install:
 
     def packages(self) -> None:
         """Everything but mmcv and mmpse."""
-        self.step(1, 'torch, OpenMMLab, tools: 2 GB to download, 2 minutes or more')
         there = self.versions('torch', 'onedl-mmcv')
-        if 'torch' not in there:
+        download = '' if 'torch' in there else ': 2 GB to download, 2 minutes or more'
+        self.step(1, 'torch, OpenMMLab, tools' + download)
+        if download:
             check_disk(self.prefix, PACKAGES_GB)
             check_disk(Path(tempfile.gettempdir()), TEMPORARY_GB)
         if 'onedl-mmcv' not in there:  # said now, not after the download

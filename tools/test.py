@@ -43,14 +43,18 @@ def write_metrics(metrics: dict, path: str) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f'.{target.name}.tmp')
-    temporary.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=2))
+    temporary.write_text(
+        json.dumps({key: float(value) for key, value in metrics.items()}, indent=2)
+    )
     os.replace(temporary, target)
 
 
 def main() -> None:
     args = parse_args()
     if not osp.isfile(args.checkpoint):
-        raise FileNotFoundError(f'no checkpoint at {args.checkpoint}; train one with tools/train.py')
+        raise FileNotFoundError(
+            f'no checkpoint at {args.checkpoint}; train one with tools/train.py'
+        )
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:

@@ -1,5 +1,5 @@
-# mmdet's RetinaNet, 1x COCO, with the searched MobileNetV2 as its backbone. The neck's widths follow
-# from the subnet file.
+# mmdet's RetinaNet, 1x COCO, with the searched MobileNetV2 as its backbone. The neck's widths
+# follow from the subnet file.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 custom_imports = dict(imports=['mmpse'], allow_failed_imports=False)
 model = dict(

@@ -11,9 +11,7 @@ model = dict(
         subnet='work_dirs/psenet_mobilenet-v2-w1p5_300m_in1k/best_subnet.json',
     ),
     head=dict(
-        loss=dict(
-            _delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'
-        )
+        loss=dict(_delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')
     ),
 )
 train_dataloader = dict(batch_size=256, num_workers=8)

@@ -59,8 +59,8 @@ class Archive:
         except sqlite3.DatabaseError as error:
             reason = ' '.join(str(error).split())[:200]
             raise ArchiveError(
-                f'the archive {self.path} cannot be used ({reason}); restore it, or move it away to '
-                'start the search again'
+                f'the archive {self.path} cannot be used ({reason}); restore it, or move it away '
+                'to start the search again'
             ) from error
         given = {
             key: json.dumps(value, sort_keys=True)
@@ -71,7 +71,9 @@ class Archive:
                 self._db.executemany('INSERT INTO identity VALUES (?, ?)', given.items())
         elif stored != given:
             differing = sorted(k for k in stored | given if stored.get(k) != given.get(k))
-            details = '; '.join(f'{k}: {stored.get(k)} there, {given.get(k)} now' for k in differing)
+            details = '; '.join(
+                f'{k}: {stored.get(k)} there, {given.get(k)} now' for k in differing
+            )
             raise ArchiveError(
                 f'the archive {self.path} is of another search ({details}); choose another work_dir'
             )
@@ -118,9 +120,7 @@ def read_archive(path: str | os.PathLike) -> list[Judged]:
 
 
 def read_rows(db: sqlite3.Connection) -> list[Judged]:
-    rows = db.execute(
-        'SELECT generation, origin, widths, score, resources FROM judged ORDER BY id'
-    )
+    rows = db.execute('SELECT generation, origin, widths, score, resources FROM judged ORDER BY id')
     return [
         Judged(generation, origin, tuple(json.loads(widths)), score, json.loads(resources))
         for generation, origin, widths, score, resources in rows

@@ -70,7 +70,9 @@ class Judge:
             )
         score = float(metrics[self.metric])
         if score != score:
-            raise ValueError(f'{self.metric} is not a number for {subnet}; is the supernet trained?')
+            raise ValueError(
+                f'{self.metric} is not a number for {subnet}; is the supernet trained?'
+            )
         return score
 
 

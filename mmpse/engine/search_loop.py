@@ -127,7 +127,9 @@ class EvolutionSearchLoop(BaseLoop):
 
         energy = self._energy(checkpoint)
         prior = PriorSampler(self.space, self.budget, energy)
-        set_random_seed(self.seed)  # what the calibration images look like must not depend on before
+        set_random_seed(
+            self.seed
+        )  # what the calibration images look like must not depend on before
         judge = Judge(
             self.model_cfg,
             weights,
@@ -164,8 +166,8 @@ class EvolutionSearchLoop(BaseLoop):
                 logger.info(
                     f'generation {generation + 1}/{self.generations}: {len(history)} judged, '
                     f'{self.metric} best {max(history.values()):.4f}, mean of the generation '
-                    f'{np.mean(scores):.4f}, {prior.trials / max(prior.accepted, 1):.1f} trials per '
-                    f'valid draw, {seconds:.2f} s a subnet, '
+                    f'{np.mean(scores):.4f}, {prior.trials / max(prior.accepted, 1):.1f} trials '
+                    f'per valid draw, {seconds:.2f} s a subnet, '
                     f'ETA {datetime.timedelta(seconds=round(remaining))}'
                 )
         logger.info(
@@ -294,7 +296,9 @@ def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: s
         'unexpected': sorted(weights.keys() - own.keys()),
         'of another shape': [k for k in own if k in weights and own[k].shape != weights[k].shape],
     }
-    found = [f'{len(names)} {what} ({", ".join(names[:3])})' for what, names in problems.items() if names]
+    found = [
+        f'{len(names)} {what} ({", ".join(names[:3])})' for what, names in problems.items() if names
+    ]
     if found:
         raise ValueError(
             f'the checkpoint {path} is not one of this supernet: {"; ".join(found)}; give the '

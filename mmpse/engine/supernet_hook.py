@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
 
 from mmpse.models import EXECUTIONS, backbone_costs, find_backbone
 from mmpse.registry import HOOKS, TASK_UTILS
@@ -105,8 +105,8 @@ class SupernetHook(Hook):
         for size in sizes - {None}:
             if size % self.n:
                 raise ValueError(
-                    f'SupernetHook: n={self.n} subnets cannot share a batch of {size} images (batch '
-                    f'size {loader.batch_size}, drop_last={loader.drop_last}); set '
+                    f'SupernetHook: n={self.n} subnets cannot share a batch of {size} images '
+                    f'(batch size {loader.batch_size}, drop_last={loader.drop_last}); set '
                     'train_dataloader.batch_size to a multiple of n and '
                     'train_dataloader.drop_last=True'
                 )

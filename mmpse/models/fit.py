@@ -33,7 +33,7 @@ def FitToBackbone(architecture: str, **model) -> nn.Module:  # noqa: N802 (a nam
     checkpoints of the supernet, cut to its widths on load.
 
     Args:
-        architecture: Registered type of the model, e.g. ``'RetinaNet'`` or ``'mmseg.EncoderDecoder'``.
+        architecture: Registered type of the model, e.g. ``'RetinaNet'``.
         **model: The model's config.
 
     Raises:

@@ -59,11 +59,13 @@ class Budget:
     ) -> None:
         if len(limit) != 1 or next(iter(limit)) not in costs:
             raise BudgetError(
-                f'budget must name one of {sorted(costs)}, e.g. dict(flops="50%"), got {dict(limit)}'
+                f'budget must name one of {sorted(costs)}, e.g. dict(flops="50%"), got '
+                f'{dict(limit)}'
             )
         if not 0 < window < 1:
             raise BudgetError(
-                f'window must be between 0 and 1 (0.05: 95 % to 100 % of the budget), got {window!r}'
+                'window must be between 0 and 1 (0.05: 95 % to 100 % of the budget), got '
+                f'{window!r}'
             )
         ((self.resource, amount),) = limit.items()
         self.cost = costs[self.resource]

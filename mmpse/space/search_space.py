@@ -95,9 +95,7 @@ class SearchSpace:
 
     def subnet(self, widths: Sequence[int], **kwargs) -> Subnet:
         """The subnet of one row of a width array."""
-        return Subnet(
-            dict(zip(self.names, map(int, widths), strict=True)), self.backbone, **kwargs
-        )
+        return Subnet(dict(zip(self.names, map(int, widths), strict=True)), self.backbone, **kwargs)
 
     def array(self, subnets: Sequence[Mapping[str, int]]) -> np.ndarray:
         """Widths of subnets as an integer array ``(subnets, units)``."""

@@ -100,7 +100,8 @@ class Subnet(Mapping):
         for key in ('backbone', 'widths'):
             if not isinstance(content.get(key), Mapping) or not content[key]:
                 raise SubnetError(
-                    f'{where}: key "{key}" must be a non-empty JSON object, got {content.get(key)!r}'
+                    f'{where}: key "{key}" must be a non-empty JSON object, got '
+                    f'{content.get(key)!r}'
                 )
         for unit, width in content['widths'].items():
             if isinstance(width, bool) or not isinstance(width, int) or width < 1:
@@ -137,7 +138,7 @@ class Subnet(Mapping):
             content = json.loads(text)
         except json.JSONDecodeError as error:
             raise SubnetError(
-                f'subnet file {subnet} is not whole JSON (line {error.lineno}: {error.msg}); it was '
-                'cut off or edited by hand: write it again with the search or tools/make_subnet.py'
+                f'subnet file {subnet} is not whole JSON (line {error.lineno}: {error.msg}); it '
+                'was cut off or edited by hand: write it again with the search or tools/make_subnet.py'
             ) from error
         return cls.from_dict(content, str(subnet))

@@ -112,9 +112,7 @@ def test_judging_equals_recalibrating_and_testing_by_hand(cfg):
     subnet = loop.space.subnet(row.widths)
     state = torch.load(cfg.load_from, weights_only=False)['state_dict']
     backbone = SlimmableMobileNetV2(widen_factor=0.35, subnet=subnet)
-    backbone.load_state_dict(
-        {k[9:]: v for k, v in state.items() if k.startswith('backbone.')}
-    )
+    backbone.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith('backbone.')})
     set_random_seed(loop.seed)
     batches = [b for _, b in zip(range(2), loop.dataloader, strict=False)]
     images = [torch.stack(b['inputs']).float().sub(127.5).div(127.5) for b in batches]

@@ -216,7 +216,8 @@ def test_masked_execution_with_gradient_checkpointing(rng):
 
 
 def test_residual_streams_share_a_unit_even_across_stages():
-    narrow = SlimmableMobileNetV2(widen_factor=0.1)  # stages of equal width: residual sums join them
+    # so narrow that neighbouring stages have equal widths: residual sums join them
+    narrow = SlimmableMobileNetV2(widen_factor=0.1)
     subnet = narrow.search_space.tinynet
     SlimmableMobileNetV2(widen_factor=0.1, subnet=subnet)(torch.randn(2, 3, 64, 64))
 

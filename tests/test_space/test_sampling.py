@@ -126,9 +126,7 @@ def test_amounts(space, cost, limit, expected):
     try:
         assert Budget(space, dict(flops=cost), dict(flops=limit)).high == amounts[limit]
     except BudgetError as error:
-        assert 'no subnet has' in str(error) and amounts[limit] < cost(
-            space.array([space.tinynet])
-        )
+        assert 'no subnet has' in str(error) and amounts[limit] < cost(space.array([space.tinynet]))
 
 
 def test_unreachable_budget_prints_the_reachable_range(space, cost):

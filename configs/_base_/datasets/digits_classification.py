@@ -1,8 +1,6 @@
 # The embedded digits (tools/dataset_converters/prepare_digits.py), 32x32. Subnets are judged on
 # `val`, which is held out of the training set; `test` is for the final figures only.
-data_preprocessor = dict(
-    num_classes=10, mean=[127.5] * 3, std=[127.5] * 3, to_rgb=False
-)
+data_preprocessor = dict(num_classes=10, mean=[127.5] * 3, std=[127.5] * 3, to_rgb=False)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomCrop', crop_size=32, padding=3),

@@ -1,0 +1,84 @@
+"""Every shipped config builds, and is found from another project."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
+
+import mmpse
+from mmpse.models import SlimmableBackbone, SlimmableMobileNetV2
+from mmpse.registry import HOOKS, LOOPS, MODELS
+
+CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
+
+
+@pytest.fixture
+def subnet_file(tmp_path):
+    def write(backbone: dict) -> str:
+        arguments = {k: backbone[k] for k in ('widen_factor',) if k in backbone}
+        space = SlimmableMobileNetV2(**arguments).search_space
+        return str(space.uniform(0.5).save(tmp_path / 'subnet.json'))
+
+    return write
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_config_builds(path, subnet_file):
+    cfg = Config.fromfile(path)
+    assert cfg.custom_imports.imports == ['mmpse']
+    if cfg.model.backbone.get('subnet') is not None:
+        cfg.model.backbone.subnet = subnet_file(cfg.model.backbone)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+        assert isinstance(model.backbone, SlimmableBackbone)
+        model.eval()
+        with torch.no_grad():  # necks and heads fit
+            model(torch.zeros(1, 3, 64, 64), mode='tensor')
+        for hook in cfg.get('custom_hooks', []):
+            HOOKS.build(hook)
+        if 'type' in cfg.train_cfg:
+            assert LOOPS.get(cfg.train_cfg.type) is not None
+        for split in ('train', 'val', 'test'):
+            loader = cfg.get(f'{split}_dataloader')
+            if loader is not None:
+                assert DATASETS.get(loader.dataset.type) is not None
+    assert cfg.train_dataloader.get('persistent_workers', False) in (False, True)
+
+
+def test_there_are_configs_of_every_kind():
+    kinds = {path.parent.name for path in CONFIGS}
+    assert kinds == {'quickstart', 'supernet', 'search', 'retrain', 'detection', 'segmentation'}
+
+
+def test_searches_judge_on_held_out_training_images():
+    path = ROOT / 'configs/search/psenet_mobilenet-v2-w1p5_300m_in1k.py'
+    cfg = Config.fromfile(path)
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    assert val.dataset.split == train.dataset.split == 'train'
+    assert (train.num_splits, train.fold, train.seed) == (val.num_splits, val.fold, val.seed)
+    assert val.test_mode and not train.get('test_mode', False)
+    supernet = Config.fromfile(ROOT / 'configs/supernet/psenet_mobilenet-v2-w1p5_8xb256_in1k.py')
+    assert supernet.train_dataloader.dataset == train
+
+
+@pytest.mark.parametrize(
+    'base',
+    [
+        'mmpse::quickstart/supernet_mobilenet-v2_digits.py',
+        'mmseg::_base_/models/fcn_r50-d8.py',
+        'mmdet::_base_/models/retinanet_r50_fpn.py',
+    ],
+)
+def test_bases_resolve_from_another_project(tmp_path, base):
+    path = tmp_path / 'config.py'
+    path.write_text(f"_base_ = '{base}'\nmodel = dict(backbone=dict(with_cp=True))\n")
+    cfg = Config.fromfile(path)
+    assert cfg.model.backbone.with_cp and len(cfg.model) > 2
+
+
+def test_the_package_holds_configs_and_tools():
+    mim = Path(mmpse.__file__).parent / '.mim'
+    assert (mim / 'configs' / 'quickstart').is_dir() and (mim / 'tools' / 'train.py').is_file()
