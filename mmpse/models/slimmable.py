@@ -76,8 +76,8 @@ class SlimmableBackbone:
             if conv_cfg is not None or norm_cfg['type'] not in ('BN', 'BN2d'):
                 raise ValueError(
                     f'{type(self).__name__} without a subnet is a supernet: every subnet of a '
-                    "batch is normalised alone, so that it takes conv_cfg=None and norm_cfg type 'BN', "
-                    f'got conv_cfg={conv_cfg} and norm_cfg={norm_cfg}'
+                    'batch is normalised alone, so that it takes conv_cfg=None and norm_cfg type '
+                    f"'BN', got conv_cfg={conv_cfg} and norm_cfg={norm_cfg}'
                 )
             conv_cfg = dict(type='mmpse.SlimmableConv2d')
             norm_cfg['type'] = 'mmpse.SlimmableBN2d'

@@ -139,6 +139,7 @@ class Subnet(Mapping):
         except json.JSONDecodeError as error:
             raise SubnetError(
                 f'subnet file {subnet} is not whole JSON (line {error.lineno}: {error.msg}); it '
-                'was cut off or edited by hand: write it again with the search or tools/make_subnet.py'
+                'was cut off or edited by hand: write it again with the search or '
+                'tools/make_subnet.py'
             ) from error
         return cls.from_dict(content, str(subnet))
