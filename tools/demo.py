@@ -48,6 +48,7 @@ NOTE_TEXT = (
 )
 NOTE = f'<p>{NOTE_TEXT}</p>'
 
+ENVIRONMENT = dict(os.environ, OMP_WAIT_POLICY='PASSIVE')  # spinning is slow on a busy machine
 console = Console()
 
 
@@ -120,7 +121,11 @@ def run(name: str, command: list[str], work: Path, place: str) -> None:
     with (
         log.open('a', encoding='utf-8') as file,
         subprocess.Popen(
-            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [sys.executable, *command],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         ) as process,
         Live(spinner, console=console, transient=True),
     ):

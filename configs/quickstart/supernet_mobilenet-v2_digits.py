@@ -8,7 +8,7 @@ model = dict(head=dict(num_classes=10, topk=(1,)))
 
 max_epochs = 40
 optim_wrapper = dict(
-    optimizer=dict(type='SGD', lr=0.2, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    optimizer=dict(type='SGD', lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=True, end=2, convert_to_iter_based=True),

@@ -77,7 +77,7 @@ class SlimmableBackbone:
                 raise ValueError(
                     f'{type(self).__name__} without a subnet is a supernet: every subnet of a '
                     'batch is normalised alone, so that it takes conv_cfg=None and norm_cfg type '
-                    f"'BN', got conv_cfg={conv_cfg} and norm_cfg={norm_cfg}'
+                    f"'BN', got conv_cfg={conv_cfg} and norm_cfg={norm_cfg}"
                 )
             conv_cfg = dict(type='mmpse.SlimmableConv2d')
             norm_cfg['type'] = 'mmpse.SlimmableBN2d'
