@@ -119,7 +119,7 @@ def run(name: str, command: list[str], work: Path, place: str) -> None:
     start, tail = time.monotonic(), collections.deque(maxlen=30)
     spinner = Spinner('dots', 'starting')
     with (
-        log.open('a', encoding='utf-8') as file,
+        log.open('a', buffering=1, encoding='utf-8') as file,
         subprocess.Popen(
             [sys.executable, *command],
             env=ENVIRONMENT,

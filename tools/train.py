@@ -7,6 +7,7 @@ import argparse
 import os
 import os.path as osp
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -66,6 +67,11 @@ def main() -> None:
         cfg.resume = True
     elif args.resume is not None:
         cfg.resume, cfg.load_from = True, args.resume
+    if args.launcher != 'none' and not torch.cuda.is_available():
+        # MMEngine's launcher takes a GPU for granted
+        torch.distributed.init_process_group('gloo')
+        wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+        cfg.setdefault('model_wrapper_cfg', wrapper)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.train()
 

@@ -10,6 +10,8 @@ They are the stock layers, with the same parameters and state_dict keys, plus th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,10 +49,13 @@ class SlimmableBN2d(nn.BatchNorm2d):
     Attributes:
         masks: ``(groups, channels)`` of zeros and ones; image ``i`` belongs to group
             ``i % groups``. ``None``: sliced execution, or no subnet is active.
+        chunked: Whether the images come group by group instead. channels_last activations do:
+            they have no view in which one call could normalise all groups.
         sliced: Whether a subnet is active in sliced execution.
     """
 
     masks: Tensor | None = None
+    chunked: bool = False
     sliced: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
@@ -82,26 +87,24 @@ class SlimmableBN2d(nn.BatchNorm2d):
         # and get no gradient, without another pass over the activation.
         weight = self.weight * self.masks
         bias = self.bias * self.masks
-        if x.is_contiguous():
-            # (B, C, H, W) seen as (B / n, n * C, H, W): one native call normalises every group.
-            batch, _, height, width = x.shape
-            y = F.batch_norm(
-                x.view(batch // groups, groups * channels, height, width),
-                weight=weight.flatten(),
-                bias=bias.flatten(),
-                **self._statistics(channels, groups),
+        if self.chunked:
+            statistics = self._statistics(channels)
+            parts = zip(x.chunk(groups), weight, bias, strict=True)
+            return torch.cat(
+                [F.batch_norm(part, weight=w, bias=b, **statistics) for part, w, b in parts]
             )
-            return y.view(x.shape)
-        # channels_last has no such view: one call per group, on a strided view of the batch
-        statistics = self._statistics(channels)
-        parts = [
-            F.batch_norm(x[g::groups], weight=weight[g], bias=bias[g], **statistics)
-            for g in range(groups)
-        ]
-        return interleave(parts)
+        # (B, C, H, W) seen as (B / n, n * C, H, W): one native call normalises every group.
+        batch, _, height, width = x.shape
+        y = F.batch_norm(
+            x.reshape(batch // groups, groups * channels, height, width),
+            weight=weight.flatten(),
+            bias=bias.flatten(),
+            **self._statistics(channels, groups),
+        )
+        return y.view(x.shape)
 
 
-def interleave(parts: list[Tensor]) -> Tensor:
+def interleave(parts: Sequence[Tensor]) -> Tensor:
     """Put the groups' tensors back in the batch's order: image ``i`` from group ``i % n``.
 
     Args:
@@ -114,3 +117,8 @@ def interleave(parts: list[Tensor]) -> Tensor:
         return torch.stack(parts, dim=1).flatten(0, 1)
     # stacked as (B / n, n, H, W, C), so that channels_last stays channels_last
     return torch.stack([p.permute(0, 2, 3, 1) for p in parts], 1).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether ``x`` lies in memory as channels_last and not also as NCHW."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

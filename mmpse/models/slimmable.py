@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmpse.space import SearchSpace, Subnet
 from mmpse.space.search_space import DEFAULT_RATIOS
 
-from .layers import interleave
+from .layers import interleave, is_channels_last
 from .slicing import shrink_batch_norm_, shrink_conv_, slice_on_load
 
 EXECUTIONS = ('sliced', 'masked')
@@ -186,7 +186,7 @@ class SlimmableBackbone:
                 'size that the number of subnets divides'
             )
         if self._execution == 'masked':
-            return super().forward(x)
+            return self._forward_masked(x)
         features = []
         for g, subnet in enumerate(self._active):
             self._select(subnet)
@@ -197,6 +197,16 @@ class SlimmableBackbone:
             interleave([pad_channels(f, full) for f in level])
             for level, full in zip(zip(*features, strict=True), fulls, strict=True)
         )
+
+    def _forward_masked(self, x: Tensor) -> tuple[Tensor, ...]:
+        groups = len(self._active)
+        chunked = is_channels_last(x) or is_channels_last(self._running[0][0].weight)
+        for _, norm, _ in self._running:
+            norm.chunked = chunked
+        if not chunked:
+            return super().forward(x)
+        features = super().forward(torch.cat([x[g::groups] for g in range(groups)]))
+        return tuple(interleave(feature.chunk(groups)) for feature in features)
 
     # A static subnet
 

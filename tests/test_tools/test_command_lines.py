@@ -1,6 +1,8 @@
 """The tools as a user starts them."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 
@@ -120,3 +122,52 @@ def test_search_survives_kill_9(supernet_file, digits, tmp_path):
         json.loads((path / 'best_subnet.json').read_text()) for path in (killed, tmp_path / 'whole')
     )
     assert best == whole
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_supernet(supernet_file, tmp_path):
+    """Different subnets on every rank, one set of weights, the losses of both in the record."""
+    cfg = Config.fromfile(supernet_file)
+    cfg.train_cfg.max_epochs = 2
+    cfg.train_dataloader.batch_size = 16
+    cfg.custom_hooks.append(dict(type='CompareRanks'))
+    cfg.custom_imports.imports.append('compare_ranks')
+    cfg.dump(tmp_path / 'two.py')
+    (tmp_path / 'compare_ranks.py').write_text(COMPARE_RANKS)
+    launch = ['-m', 'torch.distributed.run', '--nproc-per-node', 2, '--master-port', free_port()]
+    options = ['--launcher', 'pytorch', '--work-dir', tmp_path / 'two']
+    environment = dict(os.environ, PYTHONPATH=str(tmp_path), OMP_NUM_THREADS='1')
+    run(*launch, 'tools/train.py', tmp_path / 'two.py', *options, env=environment)
+    record = torch.load(tmp_path / 'two/epoch_2.pth', weights_only=False)['mmpse_supernet'][
+        'record'
+    ]
+    assert record['iteration'].tolist() == sorted(list(range(4)) * 4)  # 2 ranks, 2 drawn subnets
+
+
+COMPARE_RANKS = """
+import torch
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class CompareRanks(Hook):
+    priority = 'LOWEST'
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        hook = next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
+        mine, other = dist.all_gather(torch.from_numpy(hook.subnets))
+        assert torch.equal(mine[:2], other[:2]) and not torch.equal(mine[2:], other[2:])
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        for parameter in runner.model.parameters():
+            mine, other = dist.all_gather(parameter.detach())
+            assert torch.equal(mine, other)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
