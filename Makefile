@@ -2,6 +2,8 @@
 # or PYTHON=/path/to/python names one. DEMO_ARGS and PYTEST_ARGS are passed on.
 
 export PYTHON
+# threads that spin while they wait make small networks many times slower on a busy machine
+export OMP_WAIT_POLICY ?= PASSIVE
 BOOT := $(shell command -v $(or $(PYTHON),python3) 2>/dev/null)
 # the Python that mmpse is installed for: install.py decides, and makes it if need be
 PY = $(shell "$(BOOT)" tools/install.py --print-python)

@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from mmdet.apis import inference_detector, init_detector
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from PIL import Image
@@ -48,7 +47,6 @@ NOTE_TEXT = (
 )
 NOTE = f'<p>{NOTE_TEXT}</p>'
 
-ENVIRONMENT = dict(os.environ, OMP_WAIT_POLICY='PASSIVE')  # spinning is slow on a busy machine
 console = Console()
 
 
@@ -122,7 +120,6 @@ def run(name: str, command: list[str], work: Path, place: str) -> None:
         log.open('a', buffering=1, encoding='utf-8') as file,
         subprocess.Popen(
             [sys.executable, *command],
-            env=ENVIRONMENT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -180,6 +177,8 @@ def collect(work: Path) -> dict[str, dict[str, float]]:
 
 def drawn_scenes(work: Path, count: int = 5, threshold: float = 0.4) -> str:
     """Boxes that the detector with the searched backbone finds on the first test scenes."""
+    from mmdet.apis import inference_detector, init_detector  # slow, and this is its only use
+
     detector = init_detector(
         str(work / 'detection-searched' / Path(DETECTION).name),
         str(work / 'detection-searched' / final(DETECTION)),

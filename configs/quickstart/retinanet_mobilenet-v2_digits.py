@@ -17,7 +17,7 @@ model = dict(
         out_indices=(1, 2, 4, 7),
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/retrain_mobilenet-v2_digits/epoch_40.pth',
+            checkpoint='work_dirs/retrain_mobilenet-v2_digits/epoch_20.pth',
             prefix='backbone.',
         ),
     ),
@@ -72,7 +72,7 @@ test_evaluator = dict(
     type='CocoMetric', ann_file='data/digits/scenes/annotations/test.json', metric='bbox'
 )
 
-max_epochs = 8
+max_epochs = 4
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4),

@@ -11,7 +11,7 @@ model = dict(
     head=dict(num_classes=10, topk=(1,)),
 )
 
-max_epochs = 40
+max_epochs = 20
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
 )

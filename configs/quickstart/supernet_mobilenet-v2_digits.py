@@ -6,7 +6,7 @@ _base_ = [
 ]
 model = dict(head=dict(num_classes=10, topk=(1,)))
 
-max_epochs = 40
+max_epochs = 30
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-4)
 )
