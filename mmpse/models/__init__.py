@@ -4,8 +4,10 @@ from .cost import backbone_costs, costs_of, measure, model_costs
 from .fit import FitToBackbone, with_subnet
 from .layers import SlimmableBN2d, SlimmableConv2d
 from .mobilenet_v2 import SlimmableMobileNetV2
+from .resnet import SlimmableResNet
 from .slicing import SliceError
 from .slimmable import EXECUTIONS, SlimmableBackbone, find_backbone
+from .vgg import SlimmableVGG
 
 __all__ = [
     'EXECUTIONS',
@@ -15,6 +17,8 @@ __all__ = [
     'SlimmableBackbone',
     'SlimmableConv2d',
     'SlimmableMobileNetV2',
+    'SlimmableResNet',
+    'SlimmableVGG',
     'backbone_costs',
     'costs_of',
     'find_backbone',

@@ -37,7 +37,7 @@ def backbone_costs(
     flops, params = Cost(space.names), Cost(space.names)
     sizes = _output_sizes(backbone, input_shape)
     for layer in backbone.layers_of_units:
-        conv, norm = backbone.get_submodule(layer.conv), backbone.get_submodule(layer.norm)
+        conv = backbone.get_submodule(layer.conv)
         kernel, area = int(np.prod(conv.kernel_size)), sizes[layer.conv]
         if conv.groups > 1:  # depthwise
             sides, per_pair = (layer.outputs,), kernel
@@ -49,8 +49,9 @@ def backbone_costs(
         params.add(per_pair, *sides)
         if conv.bias is not None:
             params.add(1, layer.outputs)
-        flops.add(2 * area, layer.outputs)
-        params.add(sum(p.numel() for p in norm.parameters()) / norm.num_features, layer.outputs)
+        if layer.norm is not None:  # a scale and a shift per channel
+            flops.add(2 * area, layer.outputs)
+            params.add(2, layer.outputs)
     return dict(flops=flops, params=params)
 
 
@@ -59,7 +60,7 @@ def _output_sizes(backbone: nn.Module, input_shape: Sequence[int]) -> dict[str, 
 
     0 where no feature depends on it (a last stage that is not in ``out_indices``).
     """
-    twin = copy.deepcopy(backbone).to('meta').requires_grad_()
+    twin = copy.deepcopy(backbone).to('meta', torch.float32).requires_grad_()
     twin.eval()
     sizes: dict[str, int] = {}
     convs = {name: m for name, m in twin.named_modules() if isinstance(m, nn.Conv2d)}

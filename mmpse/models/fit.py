@@ -60,7 +60,9 @@ def _full(backbone: Mapping[str, Any]) -> dict[str, Any]:
     backbone = dict(backbone, init_cfg=None)
     subnet = backbone.pop('subnet', None)
     if subnet is not None:
-        backbone.update(Subnet.load(subnet).backbone.get('grid', {}), norm_cfg=dict(type='BN'))
+        backbone.update(Subnet.load(subnet).backbone.get('grid', {}))
+        if backbone.get('norm_cfg') is not None:  # which normalisation does not matter for shapes
+            backbone['norm_cfg'] = dict(type='BN')
     return backbone
 
 

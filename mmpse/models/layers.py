@@ -25,18 +25,31 @@ class SlimmableConv2d(nn.Conv2d):
 
     Attributes:
         width: Output channels in use; ``None`` is a plain convolution.
+        masks, chunked: As those of :class:`SlimmableBN2d`, for a convolution that no normalisation
+            layer follows; it carries the masks then.
     """
 
     width: int | None = None
+    masks: Tensor | None = None
+    chunked: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         if self.width is None:
-            return super().forward(x)
+            y = super().forward(x)
+            return y if self.masks is None else y * self._mask_of_images(len(y))
         depthwise = self.groups > 1
         weight = self.weight[: self.width] if depthwise else self.weight[: self.width, : x.shape[1]]
         bias = None if self.bias is None else self.bias[: self.width]
         groups = self.width if depthwise else 1
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
+
+    def _mask_of_images(self, batch: int) -> Tensor:
+        """The mask of every image's group, ``(batch, channels, 1, 1)``."""
+        share = batch // len(self.masks)
+        masks = (
+            self.masks.repeat_interleave(share, 0) if self.chunked else self.masks.repeat(share, 1)
+        )
+        return masks[:, :, None, None]
 
 
 @MODELS.register_module()

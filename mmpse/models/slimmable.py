@@ -25,7 +25,7 @@ class Layer(NamedTuple):
     """A convolution with its normalisation layer, and the units of its two sides."""
 
     conv: str  # name of the convolution in the backbone
-    norm: str  # name of its normalisation layer
+    norm: str | None  # name of its normalisation layer
     inputs: str | None  # unit of the input; None is the image
     outputs: str  # unit of the output
 
@@ -64,23 +64,25 @@ class SlimmableBackbone:
         ratios: Sequence[float] = DEFAULT_RATIOS,
         divisor: int = 8,
         conv_cfg: dict | None = None,
-        norm_cfg: Mapping[str, Any] = dict(type='BN'),
+        norm_cfg: Mapping[str, Any] | None = dict(type='BN'),
         **kwargs,
     ) -> None:
-        norm_cfg = dict(norm_cfg)
+        norm_cfg = None if norm_cfg is None else dict(norm_cfg)
         if subnet is not None:
             subnet = Subnet.load(subnet)
             grid = subnet.backbone.get('grid', {})
             ratios, divisor = grid.get('ratios', ratios), grid.get('divisor', divisor)
         else:
-            if conv_cfg is not None or norm_cfg['type'] not in ('BN', 'BN2d'):
+            norm_type = 'BN' if norm_cfg is None else norm_cfg['type']
+            if conv_cfg is not None or norm_type not in ('BN', 'BN2d'):
                 raise ValueError(
                     f'{type(self).__name__} without a subnet is a supernet: every subnet of a '
                     'batch is normalised alone, so that it takes conv_cfg=None and norm_cfg type '
                     f"'BN', got conv_cfg={conv_cfg} and norm_cfg={norm_cfg}"
                 )
             conv_cfg = dict(type='mmpse.SlimmableConv2d')
-            norm_cfg['type'] = 'mmpse.SlimmableBN2d'
+            if norm_cfg is not None:
+                norm_cfg['type'] = 'mmpse.SlimmableBN2d'
         super().__init__(conv_cfg=conv_cfg, norm_cfg=norm_cfg, **kwargs)
 
         self.layers_of_units = tuple(self.declare_layers())
@@ -91,9 +93,9 @@ class SlimmableBackbone:
         self.subnet: Subnet | None = None
         self._active: tuple[Subnet, ...] = ()
         self._execution = ''
-        self._running: list[tuple[nn.Module, nn.Module, str]] = []  # conv, norm, output unit
+        self._running: list[tuple[nn.Module, nn.Module | None, str]] = []  # conv, norm, unit
         for layer in self.layers_of_units:
-            for name in (layer.conv, layer.norm):
+            for name in filter(None, (layer.conv, layer.norm)):
                 state = self.get_submodule(name).state_dict()
                 slice_on_load(self, {f'{name}.{key}': value.shape for key, value in state.items()})
         if subnet is not None:
@@ -145,21 +147,22 @@ class SlimmableBackbone:
         self.deactivate()
         self._active, self._execution = tuple(subnets), execution
         self._running = [
-            (self.get_submodule(layer.conv), self.get_submodule(layer.norm), layer.outputs)
+            (self.get_submodule(layer.conv), self._norm(layer), layer.outputs)
             for layer in self.layers_of_units
         ]
         if execution == 'masked':
-            for _, norm, unit in self._running:
-                device = norm.weight.device
+            for conv, norm, unit in self._running:
+                device = conv.weight.device
                 widths = torch.tensor([subnet[unit] for subnet in subnets], device=device)
-                channels = torch.arange(norm.num_features, device=device)
-                norm.masks = (channels < widths[:, None]).to(norm.weight.dtype)
+                channels = torch.arange(conv.out_channels, device=device)
+                masks = (channels < widths[:, None]).to(conv.weight.dtype)
+                (conv if norm is None else norm).masks = masks
 
     def deactivate(self) -> None:
         """Make the backbone the plain full-width network again."""
         self._select(None)
-        for _, norm, _ in self._running:
-            norm.masks = None
+        for conv, norm, _ in self._running:
+            (conv if norm is None else norm).masks = None
         self._active, self._running = (), []
 
     @contextmanager
@@ -174,7 +177,8 @@ class SlimmableBackbone:
     def _select(self, subnet: Subnet | None) -> None:
         for conv, norm, unit in self._running:
             conv.width = None if subnet is None else subnet[unit]
-            norm.sliced = subnet is not None
+            if norm is not None:
+                norm.sliced = subnet is not None
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         groups = len(self._active)
@@ -201,21 +205,25 @@ class SlimmableBackbone:
     def _forward_masked(self, x: Tensor) -> tuple[Tensor, ...]:
         groups = len(self._active)
         chunked = is_channels_last(x) or is_channels_last(self._running[0][0].weight)
-        for _, norm, _ in self._running:
-            norm.chunked = chunked
+        for conv, norm, _ in self._running:
+            (conv if norm is None else norm).chunked = chunked
         if not chunked:
             return super().forward(x)
         features = super().forward(torch.cat([x[g::groups] for g in range(groups)]))
         return tuple(interleave(feature.chunk(groups)) for feature in features)
 
+    def _norm(self, layer: Layer) -> nn.Module | None:
+        return None if layer.norm is None else self.get_submodule(layer.norm)
+
     # A static subnet
 
     def _shrink(self) -> None:
         for layer in self.layers_of_units:
-            conv, norm = self.get_submodule(layer.conv), self.get_submodule(layer.norm)
+            conv, norm = self.get_submodule(layer.conv), self._norm(layer)
             inputs = conv.in_channels if layer.inputs is None else self.subnet[layer.inputs]
             shrink_conv_(conv, inputs, self.subnet[layer.outputs])
-            shrink_batch_norm_(norm, self.subnet[layer.outputs])
+            if norm is not None:
+                shrink_batch_norm_(norm, self.subnet[layer.outputs])
             block = self.get_submodule(layer.conv.rpartition('.')[0])
             if isinstance(block, ConvModule):  # it repeats the convolution's numbers
                 block.in_channels, block.out_channels = conv.in_channels, conv.out_channels

@@ -8,14 +8,44 @@ import pytest
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
 
-from mmpse.models import SliceError, SlimmableMobileNetV2, backbone_costs, find_backbone
+from mmpse.models import (
+    SliceError,
+    SlimmableMobileNetV2,
+    SlimmableResNet,
+    SlimmableVGG,
+    backbone_costs,
+    find_backbone,
+)
 from mmpse.space import SpreadSampler, Subnet, SubnetError
 
-ARGUMENTS = [
-    dict(widen_factor=0.35, out_indices=(1, 2, 4, 7)),
-    dict(widen_factor=1.0),
-    dict(widen_factor=1.5, out_indices=(0, 6)),
+SMALL = dict(stem_channels=16, base_channels=16)
+# every family: the type, its stock counterpart, arguments
+FAMILIES = [
+    pytest.param(SlimmableMobileNetV2, mmpretrain.models.MobileNetV2, arguments, id=name)
+    for name, arguments in {
+        'MobileNetV2-0.35': dict(widen_factor=0.35, out_indices=(1, 2, 4, 7)),
+        'MobileNetV2-1.5': dict(widen_factor=1.5, out_indices=(0, 6)),
+    }.items()
 ]
+FAMILIES += [
+    pytest.param(SlimmableResNet, mmpretrain.models.ResNet, arguments, id=name)
+    for name, arguments in {
+        'ResNet-18': dict(depth=18, out_indices=(0, 1, 2, 3), **SMALL),
+        'ResNet-50': dict(depth=50, out_indices=(1, 3), **SMALL),
+        'ResNet-50-caffe-dilated': dict(
+            depth=50, style='caffe', strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), **SMALL
+        ),
+        'ResNetV1d-50': dict(depth=50, deep_stem=True, avg_down=True, **SMALL),
+    }.items()
+]
+FAMILIES += [
+    pytest.param(SlimmableVGG, mmpretrain.models.VGG, arguments, id=name)
+    for name, arguments in {
+        'VGG11-BN': dict(depth=11, norm_cfg=dict(type='BN'), out_indices=(2, 4)),
+        'VGG13': dict(depth=13, norm_cfg=None, with_last_pool=False),
+    }.items()
+]
+families = pytest.mark.parametrize(('family', 'stock', 'arguments'), FAMILIES)
 
 
 def draw(backbone, rng, count):
@@ -51,10 +81,11 @@ def assert_gradients_close(actual, expected):
         assert_close(actual[name], gradient, floor)
 
 
-@pytest.mark.parametrize('arguments', ARGUMENTS)
-@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
-def test_masked_pass_is_sliced_pass_is_static_subnets(arguments, layout, rng):
-    backbone = SlimmableMobileNetV2(**arguments).double().to(memory_format=layout)
+@families
+@pytest.mark.parametrize('layout', ['NCHW', 'channels_last'])
+def test_masked_pass_is_sliced_pass_is_static_subnets(family, stock, arguments, layout, rng):
+    layout = torch.channels_last if layout == 'channels_last' else torch.contiguous_format
+    backbone = family(**arguments).double().to(memory_format=layout)
     space = backbone.search_space
     subnets = [space.fullnet, space.tinynet, *draw(backbone, rng, 2)]
     x = torch.randn(8, 3, 64, 64, dtype=torch.double).to(memory_format=layout)
@@ -75,7 +106,7 @@ def test_masked_pass_is_sliced_pass_is_static_subnets(arguments, layout, rng):
     weights = [torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in features]
     summed = {name: torch.zeros_like(p) for name, p in parameters.items()}
     for g, subnet in enumerate(subnets):
-        static = SlimmableMobileNetV2(subnet=subnet, **arguments).double()
+        static = family(subnet=subnet, **arguments).double()
         static.load_state_dict(backbone.state_dict())
         static.train()
         loss = 0
@@ -90,15 +121,15 @@ def test_masked_pass_is_sliced_pass_is_static_subnets(arguments, layout, rng):
     assert_gradients_close(gradients, summed)
 
 
-@pytest.mark.parametrize('arguments', ARGUMENTS)
-def test_fullnet_is_the_stock_network_bit_for_bit(arguments):
-    stock = mmpretrain.models.MobileNetV2(**arguments)
+@families
+def test_fullnet_is_the_stock_network_bit_for_bit(family, stock, arguments):
+    stock = stock(**arguments)
     for module in stock.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean)
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
             torch.nn.init.uniform_(module.weight, 0.5, 2)
-    ours = SlimmableMobileNetV2(**arguments)
+    ours = family(**arguments)
     assert list(ours.state_dict()) == list(stock.state_dict())
     ours.load_state_dict(stock.state_dict())
     x = torch.randn(2, 3, 64, 64)
@@ -125,13 +156,13 @@ def test_static_subnet_is_the_supernet_with_its_masks(rng):
             assert_close(full[:, : small.shape[1]], small)
 
 
-@pytest.mark.parametrize('arguments', ARGUMENTS)
-def test_costs_equal_mmengine_on_the_static_subnet(arguments, rng):
-    supernet = SlimmableMobileNetV2(**arguments)
+@families
+def test_costs_equal_mmengine_on_the_static_subnet(family, stock, arguments, rng):
+    supernet = family(**arguments)
     costs = backbone_costs(supernet, (3, 96, 64))
     space = supernet.search_space
     for subnet in [space.fullnet, space.tinynet, *draw(supernet, rng, 6)]:
-        static = SlimmableMobileNetV2(subnet=subnet, **arguments)
+        static = family(subnet=subnet, **arguments)
         static.eval()
         counter = FlopAnalyzer(static, torch.zeros(1, 3, 96, 64))
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
@@ -140,13 +171,13 @@ def test_costs_equal_mmengine_on_the_static_subnet(arguments, rng):
         assert costs['params'](row)[0] == parameter_count(static)['']
 
 
-def test_static_subnet_says_its_real_widths(rng):
-    supernet = SlimmableMobileNetV2(out_indices=(1, 2, 4, 7))
+@families
+def test_static_subnet_says_its_real_widths(family, stock, arguments, rng):
+    supernet = family(**arguments)
     (subnet,) = draw(supernet, rng, 1)
-    static = SlimmableMobileNetV2(subnet=subnet, out_indices=(1, 2, 4, 7))
-    features = static(torch.randn(1, 3, 64, 64))
+    static = family(subnet=subnet, **arguments)
+    features = static(torch.randn(2, 3, 64, 64))
     assert static.out_channels == tuple(f.shape[1] for f in features)
-    assert static.out_channel == subnet['conv2']
     for module in static.modules():  # no number is left from the full network
         if isinstance(module, torch.nn.Conv2d):
             assert module.weight.shape[0] == module.out_channels
