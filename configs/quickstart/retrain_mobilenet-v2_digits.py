@@ -13,7 +13,7 @@ model = dict(
 
 max_epochs = 20
 optim_wrapper = dict(
-    optimizer=dict(type='SGD', lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    optimizer=dict(type='SGD', lr=0.03, momentum=0.9, nesterov=True, weight_decay=1e-4)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=True, end=2, convert_to_iter_based=True),
@@ -25,3 +25,4 @@ test_cfg = dict()
 default_hooks = dict(
     checkpoint=dict(interval=10, max_keep_ckpts=2, save_last=True), logger=dict(interval=16)
 )
+custom_hooks = [dict(type='mmpse.ChannelsLastHook')]

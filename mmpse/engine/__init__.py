@@ -4,6 +4,7 @@ from mmpse.registry import TASK_UTILS
 from mmpse.space import SpreadSampler, UniformSampler
 
 from .archive import Archive, ArchiveError, Judged, read_archive
+from .channels_last_hook import ChannelsLastHook
 from .judge import Judge
 from .loss_record import LossRecord, relative_losses
 from .search_loop import EvolutionSearchLoop
@@ -15,6 +16,7 @@ for sampler in (SpreadSampler, UniformSampler):  # `mmpse.space` knows no regist
 __all__ = [
     'Archive',
     'ArchiveError',
+    'ChannelsLastHook',
     'EvolutionSearchLoop',
     'Judge',
     'Judged',

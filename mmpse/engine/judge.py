@@ -29,6 +29,7 @@ class Judge:
         dataloader: Data of the held-out split.
         evaluator: The config's evaluator.
         metric: The metric that is the score, e.g. ``'accuracy/top1'``.
+        memory_format: Memory layout of the judged models.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Judge:
         dataloader: DataLoader,
         evaluator: Evaluator,
         metric: str,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.model = model
         self.state_dict = state_dict
@@ -46,6 +48,7 @@ class Judge:
         self.batches = BatchCache(dataloader)
         self.evaluator = evaluator
         self.metric = metric
+        self.memory_format = memory_format
 
     @torch.no_grad()
     def __call__(self, subnet: Subnet) -> float:
@@ -57,7 +60,7 @@ class Judge:
         """
         model = MODELS.build(with_subnet(self.model, subnet))
         model.load_state_dict(self.state_dict)
-        model.to(get_device())
+        model.to(get_device(), memory_format=self.memory_format)
         recalibrate(model, self.calibration)
         model.eval()
         for batch in self.batches:

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmpse.models import costs_of, find_backbone, model_costs
+from mmpse.models import costs_of, find_backbone, is_channels_last, model_costs
 from mmpse.registry import LOOPS
 from mmpse.space import Budget, PriorSampler, Subnet, expected_loss, nearest_uniform
 
@@ -137,6 +137,7 @@ class EvolutionSearchLoop(BaseLoop):
             runner.val_loop.dataloader,
             runner.val_loop.evaluator,
             self.metric,
+            memory_format_of(runner.model),
         )
         self._announce(logger, len(archive))
 
@@ -304,6 +305,12 @@ def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: s
             f'the checkpoint {path} is not one of this supernet: {"; ".join(found)}; give the '
             'checkpoint that the supernet config of the same backbone and head trained'
         )
+
+
+def memory_format_of(model: nn.Module) -> torch.memory_format:
+    """The layout of a model's weights: channels_last if those of one layer are."""
+    weights = (p for p in model.parameters() if p.dim() == 4)
+    return torch.channels_last if any(map(is_channels_last, weights)) else torch.contiguous_format
 
 
 def file_digest(path: str) -> str:

@@ -2,7 +2,7 @@
 
 from .cost import backbone_costs, costs_of, measure, model_costs
 from .fit import FitToBackbone, with_subnet
-from .layers import SlimmableBN2d, SlimmableConv2d
+from .layers import SlimmableBN2d, SlimmableConv2d, is_channels_last
 from .mobilenet_v2 import SlimmableMobileNetV2
 from .resnet import SlimmableResNet
 from .slicing import SliceError
@@ -22,6 +22,7 @@ __all__ = [
     'backbone_costs',
     'costs_of',
     'find_backbone',
+    'is_channels_last',
     'measure',
     'model_costs',
     'with_subnet',

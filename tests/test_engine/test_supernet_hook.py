@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmpse.engine import LossRecord, relative_losses
+from mmpse.models import is_channels_last
 
 
 class Stop(Exception):
@@ -38,7 +39,7 @@ class Watch(Hook):
 
 def build(cfg, max_epochs=4, **hook):
     cfg = copy.deepcopy(cfg)
-    cfg.custom_hooks[0].update(hook)
+    cfg.custom_hooks[-1].update(hook)
     cfg.train_cfg.max_epochs = max_epochs
     cfg.default_hooks.checkpoint.interval = 1
     cfg.experiment_name = f'{id(cfg)}'
@@ -217,6 +218,19 @@ def test_loss_that_is_not_a_number_names_the_subnet(supernet_cfg):
     runner._init_model_weights = lambda: None
     with pytest.raises(FloatingPointError, match=r'loss of a subnet is nan .*Subnet\(stem='):
         runner.train()
+
+
+def test_channels_last_hook_lays_out_weights_and_features(supernet_cfg):
+    runner = build(supernet_cfg, max_epochs=1)
+    layouts = []
+
+    def watch(module, args, features):
+        layouts.append(features[0].is_contiguous(memory_format=torch.channels_last))
+
+    runner.model.backbone.conv2.register_forward_hook(lambda m, a, y: watch(m, a, [y]))
+    runner.train()
+    weight = runner.model.backbone.conv1.conv.weight
+    assert is_channels_last(weight) and layouts and all(layouts)
 
 
 def test_loss_record_is_bounded_and_relative():
