@@ -6,7 +6,7 @@ _base_ = [
 ]
 model = dict(head=dict(num_classes=10, topk=(1,)))
 
-load_from = 'work_dirs/supernet_mobilenet-v2_digits/epoch_30.pth'
+load_from = 'work_dirs/supernet_mobilenet-v2_digits/epoch_40.pth'
 train_cfg = dict(
     type='mmpse.EvolutionSearchLoop',
     budget=dict(flops='50%'),
