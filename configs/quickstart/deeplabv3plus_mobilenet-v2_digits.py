@@ -20,7 +20,7 @@ model = dict(
         norm_cfg=norm_cfg,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/retrain_mobilenet-v2_digits/epoch_20.pth',
+            checkpoint='work_dirs/retrain_mobilenet-v2_digits/epoch_15.pth',
             prefix='backbone.',
         ),
     ),
@@ -48,7 +48,7 @@ train_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=1,
+    batch_size=15,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
@@ -65,7 +65,7 @@ test_dataloader = dict(
 )
 test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 
-max_epochs = 6
+max_epochs = 4
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, end=20),

@@ -17,7 +17,7 @@ model = dict(
         out_indices=(1, 2, 4, 7),
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/retrain_mobilenet-v2_digits/epoch_20.pth',
+            checkpoint='work_dirs/retrain_mobilenet-v2_digits/epoch_15.pth',
             prefix='backbone.',
         ),
     ),
@@ -60,6 +60,7 @@ test_dataloader = dict(
         test_mode=True,
         pipeline=[
             dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(128, 128)),  # scenes have that size: it notes the scale
             dict(type='LoadAnnotations', with_bbox=True),
             dict(
                 type='PackDetInputs',

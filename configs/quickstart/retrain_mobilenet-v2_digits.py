@@ -11,7 +11,7 @@ model = dict(
     head=dict(num_classes=10, topk=(1,)),
 )
 
-max_epochs = 20
+max_epochs = 15
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.03, momentum=0.9, nesterov=True, weight_decay=1e-4)
 )
