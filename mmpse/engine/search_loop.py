@@ -100,6 +100,8 @@ class EvolutionSearchLoop(BaseLoop):
         self.mutation = mutation
         self.calibration = calibration
         self.seed = runner.seed
+        # Resuming is the archive's affair; the runner's would restore the supernet's optimizer.
+        self.resume, runner._resume = runner._resume, False
         self._epoch = self._iter = 0
         # before anything is loaded, so that an unreachable budget fails at once
         self.space = find_backbone(runner.model).search_space
@@ -190,7 +192,7 @@ class EvolutionSearchLoop(BaseLoop):
         )
 
     def _open_archive(self, path: Path) -> Archive:
-        if path.exists() and not self.runner._resume:
+        if path.exists() and not self.resume:
             raise ArchiveError(
                 f'{path} holds the subnets of an earlier search; give --resume to go on with it, '
                 'or choose another work_dir'

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import dist
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
@@ -98,15 +99,17 @@ class SupernetHook(Hook):
 
     def _check_batches(self, runner: Runner) -> None:
         loader = runner.train_dataloader
-        sizes = {loader.batch_size}
-        if loader.batch_size is not None and not loader.drop_last and hasattr(loader, '__len__'):
-            samples = len(loader.sampler) if hasattr(loader.sampler, '__len__') else 0
-            sizes.add(samples % loader.batch_size or loader.batch_size)
-        for size in sizes - {None}:
+        batch_size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
+        if batch_size is None:
+            return  # batches of a sampler's own making: checked one by one, by the backbone
+        sizes = {batch_size}
+        if not loader.drop_last and not isinstance(loader.sampler, InfiniteSampler):
+            sizes.add(len(loader.sampler) % batch_size or batch_size)
+        for size in sizes:
             if size % self.n:
                 raise ValueError(
                     f'SupernetHook: n={self.n} subnets cannot share a batch of {size} images '
-                    f'(batch size {loader.batch_size}, drop_last={loader.drop_last}); set '
+                    f'(batch size {batch_size}, drop_last={loader.drop_last}); set '
                     'train_dataloader.batch_size to a multiple of n and '
                     'train_dataloader.drop_last=True'
                 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mmpse.engine import Judged
 
@@ -46,6 +47,7 @@ def search_progress(judged: Sequence[Judged], metric: str) -> Figure:
     ticks = [g + 1 for g in generations]
     left.plot(ticks, best, marker='o', label='best so far')
     left.plot(ticks, [np.mean(scores[g]) for g in generations], marker='o', label='mean')
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_xlabel('generation')
     left.set_ylabel(metric)
     left.grid(alpha=0.3)
@@ -56,7 +58,7 @@ def search_progress(judged: Sequence[Judged], metric: str) -> Figure:
         c=[row.generation + 1 for row in judged],
         s=12,
     )
-    figure.colorbar(points, label='generation')
+    figure.colorbar(points, label='generation', ticks=MaxNLocator(integer=True))
     right.set_xlabel('FLOPs (M multiply-adds)')
     right.set_ylabel(metric)
     right.grid(alpha=0.3)

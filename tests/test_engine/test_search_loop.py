@@ -85,6 +85,17 @@ def test_killed_search_resumes_to_the_same_result(cfg, tmp_path, monkeypatch):
     assert resumed == best and resumed.source['score'] == best.source['score']
 
 
+def test_resuming_leaves_the_optimizer_of_the_supernet_alone(cfg):
+    """Its groups of parameters need not be those of the search's config."""
+    options = {
+        'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.0),
+        'optim_wrapper.optimizer.weight_decay': 0.1,
+    }
+    search(cfg, resume=True, **options)
+    search(cfg, resume=True, **options)
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 18
+
+
 def test_earlier_search_is_not_overwritten(cfg):
     search(cfg)
     with pytest.raises(ArchiveError, match='give --resume to go on'):

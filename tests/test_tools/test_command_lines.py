@@ -82,6 +82,48 @@ def test_missing_checkpoint_is_named():
     assert 'no checkpoint at no.pth; train one with tools/train.py' in result.stderr
 
 
+def test_demo_commands_are_ones_a_user_can_copy():
+    sys.path.insert(0, str(ROOT / 'tools'))
+    try:
+        import demo
+    finally:
+        sys.path.pop(0)
+    jobs = dict(demo.steps(ROOT / 'work', seed=3, transfer=True))
+    assert len(jobs) == 23
+    for command in jobs.values():
+        assert (ROOT / command[0]).is_file()
+        for part in command[1:]:
+            assert not part.startswith('configs/') or (ROOT / part).is_file()
+    trained = {part for command in jobs.values() for part in command if part.endswith('.pth')}
+    for path in trained:  # what a step reads, an earlier one writes as its last checkpoint
+        name, checkpoint = path.rpartition('=')[2].split('/')[-2:]
+        config = Config.fromfile(ROOT / jobs[name][1])
+        assert checkpoint == f'epoch_{config.train_cfg.max_epochs}.pth'
+
+
+def test_benchmarks_write_ratios(tmp_path):
+    out = tmp_path / 'step.json'
+    run(
+        *('tools/benchmarks/train_step.py', '--widen-factor', 0.35, '--size', 32, '--batch', 8),
+        *('--rounds', 1, '--n', 2, '--json', out),
+    )
+    rows = json.loads(out.read_text())
+    assert {(row['layout'], row['mode'], row['n']) for row in rows} == {
+        (layout, mode, n)
+        for layout in ('NCHW', 'channels_last')
+        for mode, n in (('plain', 1), ('masked', 2), ('sliced', 2))
+    }
+    assert all(row['ratio'] == 1 for row in rows if row['mode'] == 'plain')
+
+    out, half = tmp_path / 'latency.json', tmp_path / 'half.json'
+    SlimmableMobileNetV2().search_space.uniform(0.5).save(half)
+    run(
+        *('tools/benchmarks/latency.py', QUICK / 'retrain_mobilenet-v2_digits.py', '--rounds', 2),
+        *('--subnets', 'full=None', f'half={half}', '--input-shape', 3, 32, 32, '--json', out),
+    )
+    assert [row['name'] for row in json.loads(out.read_text())] == ['full', 'half']
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'when', ['Epoch(train) [1][1/2]', 'Saving checkpoint at 2 epochs', 'Epoch(train) [4][2/2]']

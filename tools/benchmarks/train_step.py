@@ -33,7 +33,6 @@ class Classifier(nn.Module):
     def __init__(self, widen_factor: float) -> None:
         super().__init__()
         self.backbone = SlimmableMobileNetV2(widen_factor=widen_factor)
-        self.backbone.init_weights()
         self.fc = nn.Linear(self.backbone.out_channels[-1], 1000)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,47 @@
+import numpy as np
+
+from mmpse.engine import Judged
+from mmpse.visualization import (
+    detections,
+    picture,
+    search_progress,
+    table,
+    width_profile,
+    write_page,
+)
+
+
+def test_width_profile_draws_the_share_of_every_unit():
+    full = dict(stem=32, layer1=16, conv2=64)
+    figure = width_profile({'half': dict(stem=16, layer1=8, conv2=16)}, full)
+    (line,) = figure.axes[0].lines
+    assert line.get_ydata().tolist() == [0.5, 0.5, 0.25]
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == list(full)
+
+
+def test_search_progress_draws_best_and_mean_scores():
+    scores = [[1.0, 2.0], [4.0, 0.0], [3.0, 3.0]]
+    judged = [
+        Judged(g, 'prior', (8 * g, k), score, dict(flops=1e6))
+        for g, row in enumerate(scores)
+        for k, score in enumerate(row)
+    ]
+    best, mean = search_progress(judged, 'top-1').axes[0].lines
+    assert best.get_ydata().tolist() == [2.0, 4.0, 4.0]
+    assert mean.get_ydata().tolist() == [1.5, 2.0, 3.0]
+    assert best.get_xdata().tolist() == [1, 2, 3]
+
+
+def test_detections_draws_one_rectangle_per_box():
+    image = np.zeros((8, 8, 3), dtype=np.uint8)
+    boxes = np.array([[1, 1, 5, 6], [0, 0, 2, 2]])
+    figure = detections([image, image], [boxes, boxes[:0]], [['a', 'b'], []])
+    assert [len(axes.lines) for axes in figure.axes] == [2, 0]
+
+
+def test_page_holds_tables_and_pictures_and_escapes_texts(tmp_path):
+    body = table(['a'], [['<b>']]) + picture(width_profile({}, dict(stem=8)), 'widths')
+    write_page(tmp_path / 'page.html', 'x < y', [('Result', body)])
+    page = (tmp_path / 'page.html').read_text()
+    assert '&lt;b&gt;' in page and 'x &lt; y' in page and 'data:image/png;base64,' in page
+    assert [path.name for path in tmp_path.iterdir()] == ['page.html']
