@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine import dist
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner, set_random_seed
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
@@ -23,6 +23,7 @@ from mmpse.registry import LOOPS
 from mmpse.space import Budget, PriorSampler, Subnet, expected_loss, nearest_uniform
 
 from .archive import Archive, ArchiveError, Judged
+from .checkpoint import check_weights, file_digest
 from .judge import Judge, calibration_batches
 from .loss_record import relative_losses
 from .supernet_hook import CHECKPOINT_KEY
@@ -57,7 +58,8 @@ class EvolutionSearchLoop(BaseLoop):
 
     Raises:
         BudgetError: At the start, if no subnet can meet the budget.
-        ValueError: At the start, if ``load_from`` or the validation data is missing.
+        ValueError: At the start, if ``load_from`` or the validation data is missing, or in more
+            than one process.
     """
 
     def __init__(
@@ -91,6 +93,11 @@ class EvolutionSearchLoop(BaseLoop):
                 'a search judges subnets with val_dataloader, val_evaluator and val_cfg; the '
                 'config has none'
             )
+        if dist.get_world_size() > 1:
+            raise ValueError(
+                f'a search runs in one process so far, got {dist.get_world_size()}; start it with '
+                'python tools/train.py, without a launcher'
+            )
         self.input_shape = tuple(input_shape)
         self.metric = metric
         self.population = population
@@ -108,9 +115,8 @@ class EvolutionSearchLoop(BaseLoop):
         self.model_cfg = runner.cfg.model.to_dict()
         if runner.cfg.get('data_preprocessor') is not None:  # the runner hands it to the model
             self.model_cfg.setdefault('data_preprocessor', runner.cfg.data_preprocessor.to_dict())
-        costs = model_costs(self.model_cfg, self.input_shape)
-        self.costs = costs
-        self.budget = Budget(self.space, costs, budget, window)
+        self.costs = model_costs(self.model_cfg, self.input_shape)
+        self.budget = Budget(self.space, self.costs, budget, window)
 
     epoch = property(lambda self: self._epoch)
     iter = property(lambda self: self._iter)
@@ -127,11 +133,9 @@ class EvolutionSearchLoop(BaseLoop):
         self.identity = self._identity()
         archive = self._open_archive(work_dir / 'archive.db')
 
-        energy = self._energy(checkpoint)
-        prior = PriorSampler(self.space, self.budget, energy)
-        set_random_seed(
-            self.seed
-        )  # what the calibration images look like must not depend on before
+        prior = PriorSampler(self.space, self.budget, self._energy(checkpoint))
+        # so that the calibration images do not depend on what was drawn before
+        set_random_seed(self.seed)
         judge = Judge(
             self.model_cfg,
             weights,
@@ -287,41 +291,10 @@ class EvolutionSearchLoop(BaseLoop):
         )
 
 
-def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
-    """Make sure that a checkpoint is one of this model, entirely.
-
-    Raises:
-        ValueError: If a tensor is missing, unexpected, or of another shape.
-    """
-    own = getattr(model, 'module', model).state_dict()
-    problems = {
-        'missing': sorted(own.keys() - weights.keys()),
-        'unexpected': sorted(weights.keys() - own.keys()),
-        'of another shape': [k for k in own if k in weights and own[k].shape != weights[k].shape],
-    }
-    found = [
-        f'{len(names)} {what} ({", ".join(names[:3])})' for what, names in problems.items() if names
-    ]
-    if found:
-        raise ValueError(
-            f'the checkpoint {path} is not one of this supernet: {"; ".join(found)}; give the '
-            'checkpoint that the supernet config of the same backbone and head trained'
-        )
-
-
 def memory_format_of(model: nn.Module) -> torch.memory_format:
     """The layout of a model's weights: channels_last if those of one layer are."""
     weights = (p for p in model.parameters() if p.dim() == 4)
     return torch.channels_last if any(map(is_channels_last, weights)) else torch.contiguous_format
-
-
-def file_digest(path: str) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @contextmanager
