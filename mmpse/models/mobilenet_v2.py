@@ -51,10 +51,7 @@ class SlimmableMobileNetV2(SlimmableBackbone, MobileNetV2):
         yield conv_module('conv2', x, 'conv2')
 
     def feature_units(self) -> list[str]:
-        last = {}  # of every stage: the unit that its last convolution writes
-        for layer in self.layers_of_units:
-            last[layer.conv.split('.')[0]] = layer.outputs
-        return [last[self.layers[index]] for index in self.out_indices]
+        return self.last_units([self.layers[index] for index in self.out_indices])
 
     def _shrink(self) -> None:
         super()._shrink()

@@ -65,10 +65,7 @@ class SlimmableResNet(SlimmableBackbone, ResNet):
                 x = x_out
 
     def feature_units(self) -> list[str]:
-        last = {}  # of every stage: the unit that its last convolution writes
-        for layer in self.layers_of_units:
-            last[layer.conv.split('.')[0]] = layer.outputs
-        return [last[self.res_layers[index]] for index in self.out_indices]
+        return self.last_units([self.res_layers[index] for index in self.out_indices])
 
     def _shrink(self) -> None:
         super()._shrink()

@@ -118,6 +118,11 @@ class SlimmableBackbone:
         """The unit of every feature of ``out_indices``."""
         raise NotImplementedError
 
+    def last_units(self, stages: Sequence[str]) -> list[str]:
+        """The unit that the last convolution of each stage (a child of the backbone) writes."""
+        last = {layer.conv.split('.')[0]: layer.outputs for layer in self.layers_of_units}
+        return [last[stage] for stage in stages]
+
     # Many subnets in one pass
 
     def activate(self, subnets: Sequence[Subnet], execution: str = 'sliced') -> None:

@@ -101,12 +101,6 @@ class SearchSpace:
         """Widths of subnets as an integer array ``(subnets, units)``."""
         return np.array([[s[name] for name in self.names] for s in subnets], dtype=np.int64)
 
-    def indices(self, widths: np.ndarray) -> np.ndarray:
-        """Position of every width among its unit's candidates, same shape as ``widths``."""
-        return np.stack(
-            [np.searchsorted(u.candidates, widths[:, k]) for k, u in enumerate(self.units)], axis=1
-        )
-
     def uniform(self, ratio: float) -> Subnet:
         """Every unit at the candidate nearest to ``ratio`` of its full width."""
         return self.subnet(

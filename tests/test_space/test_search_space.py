@@ -1,7 +1,6 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from mmpse.space import SearchSpace, WidthUnit
@@ -27,12 +26,6 @@ def test_fullnet_tinynet_and_size():
 def test_uniform_takes_the_nearest_candidate():
     space = SearchSpace(dict(a=16, b=32), TOY, [0.25, 0.5, 0.75, 1.0])
     assert dict(space.uniform(0.7)) == dict(a=8, b=24)
-
-
-def test_indices_invert_the_candidates():
-    space = SearchSpace(dict(a=16, b=32), TOY, [0.25, 0.5, 0.75, 1.0])
-    widths = np.array([[8, 8], [16, 24]])
-    assert space.indices(widths).tolist() == [[0, 0], [1, 2]]
 
 
 @pytest.mark.parametrize(
