@@ -108,19 +108,13 @@ class Archive:
     def __len__(self) -> int:
         return self._db.execute('SELECT COUNT(*) FROM judged').fetchone()[0]
 
-    def read(self) -> list[Judged]:
-        """All judged subnets, in the order of judging."""
-        return read_rows(self._db)
-
 
 def read_archive(path: str | os.PathLike) -> list[Judged]:
-    """All judged subnets of an archive file, without changing it."""
+    """All judged subnets of an archive file in the order of judging, without changing it."""
     with sqlite3.connect(f'file:{Path(path)}?mode=ro', uri=True) as db:
-        return read_rows(db)
-
-
-def read_rows(db: sqlite3.Connection) -> list[Judged]:
-    rows = db.execute('SELECT generation, origin, widths, score, resources FROM judged ORDER BY id')
+        rows = db.execute(
+            'SELECT generation, origin, widths, score, resources FROM judged ORDER BY id'
+        ).fetchall()
     return [
         Judged(generation, origin, tuple(json.loads(widths)), score, json.loads(resources))
         for generation, origin, widths, score, resources in rows

@@ -17,10 +17,10 @@ def test_what_is_added_is_read_back_exactly(tmp_path):
     for row in rows:
         archive.add(row)
         assert read_archive(archive.path)[-1] == row  # by another connection, at once
-    assert archive.read() == rows and len(archive) == 20
+    assert read_archive(archive.path) == rows and len(archive) == 20
     assert archive.get((8, 19)) == rows[3].score
     assert archive.get((8, 999)) is None
-    assert Archive(tmp_path / 'a.db', IDENTITY).read() == rows
+    assert read_archive(Archive(tmp_path / 'a.db', IDENTITY).path) == rows
 
 
 def test_a_subnet_cannot_be_added_twice(tmp_path):
