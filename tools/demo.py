@@ -39,7 +39,7 @@ SUPERNET = f'{CONFIGS}/supernet_mobilenet-v2_digits.py'
 SEARCH = f'{CONFIGS}/search_mobilenet-v2_digits.py'
 RETRAIN = f'{CONFIGS}/retrain_mobilenet-v2_digits.py'
 DETECTION = f'{CONFIGS}/retinanet_mobilenet-v2_digits.py'
-SEGMENTATION = f'{CONFIGS}/deeplabv3plus_mobilenet-v2_digits.py'
+SEGMENTATION = f'{CONFIGS}/fpn_mobilenet-v2_digits.py'
 PROGRESS = re.compile(r'Epoch\((train|test)\).*|generation \d+/.*')
 NOTE_TEXT = (
     'top-1, box mAP and mIoU on test data that no step has seen; FLOPs are multiply-adds of the '

@@ -101,6 +101,8 @@ class SlimmableBN2d(nn.BatchNorm2d):
         weight = self.weight * self.masks
         bias = self.bias * self.masks
         if self.chunked:
+            if self.training:
+                return ChunkedBatchNorm.apply(x, weight, bias, self.eps)
             statistics = self._statistics(channels)
             parts = zip(x.chunk(groups), weight, bias, strict=True)
             return torch.cat(
@@ -115,6 +117,44 @@ class SlimmableBN2d(nn.BatchNorm2d):
             **self._statistics(channels, groups),
         )
         return y.view(x.shape)
+
+
+class ChunkedBatchNorm(torch.autograd.Function):
+    """Batch normalisation of every chunk of a batch by its own statistics and parameters.
+
+    It writes the chunks into one tensor, where ``torch.cat`` of ``F.batch_norm`` would pass over
+    the activation once more.
+
+    Shapes: ``x`` ``(B, C, H, W)``, channels_last; ``weight`` and ``bias`` ``(chunks, C)``.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        y = torch.empty_like(x)
+        mean, inverse_std = torch.empty_like(weight), torch.empty_like(weight)
+        parts = x.chunk(len(weight)), weight, bias, y.chunk(len(weight)), mean, inverse_std
+        for x_g, weight_g, bias_g, *out in zip(*parts, strict=True):
+            torch.native_batch_norm(x_g, weight_g, bias_g, None, None, True, 0.0, eps, out=out)
+        ctx.save_for_backward(x, weight, mean, inverse_std)
+        ctx.eps = eps
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, weight, *statistics = ctx.saved_tensors
+        groups = len(weight)
+        grads = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        parts = grad.chunk(groups), x.chunk(groups), weight, *statistics, grads[0].chunk(groups)
+        for g, (grad_g, x_g, weight_g, mean, inverse_std, grad_x) in enumerate(
+            zip(*parts, strict=True)
+        ):
+            of_chunk = torch.ops.aten.native_batch_norm_backward(
+                grad_g, x_g, weight_g, None, None, mean, inverse_std, True, ctx.eps, [True] * 3
+            )
+            for target, value in zip((grad_x, grads[1][g], grads[2][g]), of_chunk, strict=True):
+                target.copy_(value)
+        return *grads, None
 
 
 def interleave(parts: Sequence[Tensor]) -> Tensor:
