@@ -14,7 +14,7 @@ from torch import nn
 from mmpse.registry import MODELS
 from mmpse.space import Cost, SearchSpace, Subnet
 
-from .fit import with_subnet
+from .fit import WeightsOnMeta, with_subnet
 from .slimmable import SlimmableBackbone, find_backbone
 
 REFERENCE_SHAPE = (3, 224, 224)
@@ -101,7 +101,7 @@ def model_costs(model: Mapping[str, Any], input_shape: Sequence[int]) -> dict[st
     Raises:
         ValueError: If the model's cost is not linear in the widths of its features.
     """
-    with torch.device('meta'):
+    with WeightsOnMeta():
         supernet = MODELS.build(with_subnet(model, None))
     backbone = find_backbone(supernet)
     space = backbone.search_space
