@@ -21,7 +21,7 @@ class SlimmableMobileNetV2(SlimmableBackbone, MobileNetV2):
     last convolution. 25 units.
 
     Args:
-        subnet, ratios, divisor, norm_cfg: See :class:`SlimmableBackbone`.
+        subnet, ratios, divisor, grids, norm_cfg: See :class:`SlimmableBackbone`.
         **kwargs: See :class:`mmpretrain.models.MobileNetV2`: ``widen_factor``, ``out_indices``,
             ``frozen_stages``, ``norm_eval``, ``with_cp``, ``act_cfg``, ``init_cfg``.
     """

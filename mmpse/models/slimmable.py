@@ -42,9 +42,8 @@ class SlimmableBackbone:
 
     Args:
         subnet: A subnet file, its content, or a :class:`mmpse.space.Subnet`.
-        ratios: Widths to choose from in every unit, as shares of the full width. With ``subnet``
-            the file's are used.
-        divisor: Widths are multiples of it.
+        ratios, divisor, grids: Widths to choose from, see :class:`mmpse.space.SearchSpace`. With
+            ``subnet`` those of its file are used.
         norm_cfg: Normalisation; a supernet takes ``BN`` only, a static subnet any.
         **kwargs: The arguments of the stock backbone.
 
@@ -55,7 +54,7 @@ class SlimmableBackbone:
 
     Raises:
         SubnetError: If the subnet cannot be read or does not belong to this backbone.
-        ValueError: If ``norm_cfg`` is not one that a supernet can use.
+        ValueError: If ``norm_cfg`` is not one that a supernet can use, or the grid is none.
     """
 
     def __init__(
@@ -63,6 +62,7 @@ class SlimmableBackbone:
         subnet: str | os.PathLike | Mapping | None = None,
         ratios: Sequence[float] = DEFAULT_RATIOS,
         divisor: int = 8,
+        grids: Mapping[str, Mapping[str, Any]] | None = None,
         conv_cfg: dict | None = None,
         norm_cfg: Mapping[str, Any] | None = dict(type='BN'),
         **kwargs,
@@ -70,8 +70,7 @@ class SlimmableBackbone:
         norm_cfg = None if norm_cfg is None else dict(norm_cfg)
         if subnet is not None:
             subnet = Subnet.load(subnet)
-            grid = subnet.backbone.get('grid', {})
-            ratios, divisor = grid.get('ratios', ratios), grid.get('divisor', divisor)
+            grid = subnet.grid
         else:
             norm_type = 'BN' if norm_cfg is None else norm_cfg['type']
             if conv_cfg is not None or norm_type not in ('BN', 'BN2d'):
@@ -80,6 +79,7 @@ class SlimmableBackbone:
                     'batch is normalised alone, so that it takes conv_cfg=None and norm_cfg type '
                     f"'BN', got conv_cfg={conv_cfg} and norm_cfg={norm_cfg}"
                 )
+            grid = dict(ratios=ratios, divisor=divisor, grids=grids)
             conv_cfg = dict(type='mmpse.SlimmableConv2d')
             if norm_cfg is not None:
                 norm_cfg['type'] = 'mmpse.SlimmableBN2d'
@@ -89,7 +89,7 @@ class SlimmableBackbone:
         widths: dict[str, int] = {}
         for layer in self.layers_of_units:
             widths.setdefault(layer.outputs, self.get_submodule(layer.conv).out_channels)
-        self.search_space = SearchSpace(widths, self.identity(), ratios, divisor)
+        self.search_space = SearchSpace(widths, self.identity(), **grid)
         self.subnet: Subnet | None = None
         self._active: tuple[Subnet, ...] = ()
         self._execution = ''

@@ -22,7 +22,7 @@ class SlimmableVGG(SlimmableBackbone, VGG):
 
     Args:
         depth: 11, 13, 16 or 19.
-        subnet, ratios, divisor, norm_cfg: See :class:`SlimmableBackbone`.
+        subnet, ratios, divisor, grids, norm_cfg: See :class:`SlimmableBackbone`.
         **kwargs: See :class:`mmpretrain.models.VGG`, but for ``num_classes``: a classifier goes
             into the head.
 
