@@ -130,7 +130,7 @@ def fit_channels(model: Mapping[str, Any]) -> dict[str, Any]:
     widths = backbone.search_space.fullnet
     if model['backbone'].get('subnet') is not None:
         widths = backbone.search_space.validate(Subnet.load(model['backbone']['subnet']))
-    channels = [widths[unit] for unit in backbone.feature_units()]
+    channels = backbone.feature_channels(widths)
 
     neck = model.get('neck')
     first_neck = neck[0] if isinstance(neck, (list, tuple)) else neck
