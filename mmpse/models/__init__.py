@@ -5,6 +5,7 @@ from .fit import FitToBackbone, with_subnet
 from .layers import SlimmableBN2d, SlimmableConv2d, is_channels_last
 from .mobilenet_v2 import SlimmableMobileNetV2
 from .resnet import SlimmableResNet
+from .resnet_cifar import ResNetCIFAR, SlimmableResNet_CIFAR, SlimmableResNetCIFAR
 from .slicing import SliceError
 from .slimmable import EXECUTIONS, SlimmableBackbone, find_backbone
 from .vgg import SlimmableVGG
@@ -12,12 +13,15 @@ from .vgg import SlimmableVGG
 __all__ = [
     'EXECUTIONS',
     'FitToBackbone',
+    'ResNetCIFAR',
     'SliceError',
     'SlimmableBN2d',
     'SlimmableBackbone',
     'SlimmableConv2d',
     'SlimmableMobileNetV2',
     'SlimmableResNet',
+    'SlimmableResNetCIFAR',
+    'SlimmableResNet_CIFAR',
     'SlimmableVGG',
     'backbone_costs',
     'costs_of',

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
-from torch import nn
 
 from mmpse.registry import MODELS
 from mmpse.space import Cost, SearchSpace, Subnet
 
-from .fit import with_subnet
+from .fit import WeightsOnMeta, with_subnet
 from .slimmable import SlimmableBackbone, find_backbone
 
 REFERENCE_SHAPE = (3, 224, 224)
@@ -36,41 +35,42 @@ def backbone_costs(
     space = backbone.search_space
     flops, params = Cost(space.names), Cost(space.names)
     sizes = _output_sizes(backbone, input_shape)
+
+    def add(cost: Cost, of_fullnet: int, *units: str | None) -> None:
+        for unit in filter(None, units):
+            of_fullnet //= space.fullnet[unit]
+        cost.add(of_fullnet, *units)
+
     for layer in backbone.layers_of_units:
-        conv = backbone.get_submodule(layer.conv)
-        kernel, area = int(np.prod(conv.kernel_size)), sizes[layer.conv]
-        if conv.groups > 1:  # depthwise
-            sides, per_pair = (layer.outputs,), kernel
-        elif layer.inputs is None:
-            sides, per_pair = (layer.outputs,), kernel * conv.in_channels
-        else:
-            sides, per_pair = (layer.inputs, layer.outputs), kernel
-        flops.add(per_pair * area, *sides)
-        params.add(per_pair, *sides)
+        conv, area = backbone.get_submodule(layer.conv), sizes[layer.conv]
+        depthwise = getattr(conv, 'groups', 1) > 1
+        sides = (None if depthwise else layer.inputs, layer.outputs)
+        add(flops, conv.weight.numel() * area, *sides)
+        add(params, conv.weight.numel(), *sides)
         if conv.bias is not None:
-            params.add(1, layer.outputs)
+            add(params, len(conv.bias), layer.outputs)
         if layer.norm is not None:  # a scale and a shift per channel
             flops.add(2 * area, layer.outputs)
             params.add(2, layer.outputs)
     return dict(flops=flops, params=params)
 
 
-def _output_sizes(backbone: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
-    """Pixels that every convolution puts out, by the convolution's name.
+def _output_sizes(backbone: SlimmableBackbone, input_shape: Sequence[int]) -> dict[str, int]:
+    """Pixels that every layer puts out, by its name (a fully connected layer: 1).
 
     0 where no feature depends on it (a last stage that is not in ``out_indices``).
     """
     twin = copy.deepcopy(backbone).to('meta', torch.float32).requires_grad_()
     twin.eval()
     sizes: dict[str, int] = {}
-    convs = {name: m for name, m in twin.named_modules() if isinstance(m, nn.Conv2d)}
-    for name, conv in convs.items():
-        conv.register_forward_hook(
-            lambda _, __, y, name=name: sizes.update({name: y.shape[2] * y.shape[3]})
+    layers = {layer.conv: twin.get_submodule(layer.conv) for layer in twin.layers_of_units}
+    for name, module in layers.items():
+        module.register_forward_hook(
+            lambda _, __, y, name=name: sizes.update({name: math.prod(y.shape[2:])})
         )
     features = twin(torch.empty(1, *input_shape, device='meta'))
     sum(feature.sum() for feature in features).backward()
-    return {name: 0 if convs[name].weight.grad is None else size for name, size in sizes.items()}
+    return {name: 0 if layers[name].weight.grad is None else size for name, size in sizes.items()}
 
 
 def measure(model: Mapping[str, Any], subnet: Subnet, input_shape: Sequence[int]) -> dict[str, int]:
@@ -101,12 +101,12 @@ def model_costs(model: Mapping[str, Any], input_shape: Sequence[int]) -> dict[st
     Raises:
         ValueError: If the model's cost is not linear in the widths of its features.
     """
-    with torch.device('meta'):
+    with WeightsOnMeta():
         supernet = MODELS.build(with_subnet(model, None))
     backbone = find_backbone(supernet)
     space = backbone.search_space
     costs = backbone_costs(backbone, input_shape)
-    features = sorted(set(backbone.feature_units()))
+    features = sorted(set(backbone.feature_units()) & set(space.names))
 
     def rest(widths: Mapping[str, int]) -> dict[str, int]:
         subnet = space.subnet([widths[name] for name in space.names])

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.registry import DefaultScope
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
@@ -60,10 +61,24 @@ def _full(backbone: Mapping[str, Any]) -> dict[str, Any]:
     backbone = dict(backbone, init_cfg=None)
     subnet = backbone.pop('subnet', None)
     if subnet is not None:
-        backbone.update(Subnet.load(subnet).backbone.get('grid', {}))
+        backbone.update(Subnet.load(subnet).grid)
         if backbone.get('norm_cfg') is not None:  # which normalisation does not matter for shapes
             backbone['norm_cfg'] = dict(type='BN')
     return backbone
+
+
+class WeightsOnMeta(TorchFunctionMode):
+    """A context in which modules are built with weights that have a shape but no storage.
+
+    ``torch.device('meta')`` would also take the values from small tensors that constructors compute
+    with, such as the drop path rates of mmpretrain's ResNet.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is torch.empty:
+            kwargs['device'] = kwargs.get('device') or 'meta'
+        return func(*args, **kwargs)
 
 
 _meta_models: dict[tuple[str, str], nn.Module] = {}
@@ -74,7 +89,7 @@ def _on_meta(config: Mapping[str, Any]) -> nn.Module:
     scope = DefaultScope.get_current_instance()
     key = (repr(config), '' if scope is None else scope.scope_name)
     if key not in _meta_models:
-        with torch.device('meta'):
+        with WeightsOnMeta():
             _meta_models[key] = MODELS.build(config)
     return _meta_models[key]
 
@@ -115,7 +130,7 @@ def fit_channels(model: Mapping[str, Any]) -> dict[str, Any]:
     widths = backbone.search_space.fullnet
     if model['backbone'].get('subnet') is not None:
         widths = backbone.search_space.validate(Subnet.load(model['backbone']['subnet']))
-    channels = [widths[unit] for unit in backbone.feature_units()]
+    channels = backbone.feature_channels(widths)
 
     neck = model.get('neck')
     first_neck = neck[0] if isinstance(neck, (list, tuple)) else neck

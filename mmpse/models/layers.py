@@ -4,7 +4,7 @@ They are the stock layers, with the same parameters and state_dict keys, plus th
 :class:`mmpse.models.SlimmableBackbone` sets around a forward:
 
 * sliced: a convolution knows its output width; its input width is that of the input it is given,
-  and so is the width of a normalisation layer.
+  and so is the width of a normalisation layer. A fully connected layer knows its input width.
 * masked: a normalisation layer holds one prefix mask per group; convolutions run at full width.
 """
 
@@ -50,6 +50,21 @@ class SlimmableConv2d(nn.Conv2d):
             self.masks.repeat_interleave(share, 0) if self.chunked else self.masks.repeat(share, 1)
         )
         return masks[:, :, None, None]
+
+
+class SlimmableLinear(nn.Linear):
+    """A fully connected layer that can run on a prefix of its inputs.
+
+    Dropped inputs of a masked pass are zeros, so that it needs no masks.
+
+    Attributes:
+        inputs: Inputs in use; ``None`` is a plain layer.
+    """
+
+    inputs: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight[:, : self.inputs], self.bias)
 
 
 @MODELS.register_module()

@@ -21,13 +21,13 @@ class SlimmableMobileNetV2(SlimmableBackbone, MobileNetV2):
     last convolution. 25 units.
 
     Args:
-        subnet, ratios, divisor, norm_cfg: See :class:`SlimmableBackbone`.
+        subnet, ratios, divisor, grids, norm_cfg: See :class:`SlimmableBackbone`.
         **kwargs: See :class:`mmpretrain.models.MobileNetV2`: ``widen_factor``, ``out_indices``,
             ``frozen_stages``, ``norm_eval``, ``with_cp``, ``act_cfg``, ``init_cfg``.
     """
 
     def identity(self) -> dict[str, Any]:
-        return dict(type='SlimmableMobileNetV2', widen_factor=float(self.widen_factor))
+        return dict(widen_factor=float(self.widen_factor))
 
     def declare_layers(self) -> Iterator[Layer]:
         def conv_module(name, inputs, outputs):

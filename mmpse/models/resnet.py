@@ -23,7 +23,7 @@ class SlimmableResNet(SlimmableBackbone, ResNet):
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        subnet, ratios, divisor, norm_cfg: See :class:`SlimmableBackbone`.
+        subnet, ratios, divisor, grids, norm_cfg: See :class:`SlimmableBackbone`.
         **kwargs: See :class:`mmpretrain.models.ResNet`: ``style``, ``deep_stem`` and ``avg_down``
             (V1c, V1d), ``out_indices``, ``frozen_stages``, ``norm_eval``, ``with_cp``, ...
     """
@@ -33,7 +33,6 @@ class SlimmableResNet(SlimmableBackbone, ResNet):
 
     def identity(self) -> dict[str, Any]:
         return dict(
-            type='SlimmableResNet',
             depth=self.depth,
             stem_channels=self.stem_channels,
             base_channels=self.base_channels,

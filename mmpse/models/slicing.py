@@ -29,6 +29,12 @@ def shrink_conv_(conv: nn.Conv2d, inputs: int, outputs: int) -> None:
     conv.in_channels, conv.out_channels = inputs, outputs
 
 
+def shrink_linear_(linear: nn.Linear, inputs: int) -> None:
+    """Keep the first ``inputs`` inputs, in place."""
+    _cut(linear, 'weight', (linear.out_features, inputs))
+    linear.in_features = inputs
+
+
 def shrink_batch_norm_(norm: nn.Module, width: int) -> None:
     """Keep the first ``width`` channels of a batch normalisation, in place."""
     for name in ('weight', 'bias', 'running_mean', 'running_var'):

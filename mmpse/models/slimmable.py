@@ -15,19 +15,22 @@ from torch import Tensor, nn
 from mmpse.space import SearchSpace, Subnet
 from mmpse.space.search_space import DEFAULT_RATIOS
 
-from .layers import interleave, is_channels_last
-from .slicing import shrink_batch_norm_, shrink_conv_, slice_on_load
+from .layers import SlimmableLinear, interleave, is_channels_last
+from .slicing import shrink_batch_norm_, shrink_conv_, shrink_linear_, slice_on_load
 
 EXECUTIONS = ('sliced', 'masked')
 
 
 class Layer(NamedTuple):
-    """A convolution with its normalisation layer, and the units of its two sides."""
+    """A convolution with its normalisation layer, and the units of its two sides.
 
-    conv: str  # name of the convolution in the backbone
+    Or a fully connected layer, whose inputs are a flattened feature: several of each channel.
+    """
+
+    conv: str  # name of the layer in the backbone
     norm: str | None  # name of its normalisation layer
-    inputs: str | None  # unit of the input; None is the image
-    outputs: str  # unit of the output
+    inputs: str | None  # unit of the input; None where it is fixed: the image
+    outputs: str | None  # unit of the output; None where it is fixed: fully connected layers
 
 
 class SlimmableBackbone:
@@ -42,9 +45,8 @@ class SlimmableBackbone:
 
     Args:
         subnet: A subnet file, its content, or a :class:`mmpse.space.Subnet`.
-        ratios: Widths to choose from in every unit, as shares of the full width. With ``subnet``
-            the file's are used.
-        divisor: Widths are multiples of it.
+        ratios, divisor, grids: Widths to choose from, see :class:`mmpse.space.SearchSpace`. With
+            ``subnet`` those of its file are used.
         norm_cfg: Normalisation; a supernet takes ``BN`` only, a static subnet any.
         **kwargs: The arguments of the stock backbone.
 
@@ -55,7 +57,7 @@ class SlimmableBackbone:
 
     Raises:
         SubnetError: If the subnet cannot be read or does not belong to this backbone.
-        ValueError: If ``norm_cfg`` is not one that a supernet can use.
+        ValueError: If ``norm_cfg`` is not one that a supernet can use, or the grid is none.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class SlimmableBackbone:
         subnet: str | os.PathLike | Mapping | None = None,
         ratios: Sequence[float] = DEFAULT_RATIOS,
         divisor: int = 8,
+        grids: Mapping[str, Mapping[str, Any]] | None = None,
         conv_cfg: dict | None = None,
         norm_cfg: Mapping[str, Any] | None = dict(type='BN'),
         **kwargs,
@@ -70,8 +73,7 @@ class SlimmableBackbone:
         norm_cfg = None if norm_cfg is None else dict(norm_cfg)
         if subnet is not None:
             subnet = Subnet.load(subnet)
-            grid = subnet.backbone.get('grid', {})
-            ratios, divisor = grid.get('ratios', ratios), grid.get('divisor', divisor)
+            grid = subnet.grid
         else:
             norm_type = 'BN' if norm_cfg is None else norm_cfg['type']
             if conv_cfg is not None or norm_type not in ('BN', 'BN2d'):
@@ -80,6 +82,7 @@ class SlimmableBackbone:
                     'batch is normalised alone, so that it takes conv_cfg=None and norm_cfg type '
                     f"'BN', got conv_cfg={conv_cfg} and norm_cfg={norm_cfg}"
                 )
+            grid = dict(ratios=ratios, divisor=divisor, grids=grids)
             conv_cfg = dict(type='mmpse.SlimmableConv2d')
             if norm_cfg is not None:
                 norm_cfg['type'] = 'mmpse.SlimmableBN2d'
@@ -88,12 +91,15 @@ class SlimmableBackbone:
         self.layers_of_units = tuple(self.declare_layers())
         widths: dict[str, int] = {}
         for layer in self.layers_of_units:
-            widths.setdefault(layer.outputs, self.get_submodule(layer.conv).out_channels)
-        self.search_space = SearchSpace(widths, self.identity(), ratios, divisor)
+            if layer.outputs is not None:
+                widths.setdefault(layer.outputs, self.get_submodule(layer.conv).out_channels)
+        identity = dict(type=type(self).__name__, **self.identity())
+        self.search_space = SearchSpace(widths, identity, **grid)
         self.subnet: Subnet | None = None
         self._active: tuple[Subnet, ...] = ()
         self._execution = ''
-        self._running: list[tuple[nn.Module, nn.Module | None, str]] = []  # conv, norm, unit
+        self._running: list[tuple[Layer, nn.Module, nn.Module | None]] = []  # with its norm
+        self._masked: list[tuple[nn.Module, str]] = []  # modules that carry the masks of a unit
         for layer in self.layers_of_units:
             for name in filter(None, (layer.conv, layer.norm)):
                 state = self.get_submodule(name).state_dict()
@@ -101,22 +107,25 @@ class SlimmableBackbone:
         if subnet is not None:
             self.subnet = self.search_space.validate(subnet)
             self._shrink()
-        units = self.subnet or self.search_space.fullnet
-        self.out_channels = tuple(units[unit] for unit in self.feature_units())
+        self.out_channels = self.feature_channels(self.subnet or self.search_space.fullnet)
 
     # What a family declares
 
     def identity(self) -> dict[str, Any]:
-        """Type and width-giving arguments; subnets of another identity are refused."""
+        """Width-giving arguments; subnets of another type or identity are refused."""
         raise NotImplementedError
 
     def declare_layers(self) -> Iterator[Layer]:
-        """All convolutions in the order of the forward, with their units."""
+        """All layers with weights in the order of the forward, with their units."""
         raise NotImplementedError
 
-    def feature_units(self) -> list[str]:
-        """The unit of every feature of ``out_indices``."""
+    def feature_units(self) -> list[str | int]:
+        """The unit of every feature that the forward returns; its channels where they are fixed."""
         raise NotImplementedError
+
+    def feature_channels(self, subnet: Mapping[str, int]) -> tuple[int, ...]:
+        """Channels of every feature of a subnet."""
+        return tuple(subnet.get(unit, unit) for unit in self.feature_units())
 
     def last_units(self, stages: Sequence[str]) -> list[str]:
         """The unit that the last convolution of each stage (a child of the backbone) writes."""
@@ -152,23 +161,26 @@ class SlimmableBackbone:
         self.deactivate()
         self._active, self._execution = tuple(subnets), execution
         self._running = [
-            (self.get_submodule(layer.conv), self._norm(layer), layer.outputs)
+            (layer, self.get_submodule(layer.conv), self._norm(layer))
             for layer in self.layers_of_units
+            if layer.inputs is not None or layer.outputs is not None
         ]
         if execution == 'masked':
-            for conv, norm, unit in self._running:
-                device = conv.weight.device
+            for layer, conv, norm in self._running:
+                if layer.outputs is not None:
+                    self._masked.append((conv if norm is None else norm, layer.outputs))
+            for module, unit in self._masked:
+                device = module.weight.device
                 widths = torch.tensor([subnet[unit] for subnet in subnets], device=device)
-                channels = torch.arange(conv.out_channels, device=device)
-                masks = (channels < widths[:, None]).to(conv.weight.dtype)
-                (conv if norm is None else norm).masks = masks
+                channels = torch.arange(self.search_space.fullnet[unit], device=device)
+                module.masks = (channels < widths[:, None]).to(module.weight.dtype)
 
     def deactivate(self) -> None:
         """Make the backbone the plain full-width network again."""
         self._select(None)
-        for conv, norm, _ in self._running:
-            (conv if norm is None else norm).masks = None
-        self._active, self._running = (), []
+        for module, _ in self._masked:
+            module.masks = None
+        self._active, self._running, self._masked = (), [], []
 
     @contextmanager
     def active(self, subnets: Sequence[Subnet], execution: str = 'sliced') -> Iterator[None]:
@@ -180,8 +192,11 @@ class SlimmableBackbone:
             self.deactivate()
 
     def _select(self, subnet: Subnet | None) -> None:
-        for conv, norm, unit in self._running:
-            conv.width = None if subnet is None else subnet[unit]
+        for layer, module, norm in self._running:
+            if isinstance(module, SlimmableLinear):
+                module.inputs = None if subnet is None else self._inputs(layer, subnet)
+            else:
+                module.width = None if subnet is None else subnet[layer.outputs]
             if norm is not None:
                 norm.sliced = subnet is not None
 
@@ -201,7 +216,7 @@ class SlimmableBackbone:
             self._select(subnet)
             features.append(super().forward(x[g::groups]))
         self._select(None)
-        fulls = [self.search_space.fullnet[unit] for unit in self.feature_units()]
+        fulls = self.feature_channels(self.search_space.fullnet)
         return tuple(
             interleave([pad_channels(f, full) for f in level])
             for level, full in zip(zip(*features, strict=True), fulls, strict=True)
@@ -209,9 +224,9 @@ class SlimmableBackbone:
 
     def _forward_masked(self, x: Tensor) -> tuple[Tensor, ...]:
         groups = len(self._active)
-        chunked = is_channels_last(x) or is_channels_last(self._running[0][0].weight)
-        for conv, norm, _ in self._running:
-            (conv if norm is None else norm).chunked = chunked
+        chunked = is_channels_last(x) or is_channels_last(self._running[0][1].weight)
+        for module, _ in self._masked:
+            module.chunked = chunked
         if not chunked:
             return super().forward(x)
         features = super().forward(torch.cat([x[g::groups] for g in range(groups)]))
@@ -220,12 +235,23 @@ class SlimmableBackbone:
     def _norm(self, layer: Layer) -> nn.Module | None:
         return None if layer.norm is None else self.get_submodule(layer.norm)
 
+    def _inputs(self, layer: Layer, subnet: Mapping[str, int]) -> int:
+        """Inputs of a full-width layer that ``subnet`` uses."""
+        module = self.get_submodule(layer.conv)
+        full = module.in_features if isinstance(module, nn.Linear) else module.in_channels
+        if layer.inputs is None:
+            return full
+        return full // self.search_space.fullnet[layer.inputs] * subnet[layer.inputs]
+
     # A static subnet
 
     def _shrink(self) -> None:
         for layer in self.layers_of_units:
             conv, norm = self.get_submodule(layer.conv), self._norm(layer)
-            inputs = conv.in_channels if layer.inputs is None else self.subnet[layer.inputs]
+            inputs = self._inputs(layer, self.subnet)
+            if isinstance(conv, nn.Linear):
+                shrink_linear_(conv, inputs)
+                continue
             shrink_conv_(conv, inputs, self.subnet[layer.outputs])
             if norm is not None:
                 shrink_batch_norm_(norm, self.subnet[layer.outputs])

@@ -7,39 +7,36 @@ from typing import Any
 
 from mmcv.cnn import ConvModule
 from mmpretrain.models import VGG
+from torch import nn
 
 from mmpse.registry import MODELS
 
+from .layers import SlimmableLinear
 from .slimmable import Layer, SlimmableBackbone
 
 
 @MODELS.register_module()
 class SlimmableVGG(SlimmableBackbone, VGG):
-    """The convolutions of VGG (mmpretrain's) as a supernet, or as one static subnet of it.
+    """VGG (mmpretrain's) as a supernet, or as one static subnet of it.
 
     Width units: ``conv1`` .. one for every convolution. With ``norm_cfg=None`` there is no
-    normalisation; the convolutions carry the masks then.
+    normalisation; the convolutions carry the masks then. With ``num_classes`` VGG's own classifier
+    follows; its hidden layers keep their 4096 channels. The units are the same with and without it,
+    so that a subnet searched with it can be the backbone of a detector.
 
     Args:
         depth: 11, 13, 16 or 19.
-        subnet, ratios, divisor, norm_cfg: See :class:`SlimmableBackbone`.
-        **kwargs: See :class:`mmpretrain.models.VGG`, but for ``num_classes``: a classifier goes
-            into the head.
-
-    Raises:
-        ValueError: If ``num_classes`` asks for VGG's own classifier.
+        subnet, ratios, divisor, grids, norm_cfg: See :class:`SlimmableBackbone`.
+        **kwargs: See :class:`mmpretrain.models.VGG`.
     """
 
-    def __init__(self, depth: int, num_classes: int = -1, **kwargs) -> None:
-        if num_classes > 0:
-            raise ValueError(
-                f'SlimmableVGG holds the convolutions only, got num_classes={num_classes}; leave '
-                'it out and set neck=GlobalAveragePooling and head=LinearClsHead'
-            )
+    def __init__(self, depth: int, **kwargs) -> None:
         super().__init__(depth=depth, **kwargs)
+        if self.num_classes > 0 and self.subnet is None:  # VGG has no setting for its type
+            self.classifier[0].__class__ = SlimmableLinear
 
     def identity(self) -> dict[str, Any]:
-        return dict(type='SlimmableVGG', stage_blocks=list(self.stage_blocks))
+        return dict(stage_blocks=list(self.stage_blocks))
 
     def declare_layers(self) -> Iterator[Layer]:
         inputs, number = None, 0
@@ -49,7 +46,14 @@ class SlimmableVGG(SlimmableBackbone, VGG):
                 norm = f'features.{k}.bn' if module.with_norm else None
                 yield Layer(f'features.{k}.conv', norm, inputs, f'conv{number}')
                 inputs = f'conv{number}'
+        if self.num_classes > 0:
+            for k, module in enumerate(self.classifier):
+                if isinstance(module, nn.Linear):
+                    yield Layer(f'classifier.{k}', None, inputs, None)
+                    inputs = None
 
-    def feature_units(self) -> list[str]:
+    def feature_units(self) -> list[str | int]:
         ends = [sum(self.stage_blocks[: stage + 1]) for stage in range(len(self.stage_blocks))]
-        return [f'conv{ends[index]}' for index in self.out_indices]
+        stages = [index for index in self.out_indices if index < len(ends)]
+        scores = [self.num_classes] if self.num_classes > 0 else []
+        return [f'conv{ends[index]}' for index in stages] + scores

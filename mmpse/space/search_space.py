@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,14 @@ class WidthUnit:
 
         Ratios that round to the same width are one candidate, so that none is drawn more often for
         being listed twice; ``max_width`` itself is always a candidate.
+
+        Raises:
+            ValueError: If a ratio is not in (0, 1] or the divisor is not positive.
         """
+        if not ratios or not all(isinstance(r, (int, float)) and 0 < r <= 1 for r in ratios):
+            raise ValueError(f'ratios must be numbers in (0, 1], got {ratios!r}')
+        if not isinstance(divisor, int) or divisor < 1:
+            raise ValueError(f'divisor must be a positive whole number, got {divisor!r}')
         rounded = {max(divisor, int(max_width * r / divisor + 0.5) * divisor) for r in ratios}
         candidates = sorted(width for width in rounded | {max_width} if width <= max_width)
         return cls(name, max_width, tuple(candidates))
@@ -48,15 +56,23 @@ class SearchSpace:
     Many subnets are handled as one integer array ``(subnets, units)`` of channels; a single one as
     a :class:`Subnet`.
 
+    The candidates of a unit lie on a grid: ``ratios`` of its full width, in multiples of
+    ``divisor``. Units that need another one are named by patterns in ``grids``, e.g.
+    ``{'layer4*': dict(ratios=[1.0]), 'stem': dict(divisor=16)}``, which keeps every unit of the
+    last stage at full width and gives the stem multiples of 16.
+
     Args:
         widths: Unit name -> channels in the fullnet, in order.
-        ratios: Widths to choose from, as shares of the full width.
-        divisor: Candidates are multiples of it.
         backbone: Type and width-giving arguments of the backbone; written into subnet files and
             compared when they are read.
+        ratios: Widths to choose from, as shares of the full width.
+        divisor: Candidates are multiples of it.
+        grids: Pattern of unit names (:mod:`fnmatch`) -> ``ratios`` and/or ``divisor`` of those
+            units. Of several patterns that match a unit, the last one holds.
 
     Raises:
-        ValueError: If a ratio is not in (0, 1] or the divisor is not positive.
+        ValueError: If a ratio is not in (0, 1], a divisor is not positive, a pattern matches no
+            unit or a grid has an unknown key.
     """
 
     def __init__(
@@ -65,17 +81,28 @@ class SearchSpace:
         backbone: Mapping[str, Any],
         ratios: Sequence[float] = DEFAULT_RATIOS,
         divisor: int = 8,
+        grids: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        if not ratios or not all(0 < r <= 1 for r in ratios):
-            raise ValueError(f'ratios must be numbers in (0, 1], got {ratios!r}')
-        if not isinstance(divisor, int) or divisor < 1:
-            raise ValueError(f'divisor must be a positive whole number, got {divisor!r}')
+        default = dict(ratios=ratios, divisor=divisor)
+        of_units = dict.fromkeys(widths, default)
+        for pattern, grid in (grids or {}).items():
+            if not isinstance(grid, Mapping) or not grid.keys() <= default.keys():
+                raise ValueError(
+                    f'grids[{pattern!r}] must be a dict of ratios and/or divisor, got {grid!r}'
+                )
+            matched = [name for name in widths if fnmatchcase(name, pattern)]
+            if not matched:
+                raise ValueError(
+                    f'grids[{pattern!r}] matches no unit; the units are {", ".join(widths)}'
+                )
+            of_units.update(dict.fromkeys(matched, {**default, **grid}))
         self.units = tuple(
-            WidthUnit.from_grid(name, width, ratios, divisor) for name, width in widths.items()
+            WidthUnit.from_grid(name, width, **of_units[name]) for name, width in widths.items()
         )
         self.names = tuple(unit.name for unit in self.units)
-        grid = {'ratios': [float(r) for r in ratios], 'divisor': divisor}
-        self.backbone = {**backbone, 'grid': grid}
+        self.backbone = {**backbone, 'grid': _plain(default)}
+        if grids:
+            self.backbone['grid']['grids'] = {k: _plain(grid) for k, grid in grids.items()}
 
     def __len__(self) -> int:
         return len(self.units)
@@ -137,3 +164,8 @@ class SearchSpace:
                     f'expected one of {list(unit.candidates)}'
                 )
         return subnet
+
+
+def _plain(grid: Mapping[str, Any]) -> dict[str, Any]:
+    """A grid as its JSON has it."""
+    return {k: [float(r) for r in v] if k == 'ratios' else v for k, v in grid.items()}

@@ -59,6 +59,11 @@ class Subnet(Mapping):
         widths = ', '.join(f'{unit}={width}' for unit, width in self.items())
         return f'Subnet({widths})'
 
+    @property
+    def grid(self) -> dict[str, Any]:
+        """The ``ratios``, ``divisor`` and ``grids`` of its :class:`SearchSpace`."""
+        return {'grids': None, **self.backbone['grid']}
+
     def to_dict(self) -> dict[str, Any]:
         """The content of the subnet's JSON file."""
         return {
@@ -103,6 +108,11 @@ class Subnet(Mapping):
                     f'{where}: key "{key}" must be a non-empty JSON object, got '
                     f'{content.get(key)!r}'
                 )
+        if not isinstance(content['backbone'].get('grid'), Mapping):
+            raise SubnetError(
+                f'{where}: key "backbone.grid" must be a JSON object with the keys ratios and '
+                f'divisor, got {content["backbone"].get("grid")!r}'
+            )
         for unit, width in content['widths'].items():
             if isinstance(width, bool) or not isinstance(width, int) or width < 1:
                 raise SubnetError(

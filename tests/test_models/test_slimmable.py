@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
+from mmengine.config import Config
 
 from mmpse.models import (
     SliceError,
@@ -16,6 +17,7 @@ from mmpse.models import (
     backbone_costs,
     find_backbone,
 )
+from mmpse.registry import MODELS
 from mmpse.space import SpreadSampler, Subnet, SubnetError
 
 SMALL = dict(stem_channels=16, base_channels=16)
@@ -298,6 +300,35 @@ def test_subnet_of_another_grid_brings_its_grid():
     assert static.subnet['conv2'] == subnet['conv2'] == 424
 
 
+def test_part_of_the_backbone_is_not_pruned(tmp_path):
+    """From a config to the static subnet: frozen units, and a file that brings its grids."""
+    config = tmp_path / 'config.py'
+    grids = {'layer4*': dict(ratios=[1.0]), 'stem': dict(divisor=16)}
+    config.write_text(f'backbone = dict(type="mmpse.SlimmableResNet", depth=18, grids={grids})')
+    backbone = Config.fromfile(config).backbone.to_dict()
+    supernet = MODELS.build(backbone)
+    tinynet = supernet.search_space.tinynet
+    assert {u: w for u, w in tinynet.items() if u.startswith('layer4')} == {
+        'layer4.0.1': 512,
+        'layer4': 512,
+        'layer4.1.1': 512,
+    }
+    assert tinynet['stem'] == 16 and tinynet['layer2'] == 24
+    path = str(tinynet.save(tmp_path / 'subnet.json'))
+    for arguments in (dict(), dict(grids={'stem': dict(ratios=[1.0])})):  # the file's hold
+        static = MODELS.build({**backbone, **arguments, 'subnet': path})
+        assert static.layer4[1].conv2.out_channels == 512 and static.conv1.out_channels == 16
+    fitted = MODELS.build(
+        dict(
+            type='mmpse.FitToBackbone',
+            architecture='mmpretrain.ImageClassifier',
+            backbone=dict(type='mmpse.SlimmableResNet', depth=18, subnet=path),
+            head=dict(type='mmpretrain.LinearClsHead', num_classes=2, in_channels=1),
+        )
+    )
+    assert fitted.head.fc.in_features == 512
+
+
 def test_bad_activation():
     supernet = SlimmableMobileNetV2(widen_factor=0.35)
     fullnet = supernet.search_space.fullnet
@@ -328,8 +359,6 @@ def test_find_backbone():
 
 
 def test_misspelt_argument_is_named():
-    from mmpse.registry import MODELS
-
     with pytest.raises(TypeError, match="unexpected keyword argument 'widen_facto'"):
         MODELS.build(dict(type='mmpse.SlimmableMobileNetV2', widen_facto=1.5))
 

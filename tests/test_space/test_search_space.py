@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from mmpse.space import SearchSpace, WidthUnit
+from mmpse.space import SearchSpace, Subnet, SubnetError, WidthUnit
 
 TOY = dict(type='Toy')
 
@@ -29,11 +29,80 @@ def test_uniform_takes_the_nearest_candidate():
 
 
 @pytest.mark.parametrize(
-    'arguments', [dict(ratios=[]), dict(ratios=[0, 1]), dict(ratios=[1.2]), dict(divisor=0)]
+    'arguments',
+    [dict(ratios=[]), dict(ratios=[0, 1]), dict(ratios=[1.2]), dict(ratios='1'), dict(divisor=0)],
 )
 def test_bad_grid(arguments):
     with pytest.raises(ValueError, match='must be'):
         SearchSpace(dict(a=16), TOY, **arguments)
+
+
+def candidates(space):
+    return {unit.name: unit.candidates for unit in space.units}
+
+
+@pytest.mark.parametrize(
+    ('grid', 'expected'),
+    [
+        # AutoSlim (2/12 to 12/12), BCNet (steps of 5 %), MetaPruning (31 ratios, any number)
+        (dict(ratios=[k / 12 for k in range(2, 13)]), tuple(range(16, 97, 8))),
+        (dict(ratios=[k / 20 for k in range(1, 21)], divisor=1), None),
+        (dict(ratios=[(10 + 3 * k) / 100 for k in range(31)], divisor=1), None),
+        # widths that the hardware likes; explicit widths; not below half
+        (dict(divisor=16), (16, 32, 48, 64, 80, 96)),
+        (dict(ratios=[24 / 96, 60 / 96], divisor=1), (24, 60, 96)),
+        (dict(ratios=[0.5, 0.75, 1.0]), (48, 72, 96)),
+    ],
+)
+def test_grids_of_the_neighbours(grid, expected):
+    (unit,) = SearchSpace(dict(u=96), TOY, **grid).units
+    if expected is None:  # every ratio is a width of its own
+        expected = tuple(int(96 * ratio + 0.5) for ratio in grid['ratios'])
+    assert unit.candidates == expected
+
+
+def test_grids_of_some_units_only():
+    """Units named by pattern are kept at full width or get a grid of their own."""
+    widths = {'stem': 32, 'layer1': 64, 'layer1.0': 64, 'layer2': 128, 'layer2.0': 128}
+    half = [0.5, 1.0]
+    frozen = SearchSpace(widths, TOY, half, grids={'layer1*': dict(ratios=[1.0])})
+    assert candidates(frozen) == {
+        'stem': (16, 32),
+        'layer1': (64,),
+        'layer1.0': (64,),
+        'layer2': (64, 128),
+        'layer2.0': (64, 128),
+    }
+    # the last pattern that matches holds, and what it leaves out is that of the whole space
+    only = {'*': dict(ratios=[1.0]), 'layer2*': dict(divisor=32), '*.0': dict(ratios=[0.25])}
+    assert candidates(SearchSpace(widths, TOY, half, 16, only)) == {
+        'stem': (32,),
+        'layer1': (64,),
+        'layer1.0': (16, 64),
+        'layer2': (64, 128),
+        'layer2.0': (32, 128),
+    }
+
+
+def test_bad_grids():
+    widths = {'stem': 32, 'layer1': 64}
+    with pytest.raises(ValueError, match=r"'layer3\*'.* no unit; the units are stem, layer1"):
+        SearchSpace(widths, TOY, grids={'layer3*': dict(ratios=[1.0])})
+    with pytest.raises(ValueError, match=r"'stem'.* must be a dict of ratios and/or divisor"):
+        SearchSpace(widths, TOY, grids={'stem': dict(ratio=[1.0])})
+    with pytest.raises(ValueError, match=r'numbers in \(0, 1\], got \[2\]'):
+        SearchSpace(widths, TOY, grids={'stem': dict(ratios=[2])})
+
+
+def test_the_grid_is_part_of_a_subnets_backbone(tmp_path):
+    widths = {'stem': 32, 'layer1': 64}
+    plain = SearchSpace(widths, TOY, [0.5, 1])
+    assert plain.backbone['grid'] == {'ratios': [0.5, 1.0], 'divisor': 8}
+    other = SearchSpace(widths, TOY, [0.5, 1], grids={'stem': dict(ratios=(1,))})
+    loaded = Subnet.load(other.tinynet.save(tmp_path / 's.json'))
+    assert SearchSpace(widths, TOY, **loaded.grid).validate(loaded) == other.tinynet
+    with pytest.raises(SubnetError, match=r'backbone.grid is .*stem'):
+        plain.validate(loaded)
 
 
 def test_space_needs_no_torch():

@@ -40,6 +40,7 @@ def test_missing_file(tmp_path):
         (lambda d: d['widths'].update(stem=12), r'widths\["stem"\] = 12 is not on the grid; .*8'),
         (lambda d: d['widths'].update(tail=8), r"unknown \['tail'\]"),
         (lambda d: d['widths'].pop('stem'), r"missing \['stem'\]"),
+        (lambda d: d['backbone'].pop('grid'), 'key "backbone.grid" must be a JSON object'),
         (lambda d: d['backbone'].update(type='Other'), r"backbone.type is 'Other', .* 'Toy'"),
         (lambda d: d['backbone'].update(width=2.0), 'backbone.width is 2.0, .* builds 1.0'),
     ],
