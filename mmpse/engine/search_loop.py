@@ -55,6 +55,7 @@ class EvolutionSearchLoop(BaseLoop):
         mutants: Subnets of a generation that are mutated parents; the others are crossovers.
         mutation: Probability with which a unit of a mutant is drawn anew, from the prior.
         calibration: Training batches on which each candidate is recalibrated.
+        sampler: What candidates are drawn by, see :class:`mmpse.space.PriorSampler`.
 
     Raises:
         BudgetError: At the start, if no subnet can meet the budget.
@@ -76,6 +77,7 @@ class EvolutionSearchLoop(BaseLoop):
         mutants: int = 25,
         mutation: float = 0.1,
         calibration: int = 8,
+        sampler: str = 'prior',
     ) -> None:
         super().__init__(runner, dataloader)
         if not 1 <= parents <= population or not 0 <= mutants <= population:
@@ -106,6 +108,7 @@ class EvolutionSearchLoop(BaseLoop):
         self.mutants = mutants
         self.mutation = mutation
         self.calibration = calibration
+        self.sampler = sampler
         self.seed = runner.seed
         # Resuming is the archive's affair; the runner's would restore the supernet's optimizer.
         self.resume, runner._resume = runner._resume, False
@@ -133,7 +136,7 @@ class EvolutionSearchLoop(BaseLoop):
         self.identity = self._identity()
         archive = self._open_archive(work_dir / 'archive.db')
 
-        prior = PriorSampler(self.space, self.budget, self._energy(checkpoint))
+        prior = PriorSampler(self.space, self.budget, self._energy(checkpoint), self.sampler)
         # so that the calibration images do not depend on what was drawn before
         set_random_seed(self.seed)
         judge = Judge(

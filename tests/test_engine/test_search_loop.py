@@ -179,7 +179,7 @@ def test_checkpoint_without_a_loss_record_falls_back_to_cost(cfg, tmp_path, capl
         ({'train_cfg.metric': 'top5'}, "no metric 'top5'; set train_cfg.metric to one of"),
         ({'train_cfg.parents': 99}, 'expected 1 <= parents <= population'),
         ({'train_cfg.calibration': 99}, 'calibration=99, but the training data has 2 batches'),
-        ({'train_cfg.budget': dict(latency=3)}, 'budget must name one of'),
+        ({'train_cfg.budget': dict(latency=3)}, 'budget must name some of'),
         ({'train_cfg.populaton': 3}, "unexpected keyword argument 'populaton'"),
     ],
 )
