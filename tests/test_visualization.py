@@ -22,7 +22,7 @@ def test_width_profile_draws_the_share_of_every_unit():
 def test_search_progress_draws_best_and_mean_scores():
     scores = [[1.0, 2.0], [4.0, 0.0], [3.0, 3.0]]
     judged = [
-        Judged(g, 'prior', (8 * g, k), score, dict(flops=1e6))
+        Judged(1, g, 'prior', (8 * g, k), score, None, dict(flops=1e6))
         for g, row in enumerate(scores)
         for k, score in enumerate(row)
     ]

@@ -40,7 +40,7 @@ SEARCH = f'{CONFIGS}/search_mobilenet-v2_digits.py'
 RETRAIN = f'{CONFIGS}/retrain_mobilenet-v2_digits.py'
 DETECTION = f'{CONFIGS}/retinanet_mobilenet-v2_digits.py'
 SEGMENTATION = f'{CONFIGS}/deeplabv3plus_mobilenet-v2_digits.py'
-PROGRESS = re.compile(r'Epoch\((train|test)\).*|generation \d+/.*')
+PROGRESS = re.compile(r'Epoch\((train|test)\).*|generation \d+: .*')
 NOTE_TEXT = (
     'top-1, box mAP and mIoU on test data that no step has seen; FLOPs are multiply-adds of the '
     'classifier at 32x32; latency: PyTorch on this machine, one 128x128 image, median.'
