@@ -3,6 +3,7 @@ import numpy as np
 from mmpse.engine import Judged
 from mmpse.visualization import (
     detections,
+    pareto_front,
     picture,
     search_progress,
     table,
@@ -26,10 +27,27 @@ def test_search_progress_draws_best_and_mean_scores():
         for g, row in enumerate(scores)
         for k, score in enumerate(row)
     ]
-    best, mean = search_progress(judged, 'top-1').axes[0].lines
+    failed = judged[0]._replace(score=float('-inf'), resources=dict(flops=1))
+    figure = search_progress({'a': [*judged, failed], 'b': judged[:2]}, 'top-1')
+    best, mean, of_b, _ = figure.axes[0].lines
     assert best.get_ydata().tolist() == [2.0, 4.0, 4.0]
     assert mean.get_ydata().tolist() == [1.5, 2.0, 3.0]
-    assert best.get_xdata().tolist() == [1, 2, 3]
+    assert best.get_xdata().tolist() == [2, 4, 6] and of_b.get_xdata().tolist() == [2]
+
+
+def test_front_is_what_no_subnet_dominates(rng):
+    judged = [
+        Judged(1, 0, 'prior', (k,), float(score), None, dict(flops=int(flops)))
+        for k, (score, flops) in enumerate(rng.integers(20, size=(60, 2)))
+    ]
+    points = {(row.score, row.resources['flops']) for row in judged}
+    free = {
+        (score, flops)
+        for score, flops in points
+        if not any(s >= score and f <= flops and (s, f) != (score, flops) for s, f in points)
+    }
+    front = [(row.score, row.resources['flops']) for row in pareto_front(judged)]
+    assert set(front) == free and front == sorted(front)
 
 
 def test_detections_draws_one_rectangle_per_box():

@@ -167,7 +167,10 @@ def collect(work: Path) -> dict[str, dict[str, float]]:
     sections.append(('Widths', picture(profile, 'share of channels kept in every unit')))
     judged = read_archive(work / 'search/archive.db')
     sections.append(
-        ('Search', picture(search_progress(judged, 'top-1 (%)'), 'progress of the search'))
+        (
+            'Search',
+            picture(search_progress({'search': judged}, 'top-1 (%)'), 'progress of the search'),
+        )
     )
     if 'mIoU' in report['searched']:
         sections.append(('Detections of the searched subnet, on test scenes', drawn_scenes(work)))

@@ -3,7 +3,7 @@
 from mmpse.registry import TASK_UTILS
 from mmpse.space import SpreadSampler, UniformSampler
 
-from .archive import Archive, ArchiveError, Judged, ranking_key, read_archive
+from .archive import Archive, ArchiveError, Judged, ranking_key, read_archive, read_identity
 from .channels_last_hook import ChannelsLastHook
 from .judge import Judge, Verdict
 from .loss_record import LossRecord, relative_losses
@@ -35,5 +35,6 @@ __all__ = [
     'Verdict',
     'ranking_key',
     'read_archive',
+    'read_identity',
     'relative_losses',
 ]

@@ -154,14 +154,31 @@ def _select(db: sqlite3.Connection, where: str = '', *parameters: Any) -> list[J
 
 
 def read_archive(path: str | os.PathLike) -> list[Judged]:
-    """All judged subnets of an archive file in the order of judging, without changing it.
+    """All judged subnets of an archive file in the order of judging; a search may be writing it.
 
     Raises:
         ArchiveError: If it is missing, damaged or no archive.
     """
+    with _reading(path) as db:
+        return _select(db)
+
+
+def read_identity(path: str | os.PathLike) -> dict[str, Any]:
+    """What the scores of an archive file depend on: space, units, metric, ...
+
+    Raises:
+        ArchiveError: If it is missing, damaged or no archive.
+    """
+    with _reading(path) as db:
+        return {k: json.loads(v) for k, v in db.execute('SELECT key, value FROM identity')}
+
+
+@contextmanager
+def _reading(path: str | os.PathLike) -> Iterator[sqlite3.Connection]:
     try:
-        with closing(sqlite3.connect(f'file:{Path(path)}?mode=ro', uri=True)) as db:
-            return _select(db)
+        # not `ro`: what a killed search was writing could not be rolled back
+        with closing(sqlite3.connect(f'{Path(path).absolute().as_uri()}?mode=rw', uri=True)) as db:
+            yield db
     except sqlite3.DatabaseError as error:
         raise ArchiveError(
             f'cannot read the archive {path} ({error}); give the archive.db that a search wrote'

@@ -256,6 +256,7 @@ class SearchLoop(BaseLoop):
         """What scores depend on, and so an archive is bound to; the budget is not among it."""
         return dict(
             space=self.space.backbone,
+            units=[[unit.name, unit.max_width] for unit in self.space.units],
             checkpoint_sha256=file_digest(self.runner._load_from),
             metric=self.metric,
             calibration=self.calibration,

@@ -1,6 +1,14 @@
 """Figures and reports."""
 
-from .figures import detections, search_progress, width_profile
+from .figures import detections, pareto_front, search_progress, width_profile
 from .html import picture, table, write_page
 
-__all__ = ['detections', 'picture', 'search_progress', 'table', 'width_profile', 'write_page']
+__all__ = [
+    'detections',
+    'pareto_front',
+    'picture',
+    'search_progress',
+    'table',
+    'width_profile',
+    'write_page',
+]
