@@ -3,7 +3,6 @@ import numpy as np
 from mmpse.engine import Judged
 from mmpse.visualization import (
     detections,
-    pareto_front,
     picture,
     search_progress,
     table,
@@ -33,21 +32,6 @@ def test_search_progress_draws_best_and_mean_scores():
     assert best.get_ydata().tolist() == [2.0, 4.0, 4.0]
     assert mean.get_ydata().tolist() == [1.5, 2.0, 3.0]
     assert best.get_xdata().tolist() == [2, 4, 6] and of_b.get_xdata().tolist() == [2]
-
-
-def test_front_is_what_no_subnet_dominates(rng):
-    judged = [
-        Judged(1, 0, 'prior', (k,), float(score), None, dict(flops=int(flops)))
-        for k, (score, flops) in enumerate(rng.integers(20, size=(60, 2)))
-    ]
-    points = {(row.score, row.resources['flops']) for row in judged}
-    free = {
-        (score, flops)
-        for score, flops in points
-        if not any(s >= score and f <= flops and (s, f) != (score, flops) for s, f in points)
-    }
-    front = [(row.score, row.resources['flops']) for row in pareto_front(judged)]
-    assert set(front) == free and front == sorted(front)
 
 
 def test_detections_draws_one_rectangle_per_box():

@@ -7,6 +7,7 @@ from .archive import Archive, ArchiveError, Judged, ranking_key, read_archive, r
 from .channels_last_hook import ChannelsLastHook
 from .judge import Judge, Verdict
 from .loss_record import LossRecord, relative_losses
+from .pareto import pareto_front
 from .search_loop import SearchLoop
 from .searches import (
     EvolutionSearchLoop,
@@ -33,6 +34,7 @@ __all__ = [
     'SupernetHook',
     'UniformSearchLoop',
     'Verdict',
+    'pareto_front',
     'ranking_key',
     'read_archive',
     'read_identity',

@@ -51,11 +51,11 @@ class SearchLoop(BaseLoop):
     Args:
         runner: The runner.
         dataloader: The config's ``train_dataloader``; BatchNorm is recalibrated on its images.
-        budget: One resource and its limit: ``dict(flops='300M')``, ``dict(flops='50%')``,
-            ``dict(params=2e6)``. It counts the whole model, head included.
+        budget: Resources and their limits: ``dict(flops='300M')``, ``dict(flops='50%')``,
+            ``dict(flops='300M', params=2e6)``. They count the whole model, head included.
         input_shape: Shape ``(C, H, W)`` of one image, for counting FLOPs.
         metric: The score, a metric of the ``val_evaluator``; higher is better.
-        window: Candidates cost ``(1 - window)`` to 1 times the limit.
+        window: Candidates cost ``(1 - window)`` to 1 times the (first) limit.
         calibration: Training batches on which each candidate is recalibrated.
         archive: File to keep the judged subnets in, instead of the work dir's. If it is that of an
             earlier search of the same supernet, what was judged there is not judged again.
@@ -290,19 +290,21 @@ class SearchLoop(BaseLoop):
         return settings
 
     def _announce(self) -> None:
-        space, cost = self.space, self.budget.cost
-        drawn = UniformSampler(space, cost).sample(np.random.default_rng(0), 1000)
-        tiny, full = cost(space.array([space.tinynet, space.fullnet]))
-        logger, known = self.runner.logger, len(self.history)
+        space, budget, logger = self.space, self.budget, self.runner.logger
         logger.info(f'search space: {len(space)} units, {space.size:.3g} subnets.')
+        drawn = UniformSampler(space, budget.cost).sample(np.random.default_rng(0), 1000)
+        for name in (budget.resource, *budget.others):
+            cost = self.costs[name]
+            tiny, full = cost(space.array([space.tinynet, space.fullnet]))
+            logger.info(
+                f'{name}: {tiny:,} (tinynet), {int(np.median(cost(drawn))):,} (median of random '
+                f'subnets), {full:,} (fullnet).'
+            )
+        logger.info(f'the budget can be met: {budget}.')
         logger.info(
-            f'cost: {tiny:,} (tinynet), {int(np.median(cost(drawn))):,} (median of random subnets) '
-            f'to {full:,} (fullnet) {self.budget.resource}; the budget of {self.budget} can be met.'
-        )
-        logger.info(
-            f'{type(self).__name__} will judge {self.max_iters:,} subnets in '
-            f'{dist.get_world_size()} processes; the archive holds {len(self.archived):,}'
-            + (f', {known:,} of them from before, within the budget.' if known else '.')
+            f'{type(self).__name__}: {self.max_iters:,} subnets to judge in '
+            f'{dist.get_world_size()} processes; the archive holds {len(self.archived):,}, '
+            f'{len(self.history):,} of them known before and within the budget.'
         )
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from mmpse.registry import LOOPS
-from mmpse.space import PriorSampler, expected_loss, nearest_uniform
+from mmpse.space import Budget, PriorSampler, expected_loss, nearest_uniform
 
-from .archive import ranking_key
+from .archive import Judged, ranking_key
 from .loss_record import relative_losses
+from .pareto import pareto_front, pareto_order
 from .search_loop import Candidate, SearchLoop
 from .supernet_hook import CHECKPOINT_KEY
 
@@ -29,10 +30,19 @@ class RandomSearchLoop(SearchLoop):
     Args:
         population: Subnets of a generation.
         generations: Number of generations.
+        sampler: What subnets are drawn by: ``'prior'``, ``'cost'``, ``'loss'`` or ``'uniform'``;
+            see :class:`mmpse.space.PriorSampler`.
         **kwargs: See :class:`SearchLoop`.
     """
 
-    def __init__(self, *args, population: int = 50, generations: int = 20, **kwargs) -> None:
+    def __init__(
+        self,
+        *args,
+        population: int = 50,
+        generations: int = 20,
+        sampler: str = 'prior',
+        **kwargs,
+    ) -> None:
         super().__init__(*args, **kwargs)
         if population < 1 or generations < 1:
             raise ValueError(
@@ -41,6 +51,7 @@ class RandomSearchLoop(SearchLoop):
             )
         self.population = population
         self.generations = generations
+        self.sampler = sampler
 
     @property
     def max_iters(self) -> int:
@@ -55,7 +66,7 @@ class RandomSearchLoop(SearchLoop):
                 f'{self.runner._load_from} holds no losses of subnets (it was not trained with '
                 'mmpse.SupernetHook): candidates are drawn by cost alone.'
             )
-        self.prior = PriorSampler(self.space, self.budget, energy)
+        self.prior = PriorSampler(self.space, self.budget, energy, self.sampler)
 
     def propose(self, generation: int) -> list[Candidate]:
         if generation == self.generations:
@@ -88,11 +99,20 @@ class EvolutionSearchLoop(RandomSearchLoop):
         parents: Best subnets so far from which the next generation is made.
         mutants: Subnets of a generation that are mutated parents; the others are crossovers.
         mutation: Probability with which a unit of a mutant is drawn anew, from the prior.
+        pareto: Search for the front of score against the budget's (first) resource in the whole
+            ``window``, which is wide then (0.5: half the limit to the limit). Parents are selected
+            as in NSGA-II, and the front is ``work_dir/pareto.json``.
         **kwargs: See :class:`RandomSearchLoop`.
     """
 
     def __init__(
-        self, *args, parents: int = 10, mutants: int = 25, mutation: float = 0.1, **kwargs
+        self,
+        *args,
+        parents: int = 10,
+        mutants: int = 25,
+        mutation: float = 0.1,
+        pareto: bool = False,
+        **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
         if not 1 <= parents <= self.population or not 0 <= mutants <= self.population:
@@ -103,6 +123,7 @@ class EvolutionSearchLoop(RandomSearchLoop):
         self.parents = parents
         self.mutants = mutants
         self.mutation = mutation
+        self.pareto = pareto
 
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
         super().prepare(checkpoint)
@@ -111,7 +132,10 @@ class EvolutionSearchLoop(RandomSearchLoop):
                 self.history[row.widths] = row
 
     def breed(self, rng: np.random.Generator, proposed: Generation) -> None:
-        parents = np.array([row.widths for row in self.ranked()[: self.parents]])
+        ranked = self.ranked()
+        if self.pareto:
+            ranked = pareto_order(ranked, self.budget.resource)
+        parents = np.array([row.widths for row in ranked[: self.parents]])
 
         def some() -> np.ndarray:
             return parents[rng.integers(len(parents), size=DRAWS)]
@@ -126,6 +150,11 @@ class EvolutionSearchLoop(RandomSearchLoop):
 
         proposed.fill('mutation', self.mutants, mutate)
         proposed.fill('crossover', self.population - self.mutants, cross)
+
+    def write(self, ranked: Sequence[Judged]) -> None:
+        super().write(ranked)
+        if self.pareto:
+            self.write_subnets(pareto_front(ranked, self.budget.resource), 'pareto.json')
 
 
 class Generation:
@@ -163,7 +192,7 @@ class GreedySearchLoop(SearchLoop):
     """
 
     def within(self, widths: np.ndarray) -> np.ndarray:
-        return self.budget.cost(widths) <= self.budget.high
+        return within_limits(self.budget, widths)
 
     @property
     def max_iters(self) -> int:
@@ -210,7 +239,7 @@ class UniformSearchLoop(SearchLoop):
     """
 
     def within(self, widths: np.ndarray) -> np.ndarray:
-        return self.budget.cost(widths) <= self.budget.high
+        return within_limits(self.budget, widths)
 
     @property
     def max_iters(self) -> int:
@@ -227,5 +256,11 @@ class UniformSearchLoop(SearchLoop):
         inside = rows[self.budget.contains(rows)]
         if len(inside):
             return inside
-        cost, high = self.budget.cost, self.budget.high
-        return nearest_uniform(self.space, cost, high, at_most=True)[None]
+        below = rows[self.within(rows)]
+        return below[[np.argmax(self.budget.cost(below))]]
+
+
+def within_limits(budget: Budget, widths: np.ndarray) -> np.ndarray:
+    """Which of the subnets ``(subnets, units)`` cost too much of nothing, bool ``(subnets,)``."""
+    limits = [(budget.cost, budget.high), *budget.others.values()]
+    return np.all([cost(widths) <= high for cost, high in limits], axis=0)

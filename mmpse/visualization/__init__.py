@@ -1,11 +1,10 @@
 """Figures and reports."""
 
-from .figures import detections, pareto_front, search_progress, width_profile
+from .figures import detections, search_progress, width_profile
 from .html import picture, table, write_page
 
 __all__ = [
     'detections',
-    'pareto_front',
     'picture',
     'search_progress',
     'table',

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmpse.engine import Judged
+from mmpse.engine import Judged, pareto_front
 
 
 def width_profile(subnets: Mapping[str, Mapping[str, int]], full: Mapping[str, int]) -> Figure:
@@ -68,15 +68,6 @@ def search_progress(searches: Mapping[str, Sequence[Judged]], metric: str) -> Fi
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     return figure
-
-
-def pareto_front(judged: Sequence[Judged]) -> list[Judged]:
-    """The subnets than which none has fewer FLOPs and a score as high, by ascending FLOPs."""
-    front: list[Judged] = []
-    for row in sorted(judged, key=lambda row: (row.resources['flops'], -row.score)):
-        if not front or row.score > front[-1].score:
-            front.append(row)
-    return front
 
 
 def detections(

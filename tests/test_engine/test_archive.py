@@ -60,7 +60,7 @@ def test_archive_of_another_search_is_refused(tmp_path):
         Archive(tmp_path / 'a.db', dict(IDENTITY, checkpoint='x'))
 
 
-@pytest.mark.parametrize('where', ['head', 'middle', 'tail'])
+@pytest.mark.parametrize('where', ['head', 'middle', 'tail', 'cut off'])
 def test_damaged_archive_is_refused(tmp_path, where):
     path = tmp_path / 'a.db'
     archive = Archive(path, IDENTITY)
@@ -72,8 +72,30 @@ def test_damaged_archive_is_refused(tmp_path, where):
         )
     archive._db.close()
     content = bytearray(path.read_bytes())
-    start = dict(head=0, middle=len(content) // 2, tail=len(content) - 6000)[where]
+    start = dict(head=0, middle=len(content) // 2, tail=len(content) - 6000).get(where, 0)
     content[start : start + 4096] = b'\xff' * 4096
-    path.write_bytes(content)
+    path.write_bytes(content[: len(content) // 2] if where == 'cut off' else content)
     with pytest.raises(ArchiveError, match='cannot be used .* restore it, or move it away'):
         Archive(path, IDENTITY)
+
+
+def test_full_disk_loses_nothing(tmp_path):
+    archive = Archive(tmp_path / 'a.db', IDENTITY)
+    (pages,) = archive._db.execute('PRAGMA page_count').fetchone()
+    archive._db.execute(f'PRAGMA max_page_count = {pages + 2}')  # what SQLite has for a full disk
+    kept = []
+    with pytest.raises(ArchiveError, match='cannot be written .*full.* go on with --resume'):
+        for k in range(1000):
+            archive.add([judged(k)])
+            kept.append(judged(k))
+    assert len(kept) > 10 and archive.rows() == kept
+    archive = Archive(tmp_path / 'a.db', IDENTITY)  # there is space again
+    archive.add([judged(1000)])
+    assert read_archive(archive.path) == [*kept, judged(1000)]
+
+
+def test_a_file_that_is_no_archive(tmp_path):
+    (tmp_path / 'a.db').write_text('generation,score\n' * 100)
+    for path in (tmp_path / 'a.db', tmp_path / 'missing.db'):
+        with pytest.raises(ArchiveError, match='give the archive.db that a search wrote'):
+            read_archive(path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from mmpse.engine import Archive, ArchiveError, read_archive
+from mmpse.engine import Archive, ArchiveError, pareto_front, read_archive
 from mmpse.engine.judge import Judge, Verdict
 from mmpse.space import BudgetError, Subnet
 
@@ -255,6 +255,16 @@ def test_greedy_search_keeps_the_best_cut_until_the_budget_holds(cfg, monkeypatc
     assert max(row.generation for row in judged) == steps
     assert list(Subnet.load(f'{cfg.work_dir}/best_subnet.json').values()) == best
     assert {row.origin for row in judged} == {'fullnet', 'cut'}
+
+
+def test_pareto_search_spreads_over_the_range(cfg):
+    loop = search(cfg, **{'train_cfg.pareto': True, 'train_cfg.window': 0.5}).train_loop
+    judged = read_archive(f'{cfg.work_dir}/archive.db')
+    assert loop.budget.contains(np.array([row.widths for row in judged])).all()
+    front = json.loads(open(f'{cfg.work_dir}/pareto.json').read())
+    expected = [(row.score, row.resources['flops']) for row in pareto_front(judged)]
+    assert [(s['source']['score'], s['resources']['flops']) for s in front] == expected
+    assert Subnet.load(front[-1]).source['score'] == max(row.score for row in judged)
 
 
 def test_new_budget_reuses_what_was_judged(cfg, tmp_path, monkeypatch):

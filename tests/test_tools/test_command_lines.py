@@ -206,25 +206,27 @@ def search_file(supernet_file, digits, tmp_path):
 
 
 def results(work_dir):
-    texts = [(work_dir / name).read_text() for name in ('best_subnet.json', 'topk.json')]
-    return read_archive(work_dir / 'archive.db'), *texts
+    subnets = [
+        json.loads((work_dir / name).read_text()) for name in ('best_subnet.json', 'topk.json')
+    ]
+    for subnet in (subnets[0], *subnets[1]):
+        subnet['source'].pop('config')
+    return read_archive(work_dir / 'archive.db'), *subnets
 
 
 @pytest.mark.slow
 def test_search_survives_kill_9(search_file, tmp_path):
     """Killed ten times at random moments: nothing is lost, doubled, or judged twice."""
-    command = [sys.executable, 'tools/train.py', search_file, '--work-dir']
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    run(*command[1:], whole)
-    rng = np.random.default_rng(0)
-    judged = tmp_path / 'judged.txt'  # by the processes themselves, beside the archive
-    (tmp_path / 'note_judged.py').write_text(NOTE_JUDGED)
-    options = ['--cfg-options', "custom_imports.imports=['mmpse','note_judged']"]
-    environment = importing(tmp_path, JUDGED=str(judged))
-    known = []
+    run('tools/train.py', search_file, '--work-dir', whole)
+    noting, environment = importing(search_file, 'note_judged', NOTE_JUDGED)
+    environment['JUDGED'] = str(tmp_path / 'judged.txt')  # by the processes, beside the archive
+    command = ['tools/train.py', str(noting), '--work-dir', str(killed), '--resume']
+    rng, known = np.random.default_rng(0), []
     for target in sorted(rng.integers(0, 39, size=10)):
-        line = [*map(str, [*command, killed, '--resume', *options])]
-        with subprocess.Popen(line, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as job:
+        with subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        ) as job:
             while job.poll() is None and len(known) <= target:
                 if (killed / 'archive.db').exists():
                     with contextlib.suppress(ArchiveError):  # made, but still empty
@@ -234,9 +236,9 @@ def test_search_survives_kill_9(search_file, tmp_path):
             time.sleep(rng.uniform(0, 0.2))  # in the middle of judging, or of writing
             job.kill()
         assert job.returncode == -signal.SIGKILL
-    run(*command[1:], killed, '--resume', *options, env=environment)
+    run(*command, env=environment)
     assert results(killed) == results(whole)
-    times = collections.Counter(judged.read_text().splitlines())
+    times = collections.Counter((tmp_path / 'judged.txt').read_text().splitlines())
     assert len(times) == 40 and sum(times.values()) <= 40 + 10  # those that a kill interrupted
 
 
@@ -258,10 +260,15 @@ Judge.__call__ = noted
 """
 
 
-def importing(folder, **variables):
-    """An environment in which modules of a folder can be imported."""
+def importing(config_file, name, source):
+    """The config with one more module that it imports, and an environment that finds it."""
+    folder = config_file.parent
+    (folder / f'{name}.py').write_text(source)
+    cfg = Config.fromfile(config_file)
+    cfg.custom_imports.imports.append(name)
+    cfg.dump(folder / f'with_{name}.py')
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get('PYTHONPATH')]))
-    return dict(os.environ, PYTHONPATH=path, **variables)
+    return folder / f'with_{name}.py', dict(os.environ, PYTHONPATH=path)
 
 
 def launch(*command, processes=2, env=os.environ, **kwargs):
@@ -287,14 +294,9 @@ def test_two_processes_search_as_one(search_file, tmp_path):
     ],
 )
 def test_failing_process_ends_the_search(search_file, tmp_path, failure, message):
-    (tmp_path / 'failing.py').write_text(FAILING.format(failure=failure))
-    options = ['--cfg-options', "custom_imports.imports=['mmpse','failing']"]
-    result = launch(
-        *('tools/train.py', search_file, '--work-dir', tmp_path / 'search', *options),
-        env=importing(tmp_path),
-        expect=1,
-        timeout=300,
-    )
+    file, environment = importing(search_file, 'failing', FAILING.format(failure=failure))
+    command = ('tools/train.py', file, '--work-dir', tmp_path / 'search')
+    result = launch(*command, env=environment, expect=1, timeout=300)
     assert re.search(message, result.stdout + result.stderr)
     assert len(read_archive(tmp_path / 'search/archive.db')) == 4  # what was judged before is kept
     launch('tools/train.py', search_file, '--work-dir', tmp_path / 'search', '--resume')
@@ -327,13 +329,9 @@ def test_two_processes_train_one_supernet(supernet_file, tmp_path):
     cfg.train_cfg.max_epochs = 2
     cfg.train_dataloader.batch_size = 16
     cfg.custom_hooks.append(dict(type='CompareRanks'))
-    cfg.custom_imports.imports.append('compare_ranks')
     cfg.dump(tmp_path / 'two.py')
-    (tmp_path / 'compare_ranks.py').write_text(COMPARE_RANKS)
-    launch(
-        *('tools/train.py', tmp_path / 'two.py', '--work-dir', tmp_path / 'two'),
-        env=importing(tmp_path),
-    )
+    file, environment = importing(tmp_path / 'two.py', 'compare_ranks', COMPARE_RANKS)
+    launch('tools/train.py', file, '--work-dir', tmp_path / 'two', env=environment)
     record = torch.load(tmp_path / 'two/epoch_2.pth', weights_only=False)['mmpse_supernet'][
         'record'
     ]
