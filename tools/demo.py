@@ -40,7 +40,7 @@ SEARCH = f'{CONFIGS}/search_mobilenet-v2_digits.py'
 RETRAIN = f'{CONFIGS}/retrain_mobilenet-v2_digits.py'
 DETECTION = f'{CONFIGS}/retinanet_mobilenet-v2_digits.py'
 SEGMENTATION = f'{CONFIGS}/fpn_mobilenet-v2_digits.py'
-PROGRESS = re.compile(r'Epoch\((train|test)\).*|generation \d+/.*')
+PROGRESS = re.compile(r'Epoch\((train|test)\).*|generation \d+: .*')
 NOTE_TEXT = (
     'top-1, box mAP and mIoU on test data that no step has seen; FLOPs are multiply-adds of the '
     'classifier at 32x32; latency: PyTorch on this machine, one 128x128 image, median.'
@@ -167,7 +167,10 @@ def collect(work: Path) -> dict[str, dict[str, float]]:
     sections.append(('Widths', picture(profile, 'share of channels kept in every unit')))
     judged = read_archive(work / 'search/archive.db')
     sections.append(
-        ('Search', picture(search_progress(judged, 'top-1 (%)'), 'progress of the search'))
+        (
+            'Search',
+            picture(search_progress({'search': judged}, 'top-1 (%)'), 'progress of the search'),
+        )
     )
     if 'mIoU' in report['searched']:
         sections.append(('Detections of the searched subnet, on test scenes', drawn_scenes(work)))

@@ -3,11 +3,18 @@
 from mmpse.registry import TASK_UTILS
 from mmpse.space import SpreadSampler, UniformSampler
 
-from .archive import Archive, ArchiveError, Judged, read_archive
+from .archive import Archive, ArchiveError, Judged, ranking_key, read_archive, read_identity
 from .channels_last_hook import ChannelsLastHook
-from .judge import Judge
+from .judge import Judge, Verdict
 from .loss_record import LossRecord, relative_losses
-from .search_loop import EvolutionSearchLoop
+from .pareto import pareto_front
+from .search_loop import SearchLoop
+from .searches import (
+    EvolutionSearchLoop,
+    GreedySearchLoop,
+    RandomSearchLoop,
+    UniformSearchLoop,
+)
 from .supernet_hook import SupernetHook
 
 for sampler in (SpreadSampler, UniformSampler):  # `mmpse.space` knows no registries
@@ -18,10 +25,18 @@ __all__ = [
     'ArchiveError',
     'ChannelsLastHook',
     'EvolutionSearchLoop',
+    'GreedySearchLoop',
     'Judge',
     'Judged',
     'LossRecord',
+    'RandomSearchLoop',
+    'SearchLoop',
     'SupernetHook',
+    'UniformSearchLoop',
+    'Verdict',
+    'pareto_front',
+    'ranking_key',
     'read_archive',
+    'read_identity',
     'relative_losses',
 ]

@@ -5,32 +5,42 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SCHEMA = 'mmpse.archive/1'
+SCHEMA = 'mmpse.archive/2'
+COLUMNS = 'search, generation, origin, widths, score, loss, resources'
 
 
 class ArchiveError(RuntimeError):
-    """An archive that is damaged or belongs to another search."""
+    """An archive that is damaged, cannot be written, or belongs to another supernet."""
 
 
 class Judged(NamedTuple):
     """One judged subnet."""
 
+    search: int  # number of the search in the archive, from 1
     generation: int
-    origin: str  # 'prior', 'mutation' or 'crossover'
+    origin: str  # how the search came to it: 'uniform', 'prior', 'mutation', 'crossover', ...
     widths: tuple[int, ...]
     score: float
-    resources: dict[str, int]
+    loss: float | None  # mean negative log-likelihood of the labels, of classifiers
+    resources: dict[str, float]
+
+
+def ranking_key(row: Judged) -> tuple:
+    """Sorting key, best first: by score; equals by loss, then by cost."""
+    loss = float('inf') if row.loss is None else row.loss
+    return (-row.score, loss, *row.resources.values(), row.widths)
 
 
 class Archive:
-    """An SQLite file of judged subnets.
+    """An SQLite file of the judged subnets of one supernet, by one search or by several.
 
     A commit is on disk when :meth:`add` returns, and a process killed in the middle of one loses
-    nothing but that subnet; other processes can read at the same time.
+    nothing but those subnets; other processes can read at the same time.
 
     Args:
         path: The file; it is made if missing.
@@ -45,15 +55,19 @@ class Archive:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = sqlite3.connect(self.path)
+            self._db = sqlite3.connect(self.path, timeout=60)  # readers may be at it
             check = self._db.execute('PRAGMA integrity_check').fetchone()[0]
             if check != 'ok':
                 raise sqlite3.DatabaseError(check)
             with self._db:
                 self._db.execute('CREATE TABLE IF NOT EXISTS identity (key PRIMARY KEY, value)')
                 self._db.execute(
-                    'CREATE TABLE IF NOT EXISTS judged (id INTEGER PRIMARY KEY, generation, '
-                    'origin, widths UNIQUE, score, resources)'
+                    'CREATE TABLE IF NOT EXISTS searches '
+                    '(id INTEGER PRIMARY KEY, settings UNIQUE, known)'
+                )
+                self._db.execute(
+                    'CREATE TABLE IF NOT EXISTS judged (id INTEGER PRIMARY KEY, search, '
+                    'generation, origin, widths UNIQUE, score, loss, resources)'
                 )
             stored = dict(self._db.execute('SELECT key, value FROM identity'))
         except sqlite3.DatabaseError as error:
@@ -67,55 +81,105 @@ class Archive:
             for key, value in {'schema': SCHEMA, **identity}.items()
         }
         if not stored:
-            with self._db:
-                self._db.executemany('INSERT INTO identity VALUES (?, ?)', given.items())
+            with self._writing() as db:
+                db.executemany('INSERT INTO identity VALUES (?, ?)', given.items())
         elif stored != given:
             differing = sorted(k for k in stored | given if stored.get(k) != given.get(k))
             details = '; '.join(
                 f'{k}: {stored.get(k)} there, {given.get(k)} now' for k in differing
             )
             raise ArchiveError(
-                f'the archive {self.path} is of another search ({details}); choose another work_dir'
+                f'the archive {self.path} is of another supernet, or judged in another way '
+                f'({details}); choose another work_dir or archive'
             )
 
-    def add(self, judged: Judged) -> None:
-        """Keep a judged subnet.
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it is on disk afterwards, or nothing."""
+        try:
+            with self._db:
+                yield self._db
+        except sqlite3.OperationalError as error:
+            raise ArchiveError(
+                f'the archive {self.path} cannot be written ({error}); what it holds is kept: mend '
+                'that (free some space?) and go on with --resume'
+            ) from error
+
+    def begin(self, settings: Mapping[str, Any]) -> tuple[int, list[Judged]]:
+        """Begin a search, or go on with the one of these settings.
+
+        Returns:
+            The search's number, and what was judged before it first began.
+        """
+        key = json.dumps(settings, sort_keys=True)
+        with self._writing() as db:
+            db.execute(
+                'INSERT OR IGNORE INTO searches (settings, known) '
+                'SELECT ?, coalesce(max(id), 0) FROM judged',
+                (key,),
+            )
+        number, known = self._db.execute(
+            'SELECT id, known FROM searches WHERE settings = ?', (key,)
+        ).fetchone()
+        return number, _select(self._db, 'WHERE id <= ?', known)
+
+    def add(self, judged: Sequence[Judged]) -> None:
+        """Keep judged subnets: all of them, or none if that fails.
 
         Raises:
-            sqlite3.Error: If it cannot be written (disk full); nothing is half written then.
+            ArchiveError: If they cannot be written (disk full).
+            sqlite3.IntegrityError: If one of them is in the archive.
         """
-        row = (
-            judged.generation,
-            judged.origin,
-            json.dumps(judged.widths),
-            judged.score,
-            json.dumps(judged.resources),
-        )
-        with self._db:
-            self._db.execute(
-                'INSERT INTO judged (generation, origin, widths, score, resources) '
-                'VALUES (?, ?, ?, ?, ?)',
-                row,
-            )
+        rows = [
+            row._replace(widths=json.dumps(row.widths), resources=json.dumps(row.resources))
+            for row in judged
+        ]
+        with self._writing() as db:
+            db.executemany(f'INSERT INTO judged ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)', rows)
 
-    def get(self, widths: Sequence[int]) -> float | None:
-        """Score of a subnet, if it was judged."""
-        row = self._db.execute(
-            'SELECT score FROM judged WHERE widths = ?', (json.dumps(tuple(widths)),)
-        ).fetchone()
-        return None if row is None else row[0]
+    def rows(self) -> list[Judged]:
+        """All judged subnets in the order of judging."""
+        return _select(self._db)
 
     def __len__(self) -> int:
         return self._db.execute('SELECT COUNT(*) FROM judged').fetchone()[0]
 
 
-def read_archive(path: str | os.PathLike) -> list[Judged]:
-    """All judged subnets of an archive file in the order of judging, without changing it."""
-    with sqlite3.connect(f'file:{Path(path)}?mode=ro', uri=True) as db:
-        rows = db.execute(
-            'SELECT generation, origin, widths, score, resources FROM judged ORDER BY id'
-        ).fetchall()
+def _select(db: sqlite3.Connection, where: str = '', *parameters: Any) -> list[Judged]:
+    rows = db.execute(f'SELECT {COLUMNS} FROM judged {where} ORDER BY id', parameters)
     return [
-        Judged(generation, origin, tuple(json.loads(widths)), score, json.loads(resources))
-        for generation, origin, widths, score, resources in rows
+        Judged(search, generation, origin, tuple(json.loads(widths)), score, loss, json.loads(cost))
+        for search, generation, origin, widths, score, loss, cost in rows
     ]
+
+
+def read_archive(path: str | os.PathLike) -> list[Judged]:
+    """All judged subnets of an archive file in the order of judging; a search may be writing it.
+
+    Raises:
+        ArchiveError: If it is missing, damaged or no archive.
+    """
+    with _reading(path) as db:
+        return _select(db)
+
+
+def read_identity(path: str | os.PathLike) -> dict[str, Any]:
+    """What the scores of an archive file depend on: space, units, metric, ...
+
+    Raises:
+        ArchiveError: If it is missing, damaged or no archive.
+    """
+    with _reading(path) as db:
+        return {k: json.loads(v) for k, v in db.execute('SELECT key, value FROM identity')}
+
+
+@contextmanager
+def _reading(path: str | os.PathLike) -> Iterator[sqlite3.Connection]:
+    try:
+        # not `ro`: what a killed search was writing could not be rolled back
+        with closing(sqlite3.connect(f'{Path(path).absolute().as_uri()}?mode=rw', uri=True)) as db:
+            yield db
+    except sqlite3.DatabaseError as error:
+        raise ArchiveError(
+            f'cannot read the archive {path} ({error}); give the archive.db that a search wrote'
+        ) from error

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.device import get_device
-from mmengine.evaluator import Evaluator
+from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.model import revert_sync_batchnorm
 from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader
 
@@ -17,6 +21,13 @@ from mmpse.evaluation import recalibrate
 from mmpse.models import with_subnet
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
+
+
+class Verdict(NamedTuple):
+    """What judging a subnet gives."""
+
+    score: float  # the metric, higher is better; -inf if it is not a number
+    loss: float | None  # mean negative log-likelihood of the labels, where samples have scores
 
 
 class Judge:
@@ -51,32 +62,80 @@ class Judge:
         self.memory_format = memory_format
 
     @torch.no_grad()
-    def __call__(self, subnet: Subnet) -> float:
-        """Score of a subnet, higher is better.
+    def __call__(self, subnet: Subnet) -> Verdict:
+        """Judge a subnet.
 
         Raises:
-            ValueError: If the evaluator does not give the metric, or gives a score that is not a
-                number.
+            ValueError: If the evaluator does not give the metric.
         """
-        model = MODELS.build(with_subnet(self.model, subnet))
-        model.load_state_dict(self.state_dict)
-        model.to(get_device(), memory_format=self.memory_format)
+        model = self.slice(subnet)
         recalibrate(model, self.calibration)
+        return self.evaluate(model)
+
+    def slice(self, subnet: Subnet) -> torch.nn.Module:
+        """The subnet's static model with the supernet's weights."""
+        model = revert_sync_batchnorm(MODELS.build(with_subnet(self.model, subnet)))
+        model.load_state_dict(self.state_dict)
+        return model.to(get_device(), memory_format=self.memory_format)
+
+    @torch.no_grad()
+    def evaluate(self, model: torch.nn.Module) -> Verdict:
+        """Judge a static model as it is."""
         model.eval()
+        losses: list[float] = []
         for batch in self.batches:
-            self.evaluator.process(data_samples=model.val_step(batch), data_batch=batch)
-        metrics = self.evaluator.evaluate(len(self.batches.dataset))
+            samples = model.val_step(batch)
+            self.evaluator.process(data_samples=samples, data_batch=batch)
+            losses.extend(label_losses(samples))
+        with unrounded(self.evaluator):
+            metrics = self.evaluator.evaluate(len(self.batches.dataset))
         if self.metric not in metrics:
             raise ValueError(
                 f'the evaluator gives no metric {self.metric!r}; set train_cfg.metric to one of '
                 f'{sorted(metrics)}'
             )
         score = float(metrics[self.metric])
-        if score != score:
-            raise ValueError(
-                f'{self.metric} is not a number for {subnet}; is the supernet trained?'
-            )
-        return score
+        loss = math.fsum(losses) / len(losses) if losses else math.nan
+        return Verdict(
+            score if math.isfinite(score) else -math.inf, loss if math.isfinite(loss) else None
+        )
+
+
+def label_losses(samples: Sequence[BaseDataElement]) -> list[float]:
+    """Negative log-likelihoods of the labels of classified images.
+
+    None for samples without scores of single-label classes (``pred_score`` and ``gt_label``).
+    """
+    pairs = [
+        (sample.pred_score, sample.gt_label)
+        for sample in samples
+        if 'pred_score' in sample and 'gt_label' in sample and sample.gt_label.numel() == 1
+    ]
+    if not pairs:
+        return []
+    scores = torch.stack([score for score, _ in pairs]).double()
+    labels = torch.cat([label for _, label in pairs]).to(scores.device)
+    tiny = torch.finfo(torch.float32).tiny
+    return scores.clamp_min(tiny).gather(1, labels[:, None]).log().neg()[:, 0].tolist()
+
+
+@contextmanager
+def unrounded(evaluator: Evaluator) -> Iterator[None]:
+    """Inside, stock metrics give their figures in full precision.
+
+    mmdet's round theirs to three decimals with the builtin ``round``, so that detectors of
+    different quality tie.
+    """
+    kinds = {kind for metric in evaluator.metrics for kind in type(metric).__mro__}
+    names = {kind.__module__ for kind in kinds if issubclass(kind, BaseMetric)}
+    modules = [sys.modules[name] for name in names if not hasattr(sys.modules[name], 'round')]
+    for module in modules:
+        module.round = lambda value, digits=None: round(value) if digits is None else value
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.round
 
 
 class BatchCache:

@@ -1,10 +1,12 @@
-"""Searching a trained supernet for the best subnet inside a budget."""
+"""What all searches of a trained supernet share: judging, and keeping what was judged."""
 
 from __future__ import annotations
 
 import datetime
-import logging
+import json
+import os
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,47 +21,50 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmpse.models import costs_of, find_backbone, is_channels_last, model_costs
-from mmpse.registry import LOOPS
-from mmpse.space import Budget, PriorSampler, Subnet, expected_loss, nearest_uniform
+from mmpse.space import Budget, Subnet, UniformSampler
 
-from .archive import Archive, ArchiveError, Judged
+from .archive import Archive, ArchiveError, Judged, ranking_key
 from .checkpoint import check_weights, file_digest
-from .judge import Judge, calibration_batches
-from .loss_record import relative_losses
-from .supernet_hook import CHECKPOINT_KEY
+from .judge import Judge, Verdict, calibration_batches
+from .parallel import alone, gather, on_main
 
-ROUNDS = 200  # batches of draws after which a generation is filled in another way
+Widths = tuple[int, ...]
+Candidate = tuple[str, Widths]  # its origin, and its widths in the order of the space
+
+FIRST_FEW = 5  # new subnets after which the whole time is announced
 
 
-@LOOPS.register_module()
-class EvolutionSearchLoop(BaseLoop):
-    """Evolutionary search (METHOD section 3) as the ``train_cfg`` of a config.
+class SearchLoop(BaseLoop):
+    """Base of the searches: a search is the ``train_cfg`` of a config.
 
     The config names the supernet's checkpoint in ``load_from``; its ``val_dataloader`` and
-    ``val_evaluator`` judge the candidates, on a split that is held out of the training set. The
-    first generation is drawn from the prior (METHOD section 2) that the checkpoint's loss record
-    gives. Every judged subnet goes into ``work_dir/archive.db``; with ``--resume`` a killed search
-    goes on from there to the same result. The winner is ``work_dir/best_subnet.json``.
+    ``val_evaluator`` judge the candidates, on a split that is held out of the training set. A
+    search says what to judge next (:meth:`propose`), and nothing else: the base judges it, in as
+    many processes as MMEngine's launcher started, writes every judged subnet into the archive
+    ``work_dir/archive.db`` before the next one is judged, and after every generation writes
+    ``best_subnet.json`` and ``topk.json``. The best is the one of the highest score within the
+    budget; of equals, that of the lowest mean loss (classifiers), then the cheapest.
+
+    What a search proposes depends on its settings, the seed and the scores alone. So a killed
+    search goes on with ``--resume`` to the same result, and any number of processes give the same.
 
     Args:
         runner: The runner.
         dataloader: The config's ``train_dataloader``; BatchNorm is recalibrated on its images.
-        budget: One resource and its limit: ``dict(flops='300M')``, ``dict(flops='50%')``,
-            ``dict(params=2e6)``. It counts the whole model, head included.
+        budget: Resources and their limits: ``dict(flops='300M')``, ``dict(flops='50%')``,
+            ``dict(flops='300M', params=2e6)``. They count the whole model, head included.
         input_shape: Shape ``(C, H, W)`` of one image, for counting FLOPs.
         metric: The score, a metric of the ``val_evaluator``; higher is better.
-        window: Candidates cost ``(1 - window)`` to 1 times the limit.
-        population: Subnets of a generation.
-        generations: Number of generations.
-        parents: Best subnets so far from which the next generation is made.
-        mutants: Subnets of a generation that are mutated parents; the others are crossovers.
-        mutation: Probability with which a unit of a mutant is drawn anew, from the prior.
+        window: Candidates cost ``(1 - window)`` to 1 times the (first) limit.
         calibration: Training batches on which each candidate is recalibrated.
+        archive: File to keep the judged subnets in, instead of the work dir's. If it is that of an
+            earlier search of the same supernet, what was judged there is not judged again.
+        topk: Subnets in ``topk.json``.
 
     Raises:
         BudgetError: At the start, if no subnet can meet the budget.
-        ValueError: At the start, if ``load_from`` or the validation data is missing, or in more
-            than one process.
+        ArchiveError: If the archive is damaged, full, or of another supernet.
+        ValueError: At the start, if ``load_from`` or the validation data is missing.
     """
 
     def __init__(
@@ -70,46 +75,31 @@ class EvolutionSearchLoop(BaseLoop):
         input_shape: Sequence[int],
         metric: str,
         window: float = 0.05,
-        population: int = 50,
-        generations: int = 20,
-        parents: int = 10,
-        mutants: int = 25,
-        mutation: float = 0.1,
         calibration: int = 8,
+        archive: str | None = None,
+        topk: int = 10,
     ) -> None:
-        super().__init__(runner, dataloader)
-        if not 1 <= parents <= population or not 0 <= mutants <= population:
-            raise ValueError(
-                f'expected 1 <= parents <= population and 0 <= mutants <= population, got '
-                f'parents={parents}, mutants={mutants}, population={population}'
-            )
+        with alone():
+            super().__init__(runner, dataloader)
+            validation = runner.val_loop
         if runner._load_from is None:
             raise ValueError(
                 'a search needs the checkpoint of a trained supernet: set load_from, e.g. '
                 '--cfg-options load_from=work_dirs/supernet/epoch_50.pth'
             )
-        if runner.val_loop is None:
+        if validation is None:
             raise ValueError(
                 'a search judges subnets with val_dataloader, val_evaluator and val_cfg; the '
                 'config has none'
             )
-        if dist.get_world_size() > 1:
-            raise ValueError(
-                f'a search runs in one process so far, got {dist.get_world_size()}; start it with '
-                'python tools/train.py, without a launcher'
-            )
         self.input_shape = tuple(input_shape)
         self.metric = metric
-        self.population = population
-        self.generations = generations
-        self.parents = parents
-        self.mutants = mutants
-        self.mutation = mutation
         self.calibration = calibration
+        self.archive_path = archive
+        self.topk = topk
         self.seed = runner.seed
         # Resuming is the archive's affair; the runner's would restore the supernet's optimizer.
         self.resume, runner._resume = runner._resume, False
-        self._epoch = self._iter = 0
         # before anything is loaded, so that an unreachable budget fails at once
         self.space = find_backbone(runner.model).search_space
         self.model_cfg = runner.cfg.model.to_dict()
@@ -117,76 +107,156 @@ class EvolutionSearchLoop(BaseLoop):
             self.model_cfg.setdefault('data_preprocessor', runner.cfg.data_preprocessor.to_dict())
         self.costs = model_costs(self.model_cfg, self.input_shape)
         self.budget = Budget(self.space, self.costs, budget, window)
+        self.history: dict[Widths, Judged] = {}
 
-    epoch = property(lambda self: self._epoch)
-    iter = property(lambda self: self._iter)
+    epoch = property(lambda self: 0)
+    iter = property(lambda self: len(self.history))
     max_epochs = property(lambda self: 1)
-    max_iters = property(lambda self: self.population * self.generations)
+
+    @property
+    @abstractmethod
+    def max_iters(self) -> int:
+        """Subnets to judge; an estimate, where that depends on the scores."""
+
+    @abstractmethod
+    def propose(self, generation: int) -> list[Candidate]:
+        """The candidates to judge next, none of them in ``self.history``; none ends the search."""
+
+    def prepare(self, checkpoint: Mapping[str, Any]) -> None:
+        """Make what :meth:`propose` needs of the supernet's checkpoint."""
+
+    def within(self, widths: np.ndarray) -> np.ndarray:
+        """Which of the subnets ``(subnets, units)`` may win, bool ``(subnets,)``."""
+        return self.budget.contains(widths)
 
     def run(self) -> Subnet:
         """Search; returns the best subnet."""
         runner, logger = self.runner, self.runner.logger
-        work_dir = Path(runner.work_dir)
         checkpoint = CheckpointLoader.load_checkpoint(runner._load_from, map_location='cpu')
-        weights = checkpoint['state_dict']
-        check_weights(runner.model, weights, runner._load_from)
+        check_weights(runner.model, checkpoint['state_dict'], runner._load_from)
         self.identity = self._identity()
-        archive = self._open_archive(work_dir / 'archive.db')
-
-        prior = PriorSampler(self.space, self.budget, self._energy(checkpoint))
+        self._open_archive()
+        self.prepare(checkpoint)
+        self._announce()
         # so that the calibration images do not depend on what was drawn before
         set_random_seed(self.seed)
-        judge = Judge(
+        self.judge = Judge(
             self.model_cfg,
-            weights,
+            checkpoint['state_dict'],
             calibration_batches(self.dataloader, self.calibration),
             runner.val_loop.dataloader,
             runner.val_loop.evaluator,
             self.metric,
             memory_format_of(runner.model),
         )
-        self._announce(logger, len(archive))
-
-        history: dict[tuple[int, ...], float] = {}
-        started, new = time.monotonic(), 0
+        generation, done, clock = 0, 0, Clock()
         with search_progress(self.max_iters) as advance:
-            for generation in range(self.generations):
-                rng = np.random.default_rng([self.seed, generation])
-                candidates = self._propose(rng, prior, history)
-                if not candidates:
-                    logger.info('every subnet inside the budget that could be found is judged.')
-                    break
-                for origin, widths in candidates:
-                    score = archive.get(widths)
-                    if score is None:
-                        subnet = self.space.subnet(widths)
-                        score, new = judge(subnet), new + 1
-                        resources = costs_of(self.space, self.costs, subnet)
-                        archive.add(Judged(generation, origin, widths, score, resources))
-                    history[widths] = score
-                    advance(f'generation {generation + 1}, best {max(history.values()):.4f}')
-                best = self._best(history)
-                best.save(work_dir / 'best_subnet.json')
-                scores = [history[widths] for _, widths in candidates]
-                seconds = (time.monotonic() - started) / max(new, 1)
-                remaining = seconds * (self.max_iters - len(history))
+            while candidates := self.propose(generation):
+                for new in self._judge(generation, candidates):
+                    done, clock.new = done + 1, clock.new + new
+                    advance(f'generation {generation + 1}')
+                    if new and clock.new == FIRST_FEW:
+                        logger.info(clock.text(max(self.max_iters - done, 0)))
+                rows = [self.archived[widths] for _, widths in candidates]
+                self.history.update((row.widths, row) for row in rows)
+                ranked = self.ranked()
+                on_main(lambda ranked=ranked: self.write(ranked))
+                scores = np.array([row.score for row in rows])
+                finite = scores[np.isfinite(scores)]
+                if not generation and not len(finite):
+                    raise FloatingPointError(
+                        f'{self.metric} is not a number for any of the first {len(rows)} subnets, '
+                        f'e.g. {self.space.subnet(rows[0].widths)}; is the supernet '
+                        f'{runner._load_from} trained?'
+                    )
+                best = f'{ranked[0].score:.4f}' if ranked else 'none within the budget yet'
                 logger.info(
-                    f'generation {generation + 1}/{self.generations}: {len(history)} judged, '
-                    f'{self.metric} best {max(history.values()):.4f}, mean of the generation '
-                    f'{np.mean(scores):.4f}, {prior.trials / max(prior.accepted, 1):.1f} trials '
-                    f'per valid draw, {seconds:.2f} s a subnet, '
-                    f'ETA {datetime.timedelta(seconds=round(remaining))}'
+                    f'generation {generation + 1}: {done} judged, {self.metric} best {best}, mean '
+                    f'of the generation {finite.mean() if len(finite) else np.nan:.4f}; '
+                    f'{clock.text(max(self.max_iters - done, 0))}'
                 )
+                generation += 1
+        best = self.describe(self.ranked()[0])
         logger.info(
             f'best subnet: {self.metric} {best.source["score"]:.4f}, {best.resources} -> '
-            f'{work_dir / "best_subnet.json"}'
+            f'{Path(runner.work_dir) / "best_subnet.json"}'
         )
         return best
+
+    def ranked(self) -> list[Judged]:
+        """The judged subnets within the budget, best first."""
+        if not self.history:
+            return []
+        rows = list(self.history.values())
+        inside = self.within(np.array([row.widths for row in rows]))
+        return sorted((row for row, fits in zip(rows, inside) if fits), key=ranking_key)
+
+    def write(self, ranked: Sequence[Judged]) -> None:
+        """Write the search's results so far into the work dir."""
+        if ranked:
+            work_dir = Path(self.runner.work_dir)
+            self.describe(ranked[0]).save(work_dir / 'best_subnet.json')
+            self.write_subnets(ranked[: self.topk], 'topk.json')
+
+    def write_subnets(self, rows: Sequence[Judged], name: str) -> None:
+        """Write a list of subnets, each as in its own file, into the work dir."""
+        path = Path(self.runner.work_dir) / name
+        temporary = path.with_name(f'.{name}.{os.getpid()}.tmp')
+        content = [self.describe(row).to_dict() for row in rows]
+        temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+        os.replace(temporary, path)
+
+    def describe(self, row: Judged) -> Subnet:
+        """A judged subnet with its cost and where it came from."""
+        return self.space.subnet(
+            row.widths,
+            resources=dict(row.resources, input_shape=list(self.input_shape)),
+            source=dict(
+                config=self.runner.cfg.filename,
+                checkpoint=str(self.runner._load_from),
+                checkpoint_sha256=self.identity['checkpoint_sha256'],
+                metric=self.metric,
+                score=row.score,
+                loss=row.loss,
+                seed=self.seed,
+            ),
+        )
+
+    def _judge(self, generation: int, candidates: Sequence[Candidate]) -> Iterator[bool]:
+        """Judge the candidates that the archive lacks; yields for each whether it was lacking.
+
+        Each process judges one at a time; what they give is on disk before the next ones begin.
+        """
+        world, rank = dist.get_world_size(), dist.get_rank()
+        new = [(origin, widths) for origin, widths in candidates if widths not in self.archived]
+        yield from [False] * (len(candidates) - len(new))
+        for start in range(0, len(new), world):
+            wave = new[start : start + world]
+
+            def verdict(wave: Sequence[Candidate] = wave) -> Verdict | None:
+                if rank >= len(wave):
+                    return None
+                with alone():
+                    return self.judge(self.space.subnet(wave[rank][1]))
+
+            rows = []
+            for (origin, widths), (score, loss) in zip(wave, gather(verdict)):
+                subnet = self.space.subnet(widths)
+                cost = costs_of(self.space, self.costs, subnet)
+                rows.append(Judged(self.number, generation, origin, widths, score, loss, cost))
+                if not np.isfinite(score):
+                    self.runner.logger.warning(
+                        f'{self.metric} is not a number for {subnet}: it ranks last.'
+                    )
+            on_main(lambda rows=rows: self.archive.add(rows))
+            self.archived.update((row.widths, row) for row in rows)
+            yield from [True] * len(rows)
 
     def _identity(self) -> dict[str, Any]:
         """What scores depend on, and so an archive is bound to; the budget is not among it."""
         return dict(
             space=self.space.backbone,
+            units=[[unit.name, unit.max_width] for unit in self.space.units],
             checkpoint_sha256=file_digest(self.runner._load_from),
             metric=self.metric,
             calibration=self.calibration,
@@ -195,100 +265,60 @@ class EvolutionSearchLoop(BaseLoop):
             input_shape=self.input_shape,
         )
 
-    def _open_archive(self, path: Path) -> Archive:
-        if path.exists() and not self.resume:
-            raise ArchiveError(
-                f'{path} holds the subnets of an earlier search; give --resume to go on with it, '
-                'or choose another work_dir'
-            )
-        return Archive(path, self.identity)
+    def _open_archive(self) -> None:
 
-    def _energy(self, checkpoint: Mapping[str, Any]) -> np.ndarray | None:
-        state = checkpoint.get(CHECKPOINT_KEY)
-        if state is None or not len(state['record']['loss']):
-            self.runner.logger.warning(
-                f'{self.runner._load_from} holds no losses of subnets (it was not trained with '
-                'mmpse.SupernetHook): candidates are drawn by cost alone.'
-            )
-            return None
-        return expected_loss(self.space, *relative_losses(state['record']))
+        def opened() -> tuple[int, list[Judged], list[Judged]]:
+            path = Path(self.archive_path or Path(self.runner.work_dir) / 'archive.db')
+            if path.exists() and not self.resume and self.archive_path is None:
+                raise ArchiveError(
+                    f'{path} holds the subnets of an earlier search; give --resume to go on with '
+                    'it, or choose another work_dir (with train_cfg.archive set to this file to '
+                    'use what it holds)'
+                )
+            self.archive = Archive(path, self.identity)
+            return *self.archive.begin(self._settings()), self.archive.rows()
 
-    def _announce(self, logger: logging.Logger, judged: int) -> None:
-        space = self.space
-        ends = space.array([space.tinynet, space.fullnet])
-        tiny, full = self.costs[self.budget.resource](ends)
+        # `known` is what was judged before this search first began
+        self.number, self.known, rows = on_main(opened)
+        self.archived = {row.widths: row for row in rows}
+
+    def _settings(self) -> dict[str, Any]:
+        """What makes this search another one than those in the same archive."""
+        settings = self.runner.cfg.train_cfg.to_dict()
+        for key in ('archive', 'topk', 'generations'):  # these only end it earlier or later
+            settings.pop(key, None)
+        return settings
+
+    def _announce(self) -> None:
+        space, budget, logger = self.space, self.budget, self.runner.logger
+        logger.info(f'search space: {len(space)} units, {space.size:.3g} subnets.')
+        drawn = UniformSampler(space, budget.cost).sample(np.random.default_rng(0), 1000)
+        for name in (budget.resource, *budget.others):
+            cost = self.costs[name]
+            tiny, full = cost(space.array([space.tinynet, space.fullnet]))
+            logger.info(
+                f'{name}: {tiny:,} (tinynet), {int(np.median(cost(drawn))):,} (median of random '
+                f'subnets), {full:,} (fullnet).'
+            )
+        logger.info(f'the budget can be met: {budget}.')
         logger.info(
-            f'search space: {len(space)} units, {space.size:.3g} subnets, {tiny:,} to {full:,} '
-            f'{self.budget.resource}; budget {self.budget}; {self.max_iters} subnets to judge, '
-            f'{judged} of them in the archive.'
+            f'{type(self).__name__}: {self.max_iters:,} subnets to judge in '
+            f'{dist.get_world_size()} processes; the archive holds {len(self.archived):,}, '
+            f'{len(self.history):,} of them known before and within the budget.'
         )
 
-    def _propose(
-        self,
-        rng: np.random.Generator,
-        prior: PriorSampler,
-        history: Mapping[tuple[int, ...], float],
-    ) -> list[tuple[str, tuple[int, ...]]]:
-        """The next generation: ``(origin, widths)``, inside the budget, none judged before."""
-        taken, generation = set(history), []
 
-        def take(origin: str, rows: np.ndarray, count: int) -> int:
-            for row in rows[self.budget.contains(rows)]:
-                widths = tuple(map(int, row))
-                if count and widths not in taken:
-                    taken.add(widths)
-                    generation.append((origin, widths))
-                    count -= 1
-            return count
+class Clock:
+    """How long new subnets take."""
 
-        if not history:
-            # uniform pruning is the choice to beat, so that it is judged as well
-            uniform = nearest_uniform(self.space, self.budget.cost, self.budget.high, at_most=True)
-            take('uniform', uniform[None], 1)
-        else:
-            ranked = sorted(history, key=lambda w: self._rank(w, history))[: self.parents]
-            parents = np.array(ranked)
-            crossovers = self.population - self.mutants
-            for origin, count in (('mutation', self.mutants), ('crossover', crossovers)):
-                for _ in range(ROUNDS):
-                    if not count:
-                        break
-                    rows = parents[rng.integers(len(parents), size=64)]
-                    if origin == 'mutation':
-                        other = prior.distribution.sample(rng, len(rows))
-                        swap = rng.random(rows.shape) < self.mutation
-                    else:
-                        other = parents[rng.integers(len(parents), size=64)]
-                        swap = rng.random(rows.shape) < 0.5
-                    count = take(origin, np.where(swap, other, rows), count)
-        missing = self.population - len(generation)
-        for _ in range(ROUNDS):
-            if not missing:
-                break
-            missing = take('prior', prior.sample(rng, missing), missing)
-        return generation
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.new = 0
 
-    def _rank(self, widths: tuple[int, ...], history: Mapping[tuple[int, ...], float]) -> tuple:
-        """Sorting key, best first: by score; of equals, the one that uses more of the budget."""
-        return (-history[widths], -int(self.budget.cost(np.array([widths]))[0]), widths)
-
-    def _best(self, history: Mapping[tuple[int, ...], float]) -> Subnet:
-        widths = min(history, key=lambda w: self._rank(w, history))
-        subnet = self.space.subnet(widths)
-        return self.space.subnet(
-            widths,
-            resources=dict(
-                costs_of(self.space, self.costs, subnet), input_shape=list(self.input_shape)
-            ),
-            source=dict(
-                config=self.runner.cfg.filename,
-                checkpoint=str(self.runner._load_from),
-                checkpoint_sha256=self.identity['checkpoint_sha256'],
-                metric=self.metric,
-                score=history[widths],
-                seed=self.seed,
-            ),
-        )
+    def text(self, remaining: int) -> str:
+        seconds = (time.monotonic() - self.started) / max(self.new, 1)
+        eta = datetime.timedelta(seconds=round(seconds * remaining))
+        return f'{seconds:.2f} s a subnet, ETA {eta}'
 
 
 def memory_format_of(model: nn.Module) -> torch.memory_format:
@@ -301,6 +331,8 @@ def memory_format_of(model: nn.Module) -> torch.memory_format:
 def search_progress(total: int) -> Iterator[Callable[[str], None]]:
     """A progress bar on the terminal; yields what advances it and says where the search is."""
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
+    with Progress(
+        *columns, TimeRemainingColumn(), transient=True, disable=not dist.is_main_process()
+    ) as progress:
         task = progress.add_task('search', total=total)
         yield lambda text: progress.update(task, advance=1, description=text)

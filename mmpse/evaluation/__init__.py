@@ -1,5 +1,6 @@
-"""Judging subnets: recalibration."""
+"""Judging subnets: recalibration, and how far scores can be trusted."""
 
+from .ranking import ranking_agreement
 from .recalibration import recalibrate
 
-__all__ = ['recalibrate']
+__all__ = ['ranking_agreement', 'recalibrate']

@@ -1,12 +1,25 @@
 """Which widths exist, what they cost, how to draw them. NumPy and the standard library only."""
 
 from .budget import Budget, BudgetError
-from .cost import Cost, nearest_uniform
-from .sampling import PriorSampler, SpreadSampler, UniformSampler, expected_loss, tilted
+from .conditional import ConditionalSampler
+from .cost import Cost, TableCost, nearest_uniform
+from .sampling import (
+    SAMPLERS,
+    PriorSampler,
+    SpreadSampler,
+    UniformSampler,
+    WidthDistribution,
+    expected_loss,
+    tilted,
+)
 from .search_space import SearchSpace, WidthUnit
 from .subnet import Subnet, SubnetError
 
 __all__ = [
+    'SAMPLERS',
+    'ConditionalSampler',
+    'WidthDistribution',
+    'TableCost',
     'Budget',
     'BudgetError',
     'Cost',

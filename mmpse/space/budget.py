@@ -1,4 +1,4 @@
-"""A limit on a resource, and the window below it in which subnets are searched."""
+"""Limits on resources, and the window below the first of them in which subnets are searched."""
 
 from __future__ import annotations
 
@@ -7,85 +7,125 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .cost import Cost
+from .cost import Cost, TableCost
 from .search_space import SearchSpace
 
-_UNITS = {'': 1.0, 'K': 1e3, 'M': 1e6, 'G': 1e9}
+_COUNTS = {'': 1.0, 'K': 1e3, 'M': 1e6, 'G': 1e9}
+_TIMES = {'us': 1.0, 'ms': 1e3, 's': 1e6}  # latency is counted in microseconds
+NAMES = {'flops': 'FLOPs (multiply-adds)', 'params': 'parameters', 'latency': 'us of latency'}
 
 
-def parse_amount(amount: str | float, whole: float) -> float:
+def parse_amount(amount: str | float, whole: float, resource: str = 'flops') -> float:
     """An amount of a resource as a number.
 
     Args:
-        amount: A number, a number with a unit (``'300M'``, ``'4.1G'``) or a share of the fullnet
-            (``'50%'``).
+        amount: A number, a number with a unit (``'300M'``, ``'4.1G'``; of a latency ``'5ms'``,
+            ``'800us'``, and never without) or a share of the fullnet (``'50%'``).
         whole: What the fullnet costs.
+        resource: ``'flops'``, ``'params'`` or ``'latency'``.
+
+    Raises:
+        ValueError: If it is none.
     """
-    if isinstance(amount, (int, float)) and not isinstance(amount, bool) and amount > 0:
-        return float(amount)
-    match = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMG%]?)\s*', str(amount))
-    if not match or float(match[1]) <= 0:
+    units = _TIMES if resource == 'latency' else _COUNTS
+    match = re.fullmatch(r'\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([A-Za-z%]*)\s*', str(amount))
+    if not match or match[2] not in {**units, '%': 0} or not 0 < float(match[1]) < np.inf:
+        expected = "'5ms', '800us'" if units is _TIMES else "a number, '300M', '4.1G'"
         raise ValueError(
-            f"budget {amount!r} is not an amount; expected a number, '300M', '4.1G' or '50%'"
+            f"budget {amount!r} is not an amount of {resource}; expected {expected} or '50%'"
         )
     number = float(match[1])
-    return number / 100 * whole if match[2] == '%' else number * _UNITS[match[2]]
+    return number / 100 * whole if match[2] == '%' else number * units[match[2]]
 
 
 class BudgetError(ValueError):
-    """A budget that no subnet can meet."""
+    """A budget that cannot be understood, or that no subnet can meet."""
 
 
 class Budget:
-    """Subnets whose resource lies in ``[(1 - window) * limit, limit]``.
+    """Subnets that cost at most the limit of every resource, and not much less of the first.
+
+    The first resource has a window: ``[(1 - window) * limit, limit]``, since a subnet far below the
+    limit gives accuracy away. The others are upper limits only. A subnet above any limit is never
+    inside.
 
     Args:
         space: The search space.
         costs: Resource name -> cost.
-        limit: Resource name -> amount, exactly one, e.g. ``{'flops': '50%'}``.
-        window: Width of the window as a share of the limit.
+        limit: Resource name -> amount, the first one with the window, e.g. ``{'flops': '50%'}`` or
+            ``{'flops': '300M', 'latency': '5ms'}``. FLOPs are multiply-adds.
+        window: Width of the window as a share of the first limit.
+
+    Attributes:
+        resource, cost: The first resource.
+        low, high: Its window.
+        others: Further resources, name -> (cost, limit).
 
     Raises:
-        BudgetError: If the resource or amount cannot be understood, or if no subnet of the space
-            can lie in the window; the message gives the reachable range.
+        BudgetError: If a resource or amount cannot be understood, or if the space does not reach
+            it; the message names it and gives the reachable range.
     """
 
     def __init__(
         self,
         space: SearchSpace,
-        costs: Mapping[str, Cost],
+        costs: Mapping[str, Cost | TableCost],
         limit: Mapping[str, str | float],
         window: float = 0.05,
     ) -> None:
-        if len(limit) != 1 or next(iter(limit)) not in costs:
+        unknown = [name for name in limit if name not in costs]
+        if not limit or unknown:
+            hint = ' (a latency needs a latency_table)' if 'latency' in unknown else ''
             raise BudgetError(
-                f'budget must name one of {sorted(costs)}, e.g. dict(flops="50%"), got '
-                f'{dict(limit)}'
+                f'budget must name some of {sorted(costs)}, e.g. dict(flops="50%"), got '
+                f'{dict(limit)}{hint}'
             )
-        if not 0 < window < 1:
+        if isinstance(window, bool) or not isinstance(window, (int, float)) or not 0 < window < 1:
             raise BudgetError(
                 'window must be between 0 and 1 (0.05: 95 % to 100 % of the budget), got '
                 f'{window!r}'
             )
-        ((self.resource, amount),) = limit.items()
-        self.cost = costs[self.resource]
-        tiny, full = self.cost(space.array([space.tinynet, space.fullnet]))
-        try:
-            self.high = parse_amount(amount, float(full))
-        except ValueError as error:
-            raise BudgetError(str(error)) from None
+        highs = {}
+        for name, amount in limit.items():
+            tiny, full = costs[name](space.array([space.tinynet, space.fullnet]))
+            try:
+                highs[name] = parse_amount(amount, float(full), name)
+            except ValueError as error:
+                raise BudgetError(str(error)) from None
+            low = 0.0 if len(highs) > 1 else (1 - window) * highs[name]
+            if highs[name] < tiny or low > full:
+                raise BudgetError(
+                    f'no subnet has {_interval(low, highs[name], name)}: this space reaches from '
+                    f'{tiny:,} (tinynet) to {full:,} (fullnet); choose a budget in that range, or '
+                    'other ratios or another widen_factor of the backbone'
+                )
+        (self.resource, self.high), *others = highs.items()
         self.low = (1 - window) * self.high
-        if self.high < tiny or self.low > full:
-            raise BudgetError(
-                f'no subnet has {self.low:,.0f} to {self.high:,.0f} {self.resource}: this space '
-                f'reaches from {tiny:,} (tinynet) to {full:,} (fullnet); choose a budget in that '
-                'range, or other ratios or another widen_factor of the backbone'
-            )
+        self.cost = costs[self.resource]
+        self.others = {name: (costs[name], high) for name, high in others}
 
     def contains(self, widths: np.ndarray) -> np.ndarray:
-        """Which of the subnets ``(subnets, units)`` lie in the window, bool ``(subnets,)``."""
+        """Which of the subnets ``(subnets, units)`` lie inside, bool ``(subnets,)``."""
         cost = self.cost(widths)
-        return (self.low <= cost) & (cost <= self.high)
+        inside = (self.low <= cost) & (cost <= self.high)
+        for other, high in self.others.values():
+            inside &= other(widths) <= high
+        return inside
+
+    def lowest(self, widths: np.ndarray) -> str:
+        """For errors: the least that subnets in the window cost in each of the other resources."""
+        cost = self.cost(widths)
+        rows = widths[(self.low <= cost) & (cost <= self.high)]
+        if not len(rows) or not self.others:
+            return ''
+        least = [f'{cost(rows).min():,} {NAMES[name]}' for name, (cost, _) in self.others.items()]
+        return f' (those in the window have no less than {" or ".join(least)})'
 
     def __repr__(self) -> str:
-        return f'{self.low:,.0f} to {self.high:,.0f} {self.resource}'
+        others = [_interval(0, high, name) for name, (_, high) in self.others.items()]
+        return ' and '.join([_interval(self.low, self.high, self.resource), *others])
+
+
+def _interval(low: float, high: float, resource: str) -> str:
+    name = NAMES.get(resource, resource)
+    return f'{low:,.0f} to {high:,.0f} {name}' if low else f'at most {high:,.0f} {name}'

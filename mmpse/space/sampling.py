@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from .budget import Budget, BudgetError
-from .cost import Cost
+from .conditional import ConditionalSampler
+from .cost import Cost, TableCost
 from .search_space import SearchSpace
+
+SAMPLERS = ('prior', 'cost', 'loss', 'uniform')
 
 
 class WidthDistribution:
@@ -16,12 +19,12 @@ class WidthDistribution:
 
     Args:
         space: The search space.
-        energy: Array ``(units, candidates)``, padded with ``inf`` where a unit has fewer
-            candidates; zeros are the uniform distribution.
+        energy: Array ``(units, candidates)``; ``None`` is the uniform distribution.
     """
 
-    def __init__(self, space: SearchSpace, energy: np.ndarray) -> None:
+    def __init__(self, space: SearchSpace, energy: np.ndarray | None = None) -> None:
         self.table = width_table(space)
+        energy = np.where(self.table == 0, np.inf, 0.0 if energy is None else energy)
         weights = np.exp(-(energy - energy.min(axis=1, keepdims=True)))
         self.probabilities = weights / weights.sum(axis=1, keepdims=True)
         self._cumulative = np.cumsum(self.probabilities, axis=1)
@@ -33,11 +36,6 @@ class WidthDistribution:
         index = (draws[:, :, None] >= self._cumulative[None]).sum(axis=2)
         return np.take_along_axis(self.table[None], index[:, :, None], axis=2)[:, :, 0]
 
-    def expected_cost(self, cost: Cost) -> float:
-        mean = (self.probabilities * self.table).sum(axis=1)
-        variance = (self.probabilities * self.table**2).sum(axis=1) - mean**2
-        return cost.expected(mean, variance)
-
 
 def width_table(space: SearchSpace) -> np.ndarray:
     """Candidates of every unit, integer array ``(units, candidates)``, padded with zeros."""
@@ -48,7 +46,7 @@ def width_table(space: SearchSpace) -> np.ndarray:
 
 
 def tilted(
-    space: SearchSpace, cost: Cost, target: float, energy: np.ndarray | None = None
+    space: SearchSpace, cost: Cost | TableCost, target: float, energy: np.ndarray | None = None
 ) -> WidthDistribution:
     """The distribution nearest to ``exp(-energy)`` whose expected cost is ``target``.
 
@@ -58,19 +56,20 @@ def tilted(
     since the expected cost falls as it grows. Source: this project; METHOD section 2's objective
     with its penalty replaced by the constraint itself.
     """
-    table = width_table(space)
-    absent = table == 0
-    base = np.where(absent, np.inf, 0.0 if energy is None else energy)
-    full = np.array([unit.max_width for unit in space.units], dtype=np.float64)
-    tiny_cost, full_cost = cost(space.array([space.tinynet, space.fullnet]))
-    share = np.clip((target - tiny_cost) / max(full_cost - tiny_cost, 1), 0.0, 1.0)
-    price = cost.marginal(full * np.sqrt(share))[:, None] * table  # FLOPs grow about as ratio**2
-    price = price / price.max()
+    tables = cost.tables(space)
+    base = np.zeros(width_table(space).shape) if energy is None else energy
+    tiny, full = cost(space.array([space.tinynet, space.fullnet]))
+    share = np.clip((target - tiny) / max(full - tiny, 1), 0.0, 1.0)
+    centre = space.array([space.uniform(np.sqrt(share))])[0]  # FLOPs grow about as ratio**2
+    price = np.zeros(base.shape)
+    for row, values in zip(price, tables.beside(centre)):
+        row[: len(values)] = values - values.min()
+    price /= price.max() or 1.0
     low, high = -1e3, 1e3
     for _ in range(60):
         middle = (low + high) / 2
         distribution = WidthDistribution(space, base + middle * price)
-        if distribution.expected_cost(cost) > target:
+        if tables.expected(distribution.probabilities) > target:
             low = middle
         else:
             high = middle
@@ -81,7 +80,7 @@ class UniformSampler:
     """Every unit's width independently and uniformly."""
 
     def __init__(self, space: SearchSpace, cost: Cost) -> None:
-        self._distribution = WidthDistribution(space, np.where(width_table(space) == 0, np.inf, 0))
+        self._distribution = WidthDistribution(space)
 
     def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Draw widths, integer array ``(count, units)``."""
@@ -158,15 +157,28 @@ def expected_loss(
 class PriorSampler:
     """Subnets inside a budget, good ones more often: the prior of METHOD section 2.
 
+    The prior gives every unit its own distribution, and candidates are draws from it under the
+    condition that they lie in the budget. What knows the cost meets that condition by
+    construction, for the budget's first resource (:class:`ConditionalSampler`); what does not,
+    for comparison as in the paper's Fig. 4, is drawn until it happens to. Draws that are not
+    inside are rejected and counted.
+
     Args:
         space: The search space.
-        budget: The budget; draws outside its window are rejected and counted.
-        energy: E[u, w] of :func:`expected_loss`; ``None`` makes a prior of the cost alone.
-        max_trials: Draws for one batch of subnets after which the budget counts as unreachable.
+        budget: The budget.
+        energy: E[u, w] of :func:`expected_loss`; without it the prior is that of the cost alone.
+        kind: ``'prior'``, from losses and cost; ``'cost'`` and ``'loss'``, from one of them;
+            ``'uniform'``, from none.
+        max_trials: Draws without a subnet inside after which the budget counts as unreachable.
 
     Attributes:
+        distribution: The prior.
         trials: Draws so far.
         accepted: Those of them inside the budget.
+
+    Raises:
+        BudgetError: If no subnet lies in the window of the budget's first resource.
+        ValueError: If the kind is unknown, or is 'loss' and there are none.
     """
 
     def __init__(
@@ -174,34 +186,56 @@ class PriorSampler:
         space: SearchSpace,
         budget: Budget,
         energy: np.ndarray | None = None,
-        max_trials: int = 1_000_000,
+        kind: str = 'prior',
+        max_trials: int = 200_000,
     ) -> None:
+        if kind not in SAMPLERS:
+            raise ValueError(f'sampler must be one of {SAMPLERS}, got {kind!r}')
+        if energy is None and kind == 'loss':
+            raise ValueError(
+                "sampler 'loss' needs the losses of a supernet's training, and there are none; "
+                "choose 'cost' or 'uniform', or train the supernet with mmpse.SupernetHook"
+            )
+        if kind in ('cost', 'uniform'):
+            energy = None
         self.budget = budget
         self.max_trials = max_trials
-        centre = (budget.low + budget.high) / 2
-        self.distribution = tilted(space, budget.cost, centre, energy)
         self.trials = 0
         self.accepted = 0
+        if kind in ('loss', 'uniform'):
+            self.distribution = self._draws = WidthDistribution(space, energy)
+            return
+        self.distribution = tilted(space, budget.cost, (budget.low + budget.high) / 2, energy)
+        self._draws = ConditionalSampler(
+            self.distribution.probabilities, budget.cost.tables(space), budget.low, budget.high
+        )
+        if not self._draws.mass:
+            raise BudgetError(
+                f'no subnet has {budget}: the costs of this space leave a gap there; widen the '
+                'window or choose another budget'
+            )
 
     def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Draw ``count`` subnets inside the budget, integer array ``(count, units)``.
 
         Raises:
-            BudgetError: If they are not found within ``max_trials`` draws.
+            BudgetError: If ``max_trials`` draws one after the other are not inside.
         """
         found: list[np.ndarray] = []
-        missing, trials = count, 0
+        missing, misses, batch = count, 0, 256
         while missing > 0:
-            if trials >= self.max_trials:
-                raise BudgetError(
-                    f'only {count - missing} of {count} subnets with {self.budget} found in '
-                    f'{trials:,} draws; widen the window or choose another budget'
-                )
-            batch = self.distribution.sample(rng, 1024)
-            inside = np.flatnonzero(self.budget.contains(batch))[:missing]
+            rows = self._draws.sample(rng, batch)
+            inside = np.flatnonzero(self.budget.contains(rows))[:missing]
             missing -= len(inside)
-            trials += len(batch) if missing else int(inside[-1]) + 1
-            found.append(batch[inside])
-        self.trials += trials
-        self.accepted += count
+            self.accepted += len(inside)
+            self.trials += len(rows) if missing else int(inside[-1]) + 1
+            misses = 0 if len(inside) else misses + len(rows)
+            if misses >= self.max_trials:
+                raise BudgetError(
+                    f'none of {misses:,} draws has {self.budget}{self.budget.lowest(rows)}; choose '
+                    "another budget or a wider window, and a sampler that knows the cost ('prior' "
+                    "or 'cost')"
+                )
+            found.append(rows[inside])
+            batch = 1024
         return np.concatenate(found)

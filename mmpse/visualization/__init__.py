@@ -3,4 +3,11 @@
 from .figures import detections, search_progress, width_profile
 from .html import picture, table, write_page
 
-__all__ = ['detections', 'picture', 'search_progress', 'table', 'width_profile', 'write_page']
+__all__ = [
+    'detections',
+    'picture',
+    'search_progress',
+    'table',
+    'width_profile',
+    'write_page',
+]

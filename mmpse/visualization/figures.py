@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from mmpse.engine import Judged
+from mmpse.engine import Judged, pareto_front
 
 
 def width_profile(subnets: Mapping[str, Mapping[str, int]], full: Mapping[str, int]) -> Figure:
@@ -32,36 +31,42 @@ def width_profile(subnets: Mapping[str, Mapping[str, int]], full: Mapping[str, i
     return figure
 
 
-def search_progress(judged: Sequence[Judged], metric: str) -> Figure:
-    """Best score so far and mean score of every generation; score against FLOPs.
+def search_progress(searches: Mapping[str, Sequence[Judged]], metric: str) -> Figure:
+    """Best score so far and mean score of every generation; score against FLOPs with the front.
 
     Args:
-        judged: The archive's subnets, in the order of judging.
+        searches: Name in the legend -> the subnets that a search judged, in that order.
         metric: Name of the score.
     """
     figure = Figure(figsize=(10, 3.6), layout='constrained')
     left, right = figure.subplots(1, 2)
-    generations = sorted({row.generation for row in judged})
-    scores = {g: [row.score for row in judged if row.generation == g] for g in generations}
-    best = np.maximum.accumulate([max(scores[g]) for g in generations])
-    ticks = [g + 1 for g in generations]
-    left.plot(ticks, best, marker='o', label='best so far')
-    left.plot(ticks, [np.mean(scores[g]) for g in generations], marker='o', label='mean')
-    left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    left.set_xlabel('generation')
-    left.set_ylabel(metric)
-    left.grid(alpha=0.3)
-    left.legend()
-    points = right.scatter(
-        [row.resources['flops'] / 1e6 for row in judged],
-        [row.score for row in judged],
-        c=[row.generation + 1 for row in judged],
-        s=12,
-    )
-    figure.colorbar(points, label='generation', ticks=MaxNLocator(integer=True))
+    for k, (name, judged) in enumerate(searches.items()):
+        judged = [row for row in judged if np.isfinite(row.score)]
+        scores: dict[int, list[float]] = {}
+        for row in judged:
+            scores.setdefault(row.generation, []).append(row.score)
+        done = np.cumsum([len(of_generation) for of_generation in scores.values()])
+        best = np.maximum.accumulate([max(values) for values in scores.values()])
+        style = dict(color=f'C{k}', marker='.')
+        left.plot(done, best, **style, label=f'{name}: best so far')
+        mean = [np.mean(values) for values in scores.values()]
+        left.plot(done, mean, **style, linestyle='--', label=f'{name}: mean of the generation')
+        flops = [row.resources['flops'] / 1e6 for row in judged]
+        right.scatter(flops, [row.score for row in judged], s=8, alpha=0.4, color=f'C{k}')
+        front = pareto_front(judged)
+        right.step(
+            [row.resources['flops'] / 1e6 for row in front],
+            [row.score for row in front],
+            where='post',
+            color=f'C{k}',
+            label=f'{name}: front',
+        )
+    left.set_xlabel('subnets judged')
     right.set_xlabel('FLOPs (M multiply-adds)')
-    right.set_ylabel(metric)
-    right.grid(alpha=0.3)
+    for axes in (left, right):
+        axes.set_ylabel(metric)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     return figure
 
 

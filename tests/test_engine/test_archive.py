@@ -2,55 +2,100 @@ import sqlite3
 
 import pytest
 
-from mmpse.engine import Archive, ArchiveError, Judged, read_archive
+from mmpse.engine import Archive, ArchiveError, Judged, ranking_key, read_archive
 
 IDENTITY = dict(checkpoint='abc', metric='top1')
 
 
 def judged(k: int) -> Judged:
-    return Judged(k // 10, 'prior', (8, 16 + k), 0.1 + k / 3, dict(flops=100 + k))
+    cost = dict(flops=100 + k)
+    return Judged(1, k // 10, 'prior', (8, 16 + k), 0.1 + k / 3, 1 / (k + 3), cost)
 
 
 def test_what_is_added_is_read_back_exactly(tmp_path):
     archive = Archive(tmp_path / 'a.db', IDENTITY)
     rows = [judged(k) for k in range(20)]
     for row in rows:
-        archive.add(row)
+        archive.add([row])
         assert read_archive(archive.path)[-1] == row  # by another connection, at once
     assert read_archive(archive.path) == rows and len(archive) == 20
-    assert archive.get((8, 19)) == rows[3].score
-    assert archive.get((8, 999)) is None
+    assert archive.rows() == rows
     assert read_archive(Archive(tmp_path / 'a.db', IDENTITY).path) == rows
 
 
 def test_a_subnet_cannot_be_added_twice(tmp_path):
     archive = Archive(tmp_path / 'a.db', IDENTITY)
-    archive.add(judged(0))
+    archive.add([judged(0)])
     with pytest.raises(sqlite3.IntegrityError):
-        archive.add(judged(0))
-    assert len(archive) == 1
+        archive.add([judged(1), judged(0)])
+    assert archive.rows() == [judged(0)]  # none of them, if not all
+
+
+def test_equal_scores_are_ranked_by_loss_then_cost():
+    first = Judged(1, 0, 'prior', (8, 8), 90.0, 0.2, dict(flops=100))
+    order = [
+        first._replace(score=90.5, loss=0.9),
+        first._replace(loss=0.1, resources=dict(flops=200)),
+        first,
+        first._replace(resources=dict(flops=101)),
+        first._replace(score=float('-inf'), loss=None),
+    ]
+    assert sorted(reversed(order), key=ranking_key) == order
+
+
+def test_a_search_knows_what_was_judged_before_it_began(tmp_path):
+    archive = Archive(tmp_path / 'a.db', IDENTITY)
+    assert archive.begin(dict(budget='300M')) == (1, [])
+    archive.add([judged(0), judged(1)])
+    assert archive.begin(dict(budget='200M')) == (2, [judged(0), judged(1)])
+    archive.add([judged(2)._replace(search=2)])
+    archive = Archive(tmp_path / 'a.db', IDENTITY)  # killed and resumed
+    assert archive.begin(dict(budget='200M')) == (2, [judged(0), judged(1)])
+    assert archive.begin(dict(budget='300M')) == (1, [])
 
 
 def test_archive_of_another_search_is_refused(tmp_path):
     Archive(tmp_path / 'a.db', IDENTITY)
-    with pytest.raises(ArchiveError, match='of another search .checkpoint: "abc" there, "x" now'):
+    with pytest.raises(ArchiveError, match='of another supernet.*checkpoint: "abc" there, "x" now'):
         Archive(tmp_path / 'a.db', dict(IDENTITY, checkpoint='x'))
 
 
-@pytest.mark.parametrize('where', ['head', 'middle', 'tail'])
+@pytest.mark.parametrize('where', ['head', 'middle', 'tail', 'cut off'])
 def test_damaged_archive_is_refused(tmp_path, where):
     path = tmp_path / 'a.db'
     archive = Archive(path, IDENTITY)
     for k in range(2000):
-        archive.add(judged(k)) if k < 50 else None
+        archive.add([judged(k)]) if k < 50 else None
     with archive._db:
         archive._db.executemany(
             'INSERT INTO judged (widths, score) VALUES (?, ?)', [(str(k), k) for k in range(5000)]
         )
     archive._db.close()
     content = bytearray(path.read_bytes())
-    start = dict(head=0, middle=len(content) // 2, tail=len(content) - 6000)[where]
+    start = dict(head=0, middle=len(content) // 2, tail=len(content) - 6000).get(where, 0)
     content[start : start + 4096] = b'\xff' * 4096
-    path.write_bytes(content)
+    path.write_bytes(content[: len(content) // 2] if where == 'cut off' else content)
     with pytest.raises(ArchiveError, match='cannot be used .* restore it, or move it away'):
         Archive(path, IDENTITY)
+
+
+def test_full_disk_loses_nothing(tmp_path):
+    archive = Archive(tmp_path / 'a.db', IDENTITY)
+    (pages,) = archive._db.execute('PRAGMA page_count').fetchone()
+    archive._db.execute(f'PRAGMA max_page_count = {pages + 2}')  # what SQLite has for a full disk
+    kept = []
+    with pytest.raises(ArchiveError, match='cannot be written .*full.* go on with --resume'):
+        for k in range(1000):
+            archive.add([judged(k)])
+            kept.append(judged(k))
+    assert len(kept) > 10 and archive.rows() == kept
+    archive = Archive(tmp_path / 'a.db', IDENTITY)  # there is space again
+    archive.add([judged(1000)])
+    assert read_archive(archive.path) == [*kept, judged(1000)]
+
+
+def test_a_file_that_is_no_archive(tmp_path):
+    (tmp_path / 'a.db').write_text('generation,score\n' * 100)
+    for path in (tmp_path / 'a.db', tmp_path / 'missing.db'):
+        with pytest.raises(ArchiveError, match='give the archive.db that a search wrote'):
+            read_archive(path)

@@ -1,7 +1,14 @@
+import math
+
+import pytest
 import torch
+from mmdet.evaluation import CocoMetric
+from mmengine.evaluator import Evaluator
+from mmengine.structures import BaseDataElement
+from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader, Dataset
 
-from mmpse.engine.judge import BatchCache, nbytes
+from mmpse.engine.judge import BatchCache, label_losses, nbytes, unrounded
 
 
 class Counting(Dataset):
@@ -41,3 +48,46 @@ def test_too_many_batches_are_loaded_anew():
 
 def test_nbytes_counts_nested_tensors():
     assert nbytes(dict(a=[torch.zeros(4)], b=(torch.zeros(2, dtype=torch.uint8), 'x'))) == 18
+
+
+def test_label_losses_are_the_cross_entropies_of_the_logits():
+    logits, labels = torch.randn(5, 7), torch.tensor([0, 6, 3, 3, 1])
+    samples = [
+        DataSample().set_pred_score(row.softmax(0)).set_gt_label(label)
+        for row, label in zip(logits, labels)
+    ]
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction='none')
+    assert label_losses(samples) == pytest.approx(expected.tolist(), rel=1e-5)
+    certain = DataSample().set_pred_score(torch.tensor([0.0, 1.0])).set_gt_label(0)
+    assert math.isfinite(label_losses([certain])[0])
+
+
+def test_label_losses_leaves_other_tasks_alone():
+    multi = DataSample().set_pred_score(torch.rand(3)).set_gt_label([0, 2])
+    assert label_losses([multi, BaseDataElement(), DataSample().set_gt_label(1)]) == []
+
+
+def test_stock_mAP_is_not_rounded(tmp_path):
+    """Two subnets whose mAP differs in the fourth decimal do not tie."""
+    metric = CocoMetric(metric='bbox')
+    metric.dataset_meta = dict(classes=('a',))
+    evaluator = Evaluator(metric)
+
+    def evaluate() -> float:
+        for k in range(7):  # one of two boxes found in the first of 7 images, both in the others
+            boxes = torch.tensor([[0.0, 0, 20, 20], [30, 30, 60, 60]])
+            found = boxes[: 1 if k == 0 else 2]
+            truth = [dict(bbox=box.tolist(), bbox_label=0, ignore_flag=0) for box in boxes]
+            sample = dict(img_id=k, ori_shape=(64, 64), instances=truth)
+            sample['pred_instances'] = dict(
+                bboxes=found, scores=torch.ones(len(found)), labels=torch.zeros(len(found)).long()
+            )
+            evaluator.process([sample])
+        return evaluator.evaluate(7)['coco/bbox_mAP']
+
+    rounded = evaluate()
+    with unrounded(evaluator):
+        exact = evaluate()
+    assert rounded == evaluate() == round(exact, 3)
+    # 13 of 14 boxes found, at the 101 recalls of COCO: 0 to 0.92
+    assert exact == pytest.approx(93 / 101, abs=1e-9) and exact != rounded

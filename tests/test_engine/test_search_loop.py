@@ -1,12 +1,14 @@
 import copy
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from mmengine.runner import Runner
 
-from mmpse.engine import Archive, ArchiveError, read_archive
-from mmpse.engine.judge import Judge
+from mmpse.engine import Archive, ArchiveError, pareto_front, read_archive
+from mmpse.engine.judge import Judge, Verdict
 from mmpse.space import BudgetError, Subnet
 
 SMALL = dict(population=6, generations=3, parents=2, mutants=3, calibration=2)
@@ -45,7 +47,13 @@ def test_search_writes_the_best_subnet_inside_the_budget(cfg):
     assert len(judged) == 18 and len({row.widths for row in judged}) == 18
     best = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
     loop.space.validate(best)
-    assert best.source['score'] == max(row.score for row in judged)
+    highest = max(row.score for row in judged)
+    loss = min(row.loss for row in judged if row.score == highest)
+    assert (best.source['score'], best.source['loss']) == (highest, loss)
+    top = json.loads(open(f'{cfg.work_dir}/topk.json').read())
+    assert Subnet.load(top[0]) == best and len(top) == 10
+    scores = [subnet['source']['score'] for subnet in top]
+    assert scores == sorted((row.score for row in judged), reverse=True)[:10]
     for row in judged:
         assert loop.budget.low <= row.resources['flops'] <= loop.budget.high
     assert {row.origin for row in judged} == {'uniform', 'prior', 'mutation', 'crossover'}
@@ -108,7 +116,7 @@ def test_archive_of_another_checkpoint_is_refused(cfg, tmp_path):
     state = torch.load(cfg.load_from, weights_only=False)
     state['state_dict']['head.fc.bias'] += 1
     torch.save(state, tmp_path / 'other.pth')
-    with pytest.raises(ArchiveError, match='of another search .checkpoint'):
+    with pytest.raises(ArchiveError, match='of another supernet.*checkpoint'):
         search(cfg, load_from=str(tmp_path / 'other.pth'), resume=True)
 
 
@@ -139,14 +147,16 @@ def test_judging_equals_recalibrating_and_testing_by_hand(cfg):
             backbone(image)
         backbone.eval()
         weight = state['head.fc.weight'][:, : subnet['conv2']]
-        right = total = 0
+        right = total = loss = 0
         for batch in runner.val_loop.dataloader:
             x = torch.stack(batch['inputs']).float().sub(127.5).div(127.5)
             score = backbone(x)[0].mean((2, 3)) @ weight.t() + state['head.fc.bias']
             labels = torch.cat([s.gt_label for s in batch['data_samples']])
             right += (score.argmax(1) == labels).sum().item()
+            loss += torch.nn.functional.cross_entropy(score, labels, reduction='sum').item()
             total += len(labels)
     assert row.score == pytest.approx(100 * right / total, abs=1e-4)
+    assert row.loss == pytest.approx(loss / total, rel=1e-4)
 
 
 def test_the_search_split_is_not_the_training_split(cfg):
@@ -179,7 +189,7 @@ def test_checkpoint_without_a_loss_record_falls_back_to_cost(cfg, tmp_path, capl
         ({'train_cfg.metric': 'top5'}, "no metric 'top5'; set train_cfg.metric to one of"),
         ({'train_cfg.parents': 99}, 'expected 1 <= parents <= population'),
         ({'train_cfg.calibration': 99}, 'calibration=99, but the training data has 2 batches'),
-        ({'train_cfg.budget': dict(latency=3)}, 'budget must name one of'),
+        ({'train_cfg.budget': dict(latency=3)}, 'budget must name some of'),
         ({'train_cfg.populaton': 3}, "unexpected keyword argument 'populaton'"),
     ],
 )
@@ -200,3 +210,102 @@ def test_archive_holds_no_doubles_after_reopening(cfg):
     loop = search(cfg).train_loop
     archive = Archive(f'{cfg.work_dir}/archive.db', loop.identity)
     assert len(archive) == 18
+
+
+SHARED = ('budget', 'input_shape', 'metric', 'calibration')
+
+
+def other_search(cfg, name, **settings):
+    kept = {key: cfg.train_cfg[key] for key in SHARED}
+    cfg.train_cfg = dict(type=f'mmpse.{name}', **kept, **settings)
+    return search(cfg).train_loop, read_archive(f'{cfg.work_dir}/archive.db')
+
+
+def test_random_search_judges_as_many_draws_within_the_budget(cfg):
+    loop, judged = other_search(cfg, 'RandomSearchLoop', population=6, generations=2)
+    assert len({row.widths for row in judged}) == 12
+    assert [row.origin for row in judged] == ['uniform'] + 11 * ['prior']
+    assert loop.budget.contains(np.array([row.widths for row in judged])).all()
+
+
+def test_uniform_search_judges_the_uniform_subnets_within_the_budget(cfg):
+    loop, judged = other_search(cfg, 'UniformSearchLoop', window=0.3)
+    uniform = {tuple(loop.space.uniform(r / 500).values()) for r in range(501)}
+    inside = {w for w in uniform if loop.budget.contains(np.array([w]))[0]}
+    assert {row.widths for row in judged} == inside and len(inside) > 1
+
+
+def test_greedy_search_keeps_the_best_cut_until_the_budget_holds(cfg, monkeypatch):
+    """Against AutoSlim's rule written down once more, with a made-up score."""
+    cfg.model.backbone.ratios = [0.5, 1.0]
+    weights = np.random.default_rng(0).random(99)
+    value = lambda widths: round(float(weights[: len(widths)] @ widths), 3)  # noqa: E731
+    monkeypatch.setattr(Judge, '__call__', lambda s, n: Verdict(value(list(n.values())), None))
+    loop, judged = other_search(cfg, 'GreedySearchLoop')
+
+    space, cost, high = loop.space, loop.costs['flops'], loop.budget.high
+    best, steps = list(space.fullnet.values()), 0
+    while cost([best])[0] > high:
+        cuts = [
+            [*best[:k], unit.candidates[0], *best[k + 1 :]]
+            for k, unit in enumerate(space.units)
+            if best[k] != unit.candidates[0]
+        ]
+        best, steps = max(cuts, key=value), steps + 1
+    assert max(row.generation for row in judged) == steps
+    assert list(Subnet.load(f'{cfg.work_dir}/best_subnet.json').values()) == best
+    assert {row.origin for row in judged} == {'fullnet', 'cut'}
+
+
+def test_pareto_search_spreads_over_the_range(cfg):
+    loop = search(cfg, **{'train_cfg.pareto': True, 'train_cfg.window': 0.5}).train_loop
+    judged = read_archive(f'{cfg.work_dir}/archive.db')
+    assert loop.budget.contains(np.array([row.widths for row in judged])).all()
+    front = json.loads(open(f'{cfg.work_dir}/pareto.json').read())
+    expected = [(row.score, row.resources['flops']) for row in pareto_front(judged)]
+    assert [(s['source']['score'], s['resources']['flops']) for s in front] == expected
+    assert Subnet.load(front[-1]).source['score'] == max(row.score for row in judged)
+
+
+def test_new_budget_reuses_what_was_judged(cfg, tmp_path, monkeypatch):
+    """In the same work dir and from another one; the same winner when it is killed and resumed."""
+    search(cfg)
+    first = read_archive(f'{cfg.work_dir}/archive.db')
+    shutil.copytree(cfg.work_dir, tmp_path / 'copy')
+    best = []
+    for options in (
+        {'train_cfg.window': 0.2, 'resume': True},
+        {'train_cfg.window': 0.2, 'train_cfg.archive': str(tmp_path / 'copy/archive.db')}
+        | {'work_dir': str(tmp_path / 'other')},
+    ):
+        search(cfg, **options)
+        cfg.work_dir = options.get('work_dir', cfg.work_dir)
+        best.append(json.loads(open(f'{cfg.work_dir}/best_subnet.json').read()))
+    rows = read_archive(tmp_path / 'copy/archive.db')
+    assert rows[:18] == first and {row.search for row in rows[18:]} == {2}
+    assert len({row.widths for row in rows}) == len(rows) == 36  # nothing judged twice
+    assert best[0]['widths'] == best[1]['widths']
+    assert best[0]['source']['score'] == max(row.score for row in rows)
+
+
+def test_score_that_is_not_a_number_ranks_last(cfg, monkeypatch):
+    judge, count = Judge.evaluate, []
+
+    def sometimes(self, model):
+        count.append(model)
+        self.evaluator.metrics[0].compute_metrics = lambda results: dict(
+            top1=float('nan') if len(count) % 2 else float(len(count))
+        )
+        return judge(self, model)
+
+    monkeypatch.setattr(Judge, 'evaluate', sometimes)
+    search(cfg, **{'train_cfg.generations': 2})
+    rows = read_archive(f'{cfg.work_dir}/archive.db')
+    assert [row.score for row in rows[:4]] == [-np.inf, 2.0, -np.inf, 4.0]
+    assert Subnet.load(f'{cfg.work_dir}/best_subnet.json').source['score'] == 12.0
+
+
+def test_supernet_whose_scores_are_never_numbers(cfg, monkeypatch):
+    monkeypatch.setattr(Judge, '__call__', lambda s, n: Verdict(-np.inf, None))
+    with pytest.raises(FloatingPointError, match='not a number for any of the first 6 .*trained?'):
+        search(cfg)

@@ -1,17 +1,23 @@
 """The tools as a user starts them."""
 
+import collections
+import contextlib
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, small
 from mmengine.config import Config
 
-from mmpse.engine import read_archive
+from mmpse.engine import Archive, ArchiveError, Judged, read_archive
 from mmpse.models import SlimmableMobileNetV2, measure
 from mmpse.space import Subnet
 
@@ -124,6 +130,47 @@ def test_benchmarks_write_ratios(tmp_path):
     assert [row['name'] for row in json.loads(out.read_text())] == ['full', 'half']
 
 
+@pytest.fixture
+def archive(tmp_path):
+    """An archive of two searches, and a CSV of its subnets trained on their own."""
+    space = SlimmableMobileNetV2(widen_factor=0.35).search_space
+    units = [[unit.name, unit.max_width] for unit in space.units]
+    archive = Archive(tmp_path / 'work/archive.db', dict(units=units, metric='top1'))
+    lines = ['subnet,accuracy']
+    for k, ratio in enumerate((0.3, 0.5, 0.7, 0.8, 0.9)):
+        subnet = space.subnet(space.uniform(ratio).values(), resources=dict(flops=100 + k))
+        number, _ = archive.begin(dict(budget=k // 3))
+        cost = dict(flops=10**6 * (k + 1), params=10**6)
+        score = [50.0, 60.0, 80.0, 70.0, 90.0][k]
+        archive.add([Judged(number, 0, 'prior', tuple(subnet.values()), score, None, cost)])
+        subnet.save(tmp_path / f'{k}.json')
+        lines.append(f'{k}.json,{[71, 72, 75, 74, 73][k]}')
+    (tmp_path / 'subnets.csv').write_text('\n'.join(lines) + '\n')
+    return archive.path
+
+
+def test_plot_search_draws_and_compares(archive, tmp_path):
+    result = run('tools/analysis_tools/plot_search.py', archive, '--out-dir', tmp_path / 'out')
+    files = {path.name for path in (tmp_path / 'out').iterdir()}
+    assert files == {'search_progress.png', 'width_profile.png'}
+    assert re.search('work#1 .*3 .*80.0000', result.stdout)
+    assert re.search('work#2 .*2 .*90.0000', result.stdout)
+    result = run('tools/analysis_tools/plot_search.py', tmp_path / 'subnets.csv', expect=1)
+    assert 'give the archive.db that a search wrote' in result.stderr
+
+
+def test_ranking_agreement_of_scores_and_of_flops(archive, tmp_path):
+    tool, out = 'tools/analysis_tools/ranking_agreement.py', tmp_path / 'agreement.json'
+    run(tool, tmp_path / 'subnets.csv', '--archive', archive, '--json', out)
+    figures = json.loads(out.read_text())
+    # of ten pairs the scores order 8 as the accuracies do, FLOPs 7
+    assert figures['supernet']['kendall_tau'] == pytest.approx(0.6)
+    assert figures['FLOPs']['kendall_tau'] == pytest.approx(0.4)
+    assert figures['supernet']['regret_top1'] == figures['FLOPs']['regret_top1'] == 2
+    result = run(tool, tmp_path / 'subnets.csv', expect=1)
+    assert "row 1: no score, got {'subnet': '0.json'" in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'when', ['Epoch(train) [1][1/2]', 'Saving checkpoint at 2 epochs', 'Epoch(train) [4][2/2]']
@@ -145,25 +192,134 @@ def test_supernet_training_survives_kill_9(supernet_file, tmp_path, when):
     assert all(torch.equal(record[key], again[key]) for key in record)
 
 
-@pytest.mark.slow
-def test_search_survives_kill_9(supernet_file, digits, tmp_path):
+@pytest.fixture
+def search_file(supernet_file, digits, tmp_path):
+    """A search of 40 subnets, in generations that two processes cannot share evenly."""
     run('tools/train.py', supernet_file, '--work-dir', tmp_path / 'supernet')
     cfg = small(QUICK / 'search_mobilenet-v2_digits.py', digits, tmp_path)
     cfg.load_from = str(tmp_path / 'supernet/epoch_6.pth')
     cfg.log_level = 'INFO'
-    cfg.train_cfg.update(population=10, generations=4, parents=3, mutants=5, calibration=2)
-    cfg.dump(tmp_path / 'search.py')
-    command = ['tools/train.py', tmp_path / 'search.py', '--work-dir']
-    run(*command, tmp_path / 'whole')
-    killed = tmp_path / 'killed'
-    for when in ('search space:', 'generation 1/4', 'generation 3/4'):
-        run_and_kill([*command, killed, '--resume'], when)
-    run(*command, killed, '--resume')
-    assert read_archive(killed / 'archive.db') == read_archive(tmp_path / 'whole/archive.db')
-    best, whole = (
-        json.loads((path / 'best_subnet.json').read_text()) for path in (killed, tmp_path / 'whole')
-    )
-    assert best == whole
+    cfg.train_cfg.update(population=5, generations=8, parents=3, mutants=3, calibration=2)
+    path = tmp_path / 'search.py'
+    cfg.dump(path)
+    return path
+
+
+def results(work_dir):
+    subnets = [
+        json.loads((work_dir / name).read_text()) for name in ('best_subnet.json', 'topk.json')
+    ]
+    for subnet in (subnets[0], *subnets[1]):
+        subnet['source'].pop('config')
+    return read_archive(work_dir / 'archive.db'), *subnets
+
+
+@pytest.mark.slow
+def test_search_survives_kill_9(search_file, tmp_path):
+    """Killed ten times at random moments: nothing is lost, doubled, or judged twice."""
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    run('tools/train.py', search_file, '--work-dir', whole)
+    noting, environment = importing(search_file, 'note_judged', NOTE_JUDGED)
+    environment['JUDGED'] = str(tmp_path / 'judged.txt')  # by the processes, beside the archive
+    command = ['tools/train.py', str(noting), '--work-dir', str(killed), '--resume']
+    rng, known = np.random.default_rng(0), []
+    for target in sorted(rng.integers(0, 39, size=10)):
+        with subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        ) as job:
+            while job.poll() is None and len(known) <= target:
+                if (killed / 'archive.db').exists():
+                    with contextlib.suppress(ArchiveError):  # made, but still empty
+                        now = read_archive(killed / 'archive.db')
+                        assert now[: len(known)] == known
+                        known = now
+            time.sleep(rng.uniform(0, 0.2))  # in the middle of judging, or of writing
+            job.kill()
+        assert job.returncode == -signal.SIGKILL
+    run(*command, env=environment)
+    assert results(killed) == results(whole)
+    times = collections.Counter((tmp_path / 'judged.txt').read_text().splitlines())
+    assert len(times) == 40 and sum(times.values()) <= 40 + 10  # those that a kill interrupted
+
+
+NOTE_JUDGED = """
+import os
+from mmpse.engine import Judge
+
+judge = Judge.__call__
+
+
+def noted(self, subnet):
+    verdict = judge(self, subnet)
+    with open(os.environ['JUDGED'], 'a') as file:
+        print(list(subnet.values()), file=file)
+    return verdict
+
+
+Judge.__call__ = noted
+"""
+
+
+def importing(config_file, name, source):
+    """The config with one more module that it imports, and an environment that finds it."""
+    folder = config_file.parent
+    (folder / f'{name}.py').write_text(source)
+    cfg = Config.fromfile(config_file)
+    cfg.custom_imports.imports.append(name)
+    cfg.dump(folder / f'with_{name}.py')
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get('PYTHONPATH')]))
+    return folder / f'with_{name}.py', dict(os.environ, PYTHONPATH=path)
+
+
+def launch(*command, processes=2, env=os.environ, **kwargs):
+    launcher = ['torch.distributed.run', '--nproc-per-node', processes, '--master-port']
+    command = ['-m', *launcher, free_port(), *command, '--launcher', 'pytorch']
+    return run(*command, env=dict(env, OMP_NUM_THREADS='1'), **kwargs)
+
+
+@pytest.mark.slow
+def test_two_processes_search_as_one(search_file, tmp_path):
+    for processes in (1, 2):
+        place = tmp_path / str(processes)
+        launch('tools/train.py', search_file, '--work-dir', place, processes=processes)
+    assert results(tmp_path / '2') == results(tmp_path / '1')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('failure', 'message'),
+    [
+        ("raise MemoryError('rank 1 is full')", 'rank 1 failed: MemoryError: rank 1 is full'),
+        ('os.kill(os.getpid(), 9)', 'Signal 9 .* received by PID'),
+    ],
+)
+def test_failing_process_ends_the_search(search_file, tmp_path, failure, message):
+    file, environment = importing(search_file, 'failing', FAILING.format(failure=failure))
+    command = ('tools/train.py', file, '--work-dir', tmp_path / 'search')
+    result = launch(*command, env=environment, expect=1, timeout=300)
+    assert re.search(message, result.stdout + result.stderr)
+    assert len(read_archive(tmp_path / 'search/archive.db')) == 4  # what was judged before is kept
+    launch('tools/train.py', search_file, '--work-dir', tmp_path / 'search', '--resume')
+    assert len(read_archive(tmp_path / 'search/archive.db')) == 40
+
+
+FAILING = """
+import os
+from mmengine import dist
+from mmpse.engine import Judge
+
+judge, count = Judge.__call__, []
+
+
+def failing(self, subnet):
+    count.append(subnet)
+    if os.environ['RANK'] == '1' and len(count) == 3:
+        {failure}
+    return judge(self, subnet)
+
+
+Judge.__call__ = failing
+"""
 
 
 @pytest.mark.slow
@@ -173,13 +329,9 @@ def test_two_processes_train_one_supernet(supernet_file, tmp_path):
     cfg.train_cfg.max_epochs = 2
     cfg.train_dataloader.batch_size = 16
     cfg.custom_hooks.append(dict(type='CompareRanks'))
-    cfg.custom_imports.imports.append('compare_ranks')
     cfg.dump(tmp_path / 'two.py')
-    (tmp_path / 'compare_ranks.py').write_text(COMPARE_RANKS)
-    launch = ['-m', 'torch.distributed.run', '--nproc-per-node', 2, '--master-port', free_port()]
-    options = ['--launcher', 'pytorch', '--work-dir', tmp_path / 'two']
-    environment = dict(os.environ, PYTHONPATH=str(tmp_path), OMP_NUM_THREADS='1')
-    run(*launch, 'tools/train.py', tmp_path / 'two.py', *options, env=environment)
+    file, environment = importing(tmp_path / 'two.py', 'compare_ranks', COMPARE_RANKS)
+    launch('tools/train.py', file, '--work-dir', tmp_path / 'two', env=environment)
     record = torch.load(tmp_path / 'two/epoch_2.pth', weights_only=False)['mmpse_supernet'][
         'record'
     ]

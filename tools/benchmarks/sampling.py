@@ -1,0 +1,124 @@
+"""Count the draws that a candidate inside a budget takes, by sampler (the paper's Fig. 4a).
+
+python tools/benchmarks/sampling.py [--checkpoint SUPERNET.pth] [--json FILE]
+
+MobileNetV2 1.5x, 224 px, window 95 to 100 % of each budget. 'loss' and 'prior' go by the losses in
+the supernet's checkpoint; without one the losses are made up, which the rows say. Times include
+the building of the sampler.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mmpse.engine.loss_record import relative_losses
+from mmpse.engine.supernet_hook import CHECKPOINT_KEY
+from mmpse.models import SlimmableMobileNetV2, backbone_costs
+from mmpse.space import (
+    SAMPLERS,
+    Budget,
+    BudgetError,
+    Cost,
+    PriorSampler,
+    SearchSpace,
+    SpreadSampler,
+    expected_loss,
+)
+
+COUNT = 1000
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--widen-factor', type=float, default=1.5)
+    parser.add_argument('--size', type=int, default=224, help='side of an image in pixels')
+    parser.add_argument(
+        '--budgets', nargs='+', default=['500M', '300M', '210M', '150M', '105M', '50M']
+    )
+    parser.add_argument('--window', type=float, default=0.05)
+    parser.add_argument('--checkpoint', help='of a supernet of this width')
+    parser.add_argument(
+        '--max-trials', type=int, default=1_000_000, help='draws at which a sampler gives up'
+    )
+    parser.add_argument('--json', type=Path, help='write the rows to this file')
+    return parser.parse_args()
+
+
+def made_up_losses(space: SearchSpace, flops: Cost) -> tuple[np.ndarray, np.ndarray]:
+    """Subnets of a training and losses that fall with every width, by an amount of its own."""
+    rng = np.random.default_rng(0)
+    widths = SpreadSampler(space, flops).sample(rng, 10_000)
+    full = space.array([space.fullnet])[0]
+    weights = rng.exponential(size=len(space)) / len(space)
+    return widths, (1 - widths / full) @ weights + 0.1 * rng.standard_normal(len(widths))
+
+
+def main() -> None:
+    args = parse_args()
+    backbone = SlimmableMobileNetV2(widen_factor=args.widen_factor)
+    space, costs = backbone.search_space, backbone_costs(backbone, (3, args.size, args.size))
+    if args.checkpoint is None:
+        record = made_up_losses(space, costs['flops'])
+    else:
+        state = torch.load(args.checkpoint, map_location='cpu', weights_only=False)
+        record = relative_losses(state[CHECKPOINT_KEY]['record'])
+    energy = expected_loss(space, *record)
+
+    rows = []
+    cases = [(kind, budget) for kind in SAMPLERS for budget in args.budgets]
+    for kind, amount in track(cases, description='samplers', transient=True):
+        rng = np.random.default_rng(0)
+        budget = Budget(space, costs, dict(flops=amount), args.window)
+        start = time.perf_counter()
+        sampler = PriorSampler(space, budget, energy, kind, args.max_trials)
+        if kind in ('prior', 'cost'):
+            sampler.sample(rng, COUNT)
+        else:  # one by one, so that what was found counts when the trials are used up
+            try:
+                while sampler.accepted < COUNT and sampler.trials < args.max_trials:
+                    sampler.sample(rng, 1)
+            except BudgetError:
+                pass
+        seconds = time.perf_counter() - start
+        found = sampler.accepted
+        rows.append(
+            dict(
+                network=f'MobileNetV2 {args.widen_factor}x',
+                sampler=kind,
+                budget=amount,
+                trials_per_valid=sampler.trials / found if found else None,
+                seconds_per_1000=1000 * seconds / found if found else None,
+                trials=sampler.trials,
+                valid=found,
+                losses='checkpoint' if args.checkpoint else 'made up',
+            )
+        )
+
+    title = f'{rows[0]["network"]}, {args.size} px, trials per valid sample (seconds per 1,000)'
+    table = Table(title=title)
+    for name in ('FLOPs', *SAMPLERS):
+        table.add_column(name, justify='right')
+    for amount in args.budgets:
+        table.add_row(amount, *(show(row) for row in rows if row['budget'] == amount))
+    Console().print(table)
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=2) + '\n')
+
+
+def show(row: dict) -> str:
+    if row['valid'] == 0:
+        return f'> {row["trials"]:,}'
+    return f'{row["trials_per_valid"]:,.2f} ({row["seconds_per_1000"]:,.2f})'
+
+
+if __name__ == '__main__':
+    main()
