@@ -2,7 +2,14 @@
 
 from .budget import Budget, BudgetError
 from .cost import Cost, nearest_uniform
-from .sampling import PriorSampler, SpreadSampler, UniformSampler, expected_loss, tilted
+from .sampling import (
+    PriorSampler,
+    RatioSampler,
+    SpreadSampler,
+    UniformSampler,
+    expected_loss,
+    tilted,
+)
 from .search_space import SearchSpace, WidthUnit
 from .subnet import Subnet, SubnetError
 
@@ -11,6 +18,7 @@ __all__ = [
     'BudgetError',
     'Cost',
     'PriorSampler',
+    'RatioSampler',
     'SearchSpace',
     'SpreadSampler',
     'Subnet',
