@@ -14,7 +14,8 @@ def _child(parent: Registry, *locations: str) -> Registry:
 MODELS = _child(root.MODELS, 'mmpse.models')
 HOOKS = _child(root.HOOKS, 'mmpse.engine')
 LOOPS = _child(root.LOOPS, 'mmpse.engine')
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.engine')
 TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.engine')
 DATASETS = _child(root.DATASETS, 'mmpse.datasets')
 
-__all__ = ['DATASETS', 'HOOKS', 'LOOPS', 'MODELS', 'TASK_UTILS']
+__all__ = ['DATASETS', 'HOOKS', 'LOOPS', 'MODELS', 'OPTIM_WRAPPERS', 'TASK_UTILS']

@@ -1,9 +1,10 @@
 """Training supernets and searching them."""
 
 from mmpse.registry import TASK_UTILS
-from mmpse.space import SpreadSampler, UniformSampler
+from mmpse.space import RatioSampler, SpreadSampler, UniformSampler
 
 from .archive import Archive, ArchiveError, Judged, ranking_key, read_archive, read_identity
+from .bfloat16 import BFloat16OptimWrapper
 from .channels_last_hook import ChannelsLastHook
 from .judge import Judge, Verdict
 from .loss_record import LossRecord, relative_losses
@@ -17,12 +18,13 @@ from .searches import (
 )
 from .supernet_hook import SupernetHook
 
-for sampler in (SpreadSampler, UniformSampler):  # `mmpse.space` knows no registries
+for sampler in (RatioSampler, SpreadSampler, UniformSampler):  # `mmpse.space` knows no registries
     TASK_UTILS.register_module(module=sampler)
 
 __all__ = [
     'Archive',
     'ArchiveError',
+    'BFloat16OptimWrapper',
     'ChannelsLastHook',
     'EvolutionSearchLoop',
     'GreedySearchLoop',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -14,9 +15,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmpse.models import EXECUTIONS, backbone_costs, find_backbone
+from mmpse.models import EXECUTIONS, Distillation, backbone_costs, find_backbone
 from mmpse.registry import HOOKS, TASK_UTILS
+from mmpse.space import Subnet
 
+from .execution import measure_executions
 from .loss_record import LossRecord
 
 CHECKPOINT_KEY = 'mmpse_supernet'
@@ -24,11 +27,15 @@ CHECKPOINT_KEY = 'mmpse_supernet'
 
 @HOOKS.register_module()
 class SupernetHook(Hook):
-    """Parallel-subnets training (PSE-Net, METHOD section 1).
+    """Training of a supernet (METHOD sections 1 and 4), through the model's slimmable backbone.
 
-    Every batch of every process is shared by ``n`` subnets of the model's slimmable backbone: image
-    ``i`` runs through subnet ``i % n``. The hook draws the subnets before each iteration, activates
-    them, and records their losses after it, for the prior of the search.
+    In every iteration the hook draws ``n`` subnets, activates them, and records their losses, for
+    the prior of the search. By default they share the batch (PSE-Net): image ``i`` runs through
+    subnet ``i % n``, in one forward and one backward. With ``serial=True`` each runs on the whole
+    batch, one after the other. Then:
+
+    * AutoSlim, US-Nets (sandwich rule): ``n=4, serial=True, distillation=dict()``
+    * SPOS (single path): ``n=1, fullnet=False, tinynet=False, sampler=dict(type=UniformSampler)``
 
     What iteration ``i`` draws (subnets, and the random numbers of the process: augmentation,
     dropout) depends on the runner's seed, the rank and ``i`` alone, so that a run that was killed
@@ -36,16 +43,25 @@ class SupernetHook(Hook):
     has ``persistent_workers=False``.
 
     Args:
-        n: Subnets (groups) per batch. It must divide the batch size of each process.
-        fullnet: Whether group 0 is always the fullnet.
-        tinynet: Whether the next group is always the tinynet.
-        sampler: Draws the other subnets: ``mmpse.SpreadSampler`` or ``mmpse.UniformSampler``.
-        execution: ``'sliced'`` or ``'masked'``; see :meth:`SlimmableBackbone.activate`.
+        n: Subnets per iteration. Unless ``serial``, it must divide the batch size of each process.
+        fullnet: Whether the first one is always the fullnet.
+        tinynet: Whether the next one is always the tinynet.
+        sampler: Draws the other subnets: ``mmpse.SpreadSampler``, ``mmpse.UniformSampler`` or
+            ``mmpse.RatioSampler``.
+        serial: Whether the subnets run one after the other. The gradients of a step are their
+            mean, by gradient accumulation: set ``optim_wrapper.accumulative_counts`` to ``n`` (or
+            a multiple, to accumulate over iterations too).
+        distillation: Arguments of :class:`mmpse.models.Distillation`; ``None`` is none. A fullnet
+            that is its own teacher learns from the labels alone.
+        execution: ``'sliced'``, ``'masked'`` (see :meth:`SlimmableBackbone.activate`), or
+            ``'auto'``: whichever a few steps before the first iteration show to be faster. They
+            give the same gradients to rounding; name one for runs that must repeat bit by bit.
         record_size: Losses kept for the prior; the oldest go first.
 
     Raises:
         ValueError: Before the first iteration, if the model has no slimmable backbone, if ``n``
-            does not divide every batch, or if an argument is not one of those allowed.
+            does not divide every batch, if the processes would run different numbers of batches, or
+            if arguments are not allowed or do not fit each other. Later, if a batch is empty.
         FloatingPointError: If a subnet's loss is not finite; the subnet is named.
     """
 
@@ -55,7 +71,9 @@ class SupernetHook(Hook):
         fullnet: bool = True,
         tinynet: bool = True,
         sampler: Mapping[str, Any] = dict(type='mmpse.SpreadSampler'),
-        execution: str = 'sliced',
+        serial: bool = False,
+        distillation: Mapping[str, Any] | None = None,
+        execution: str = 'auto',
         record_size: int = 50_000,
     ) -> None:
         if not isinstance(n, int) or n < 1:
@@ -65,45 +83,76 @@ class SupernetHook(Hook):
                 f'n={n} subnets cannot hold fullnet={fullnet} and tinynet={tinynet}; choose a '
                 'larger n or switch one off'
             )
-        if execution not in EXECUTIONS:
-            raise ValueError(f'execution must be one of {EXECUTIONS}, got {execution!r}')
+        if execution not in ('auto', *EXECUTIONS):
+            raise ValueError(f'execution must be one of {("auto", *EXECUTIONS)}, got {execution!r}')
         self.n = n
         self.fullnet = fullnet
         self.tinynet = tinynet
         self.sampler_cfg = dict(sampler)
+        self.serial = serial
+        self.distillation = None if distillation is None else Distillation(**distillation)
+        self.in_place = self.distillation is not None and self.distillation.teacher is None
+        if self.in_place and serial and not fullnet:
+            raise ValueError(
+                'in-place distillation of serial subnets takes the scores of the fullnet among '
+                'them; set fullnet=True or give distillation.teacher'
+            )
         self.execution = execution
         self.record = LossRecord(record_size)
-        self._loss_call: tuple[tuple, dict] | None = None
 
     # Before the first iteration
 
     def before_train(self, runner: Runner) -> None:
-        self.backbone = find_backbone(runner.model)
+        self.model = getattr(runner.model, 'module', runner.model)
+        self.backbone = find_backbone(self.model)
         space = self.backbone.search_space
         self._check_batches(runner)
+        if self.serial:
+            self._accumulate(runner)
         self.sampler = TASK_UTILS.build(
             dict(self.sampler_cfg, space=space, cost=backbone_costs(self.backbone)['flops'])
         )
-        self.loss_module = find_loss_module(runner.model)
-        if self.loss_module is None:
-            runner.logger.info(
-                f'SupernetHook: {type(runner.model).__name__} has no head.loss_module to split its '
-                "loss by subnet with; a search's prior will rest on the cost alone."
+        loss_module = find_loss_module(self.model)
+        self._handles = []
+        if loss_module is not None:
+            self._handles.append(loss_module.register_forward_hook(self._on_loss, with_kwargs=True))
+        elif self.distillation is not None:
+            raise ValueError(
+                f'{type(self.model).__name__} has no head.loss_module whose loss distillation '
+                'could replace; set distillation=None or use a classifier'
             )
         else:
-            self.loss_module.register_forward_pre_hook(self._keep_loss_call, with_kwargs=True)
+            runner.logger.info(
+                f'SupernetHook: {type(self.model).__name__} has no head.loss_module to split its '
+                "loss by subnet with; a search's prior will rest on the cost alone."
+            )
+        if self.distillation is not None:
+            self._handles.append(self.backbone.register_forward_pre_hook(self._on_images))
+        how = 'one after the other on every batch' if self.serial else 'sharing every batch'
         runner.logger.info(
-            f'SupernetHook: {self.n} subnets per batch ({self.execution}), fullnet={self.fullnet}, '
+            f'SupernetHook: {self.n} subnets {how} ({self.execution}), fullnet={self.fullnet}, '
             f'tinynet={self.tinynet}, space of {len(space)} units and {space.size:.3g} subnets.'
         )
+
+    def after_train(self, runner: Runner) -> None:
+        for handle in self._handles:
+            handle.remove()
 
     def _check_batches(self, runner: Runner) -> None:
         loader = runner.train_dataloader
         batch_size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
-        if batch_size is None:
+        infinite = isinstance(loader.sampler, InfiniteSampler)
+        if not infinite and dist.get_world_size() > 1:
+            counts = dist.all_gather_object(len(loader))
+            if len(set(counts)) > 1:
+                raise ValueError(
+                    f'SupernetHook: the processes would run {counts} batches, and those that run '
+                    'more would wait for ever; set train_dataloader.sampler.round_up=True'
+                )
+        if batch_size is None or self.serial:
             return  # batches of a sampler's own making: checked one by one, by the backbone
         sizes = {batch_size}
-        if not loader.drop_last and not isinstance(loader.sampler, InfiniteSampler):
+        if not loader.drop_last and not infinite:
             sizes.add(len(loader.sampler) % batch_size or batch_size)
         for size in sizes:
             if size % self.n:
@@ -114,33 +163,70 @@ class SupernetHook(Hook):
                     'train_dataloader.drop_last=True'
                 )
 
+    def _accumulate(self, runner: Runner) -> None:
+        """Count a pass of a subnet as a step of gradient accumulation."""
+        counts = runner.optim_wrapper._accumulative_counts
+        if counts % self.n:
+            raise ValueError(
+                f'SupernetHook: serial=True accumulates the gradients of n={self.n} subnets before '
+                f'each update; set optim_wrapper.accumulative_counts={self.n} (got {counts})'
+            )
+        runner.optim_wrapper.initialize_count_status(
+            runner.model, runner.iter * self.n, runner.max_iters * self.n
+        )
+
     # Every iteration
 
     def before_train_epoch(self, runner: Runner) -> None:
         self._seed(runner, runner.iter)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        self.subnets = self._draw(runner, dist.get_rank())
-        self.backbone.activate(
-            [self.backbone.search_space.subnet(row) for row in self.subnets], self.execution
-        )
+        self._images = count_images(data_batch)
+        if not self._images:
+            raise ValueError(
+                f'SupernetHook: the batch of rank {dist.get_rank()} in iteration {runner.iter} is '
+                'empty; check its dataset and sampler'
+            )
+        self.subnets = self._draw(runner, dist.get_rank(), runner.iter)
+        if self.execution == 'auto':
+            self._choose_execution(runner, data_batch)
+        self._begin_iter()
+        passes = self._passes(self.subnets)
+        for subnets in passes[:-1]:
+            self.backbone.activate(subnets, self.execution)
+            self._seed(runner, runner.iter)  # every subnet gets the same augmentation
+            # a copy, since data preprocessors write into the samples
+            runner.model.train_step(copy.deepcopy(data_batch), optim_wrapper=runner.optim_wrapper)
+        if self.serial:
+            self._seed(runner, runner.iter)
+        self.backbone.activate(passes[-1], self.execution)  # the runner's own step runs it
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
         self.backbone.deactivate()
-        if self._loss_call is not None:
+        if self._losses:
             self._record_losses(runner)
+        self._log_speed(runner)
         self._seed(runner, runner.iter + 1)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self._seed(runner, runner.iter)
 
-    def _draw(self, runner: Runner, rank: int) -> np.ndarray:
-        """Subnets of one process in this iteration, widths ``(n, units)``."""
+    def _begin_iter(self) -> None:
+        self._losses: list[torch.Tensor] = []  # label losses of the subnets, in their order
+        self._teacher_score: torch.Tensor | None = None
+
+    def _passes(self, widths: np.ndarray) -> list[list[Subnet]]:
+        """The subnets of each forward of an iteration."""
+        subnets = [self.backbone.search_space.subnet(row) for row in widths]
+        return [[subnet] for subnet in subnets] if self.serial else [subnets]
+
+    def _draw(self, runner: Runner, rank: int, iteration: int) -> np.ndarray:
+        """Subnets of one process in an iteration, widths ``(n, units)``."""
         space = self.backbone.search_space
         fixed = [space.fullnet] * self.fullnet + [space.tinynet] * self.tinynet
-        rng = np.random.default_rng([runner.seed, rank, runner.iter])
+        rng = np.random.default_rng([runner.seed, rank, iteration])
         drawn = self.n - len(fixed)
         rows = [space.array([subnet]) for subnet in fixed]
         if drawn:
@@ -156,31 +242,62 @@ class SupernetHook(Hook):
         np.random.seed(seed)
         torch.manual_seed(seed)
 
+    def _choose_execution(self, runner: Runner, data_batch: Any) -> None:
+        """Time a few steps; all processes take what rank 0 finds faster."""
+        self._begin_iter()
+        draws = [
+            subnets
+            for step in range(4)
+            for subnets in self._passes(self._draw(runner, dist.get_rank(), runner.iter + step))
+        ]
+        seconds = measure_executions(self.model, runner.optim_wrapper, data_batch, draws)
+        choice = [min(seconds, key=seconds.get)]
+        dist.broadcast_object_list(choice)
+        self.execution = choice[0]
+        shown = ', '.join(f'{name} {value:.3f} s' for name, value in seconds.items())
+        runner.logger.info(f"SupernetHook: execution='{self.execution}' ({shown} per pass).")
+
     # The losses of the subnets
 
-    def _keep_loss_call(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if module.training:
-            self._loss_call = (args, kwargs)
+    def _on_images(self, module: nn.Module, args: tuple) -> None:
+        """Before a forward of the backbone: the teacher's scores of the same images."""
+        if self.backbone.active_subnets and self._teacher_score is None:
+            if not (self.serial and self.in_place):  # where they come from the fullnet's own pass
+                self._teacher_score = self.distillation.scores(self.model, args[0])
+
+    def _on_loss(
+        self, module: nn.Module, args: tuple, kwargs: dict, loss: torch.Tensor
+    ) -> torch.Tensor | None:
+        """After the head's loss: the label loss of every group; the loss with a teacher."""
+        groups = len(self.backbone.active_subnets)
+        if not module.training or not groups:
+            return None
+        score, target, *_ = args
+        kwargs = {key: value for key, value in kwargs.items() if key != 'avg_factor'}
+        first = len(self._losses)
+        with torch.set_grad_enabled(self.distillation is not None):
+            losses = [  # module.forward: without this hook
+                module.forward(score[g::groups], target[g::groups], **kwargs) for g in range(groups)
+            ]
+        self._losses += [loss.detach() for loss in losses]
+        if self.distillation is None:
+            return None
+        for g in range(groups):
+            if not (self.in_place and self.fullnet and first + g == 0):
+                teacher_score = self._teacher_score[g::groups]
+                losses[g] = self.distillation.loss(score[g::groups], teacher_score, losses[g])
+        if self._teacher_score is None:
+            self._teacher_score = score.detach()
+        return torch.stack(losses).mean()
 
     @torch.no_grad()
     def _record_losses(self, runner: Runner) -> None:
-        (score, target, *_), kwargs = self._loss_call[0], dict(self._loss_call[1])
-        self._loss_call = None
-        kwargs.pop('avg_factor', None)
-        self.loss_module.eval()  # so that these calls are not kept
-        losses = torch.stack(
-            [
-                self.loss_module(score[g :: self.n], target[g :: self.n], **kwargs)
-                for g in range(self.n)
-            ]
-        )
-        self.loss_module.train()
-
+        losses = torch.stack(self._losses).float()
         fixed = self.fullnet + self.tinynet
         names = ['fullnet'] * self.fullnet + ['tinynet'] * self.tinynet
-        gathered = dist.all_gather(losses.float())
+        gathered = dist.all_gather(losses)
         for rank, of_rank in enumerate(gathered):
-            subnets = self._draw(runner, rank)
+            subnets = self._draw(runner, rank, runner.iter)
             for widths, loss in zip(subnets, of_rank.tolist(), strict=True):
                 if not np.isfinite(loss):
                     raise FloatingPointError(
@@ -195,19 +312,37 @@ class SupernetHook(Hook):
         for name, value in scalars.items():
             runner.message_hub.update_scalar(f'train/loss_{name}', value)
 
+    def _log_speed(self, runner: Runner) -> None:
+        times = runner.message_hub.log_scalars.get('train/time')  # of MMEngine's IterTimerHook
+        if times is None:
+            return
+        images = self._images * dist.get_world_size() / times.current()
+        runner.message_hub.update_scalar('train/images_per_s', images)
+        subnet_images = images * (self.n if self.serial else 1)
+        runner.message_hub.update_scalar('train/subnet_images_per_s', subnet_images)
+
     # The checkpoint
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint[CHECKPOINT_KEY] = dict(
-            space=self.backbone.search_space.backbone, record=self.record.state_dict()
+            space=self.backbone.search_space.backbone,
+            record=self.record.state_dict(),
+            execution=self.execution,
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if runner._resume and CHECKPOINT_KEY in checkpoint:
-            self.record.load_state_dict(checkpoint[CHECKPOINT_KEY]['record'])
+            state = checkpoint[CHECKPOINT_KEY]
+            self.record.load_state_dict(state['record'])
+            if self.execution == 'auto':
+                self.execution = state['execution']
 
 
 def find_loss_module(model: nn.Module) -> nn.Module | None:
     """The loss module of a classifier's head, called with scores and targets ``(B, ...)``."""
-    model = getattr(model, 'module', model)
     return getattr(getattr(model, 'head', None), 'loss_module', None)
+
+
+def count_images(data_batch: Any) -> int:
+    """Images in a batch as a dataloader gives it."""
+    return len(data_batch['inputs'] if isinstance(data_batch, Mapping) else data_batch[0])

@@ -1,6 +1,7 @@
 """Slimmable layers and backbones, slicing, costs."""
 
 from .cost import backbone_costs, costs_of, measure, model_costs
+from .distillation import Distillation
 from .fit import FitToBackbone, with_subnet
 from .layers import SlimmableBN2d, SlimmableConv2d, is_channels_last
 from .mobilenet_v2 import SlimmableMobileNetV2
@@ -12,6 +13,7 @@ from .vgg import SlimmableVGG
 
 __all__ = [
     'EXECUTIONS',
+    'Distillation',
     'FitToBackbone',
     'ResNetCIFAR',
     'SliceError',

@@ -184,12 +184,25 @@ class SlimmableBackbone:
 
     @contextmanager
     def active(self, subnets: Sequence[Subnet], execution: str = 'sliced') -> Iterator[None]:
-        """:meth:`activate` for the time of a ``with`` block."""
+        """:meth:`activate` for the time of a ``with`` block; what was active before is so again."""
+        before = self._active, self._execution
         self.activate(subnets, execution)
         try:
             yield
         finally:
             self.deactivate()
+            if before[0]:
+                self.activate(*before)
+
+    @property
+    def active_subnets(self) -> tuple[Subnet, ...]:
+        """The subnets of the groups of a batch; none makes the plain full-width network."""
+        return self._active
+
+    @property
+    def execution(self) -> str:
+        """How the active subnets are run."""
+        return self._execution
 
     def _select(self, subnet: Subnet | None) -> None:
         for layer, module, norm in self._running:

@@ -6,6 +6,7 @@ from .cost import Cost, TableCost, nearest_uniform
 from .sampling import (
     SAMPLERS,
     PriorSampler,
+    RatioSampler,
     SpreadSampler,
     UniformSampler,
     WidthDistribution,
@@ -24,6 +25,7 @@ __all__ = [
     'BudgetError',
     'Cost',
     'PriorSampler',
+    'RatioSampler',
     'SearchSpace',
     'SpreadSampler',
     'Subnet',

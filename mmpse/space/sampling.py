@@ -87,6 +87,27 @@ class UniformSampler:
         return self._distribution.sample(rng, count)
 
 
+class RatioSampler:
+    """One ratio for all units of a subnet (the widths of slimmable networks).
+
+    A ratio is drawn evenly between the smallest of the space and 1; every unit takes the candidate
+    nearest to it.
+
+    Args:
+        space: The search space.
+        cost: Not used; the samplers of training subnets are all built from space and cost.
+    """
+
+    def __init__(self, space: SearchSpace, cost: Cost) -> None:
+        self._space = space
+        self._low = min(unit.candidates[0] / unit.max_width for unit in space.units)
+
+    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Draw widths, integer array ``(count, units)``."""
+        ratios = rng.uniform(self._low, 1, count)
+        return self._space.array([self._space.uniform(ratio) for ratio in ratios])
+
+
 class SpreadSampler:
     """Subnets spread evenly over a range of FLOPs.
 

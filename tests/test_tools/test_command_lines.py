@@ -110,16 +110,23 @@ def test_demo_commands_are_ones_a_user_can_copy():
 def test_benchmarks_write_ratios(tmp_path):
     out = tmp_path / 'step.json'
     run(
-        *('tools/benchmarks/train_step.py', '--widen-factor', 0.35, '--size', 32, '--batch', 8),
-        *('--rounds', 1, '--n', 2, '--json', out),
+        *('tools/benchmarks/train_step.py', '--networks', 'MobileNetV2-0.5x', '--rounds', 1),
+        *('--size', 64, '--batch', 8, '--n', 2, '--dtypes', 'float32', '--json', out),
     )
-    rows = json.loads(out.read_text())
-    assert {(row['layout'], row['mode'], row['n']) for row in rows} == {
-        (layout, mode, n)
+    rows = {(row['layout'], row['mode'], row['n']): row for row in json.loads(out.read_text())}
+    assert rows.keys() == {
+        (layout, *mode)
         for layout in ('NCHW', 'channels_last')
-        for mode, n in (('plain', 1), ('masked', 2), ('sliced', 2))
+        for mode in (
+            *(('plain', 1), ('masked', 2), ('sliced', 2)),
+            *(('sandwich', 4), ('spos', 1)),
+        )
     }
-    assert all(row['ratio'] == 1 for row in rows if row['mode'] == 'plain')
+    for (_, mode, n), row in rows.items():
+        assert mode != 'plain' or (row['ratio'] == 1 and row['memory_ratio'] == 1)
+        images = 8 * (n if mode == 'sandwich' else 1)
+        assert row['subnet_images_per_s'] == pytest.approx(images / row['seconds'])
+        assert 0.3 < row['memory_ratio'] < 1.2
 
     out, half = tmp_path / 'latency.json', tmp_path / 'half.json'
     SlimmableMobileNetV2().search_space.uniform(0.5).save(half)

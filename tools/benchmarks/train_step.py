@@ -1,143 +1,251 @@
-"""Time one supernet training step against one plain step of the full network.
+"""Cost of one supernet training step, against one plain step of the full network.
 
-python tools/benchmarks/train_step.py [--widen-factor 1.5] [--size 224] [--batch 32] [--json FILE]
+python tools/benchmarks/train_step.py [--networks MobileNetV2-1.5x] [--dtypes float32] [--json FILE]
 
-All modes run interleaved, round by round, in one process; the table gives medians, and ratios to
-the plain step of the same memory layout. Only the ratios mean something on a noisy machine.
+Every mode is an MMEngine Runner with the hook a user would configure, on one shared model; a step
+is the runner's own. All modes run interleaved, round by round, in one process; the table gives
+medians, and ratios to the plain step of the same memory layout and precision of the same round.
+Only the ratios mean something on a noisy machine. Peak memory is that of PyTorch's allocator in one
+more step (on a CPU as its profiler records it): weights, momentum and all that the step holds.
+images/s are subnet-images: an image that runs through k subnets in a step counts k times.
 """
 
 import argparse
+import itertools
 import json
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.structures import DataSample
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from torch import nn
 
 import mmpse  # noqa: F401
-from mmpse.models import SlimmableMobileNetV2, backbone_costs
-from mmpse.space import SpreadSampler
 
+NETWORKS = {
+    'MobileNetV2-1.5x': dict(type='mmpse.SlimmableMobileNetV2', widen_factor=1.5),
+    'MobileNetV2-0.5x': dict(type='mmpse.SlimmableMobileNetV2', widen_factor=0.5),
+    'ResNet-50': dict(type='mmpse.SlimmableResNet', depth=50),
+    'VGG16-BN': dict(type='mmpse.SlimmableVGG', depth=16, norm_cfg=dict(type='BN')),
+}
 LAYOUTS = dict(NCHW=torch.contiguous_format, channels_last=torch.channels_last)
-
-
-class Classifier(nn.Module):
-    """Backbone, global pooling, linear head."""
-
-    def __init__(self, widen_factor: float) -> None:
-        super().__init__()
-        self.backbone = SlimmableMobileNetV2(widen_factor=widen_factor)
-        self.fc = nn.Linear(self.backbone.out_channels[-1], 1000)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc(self.backbone(x)[-1].mean((2, 3)))
+WRAPPERS = dict(float32='OptimWrapper', bfloat16='mmpse.BFloat16OptimWrapper')
+SAMPLERS = dict(uniform='mmpse.UniformSampler', spread='mmpse.SpreadSampler')
+NO_HOOKS = dict.fromkeys(
+    ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--widen-factor', type=float, default=1.5)
+    parser.add_argument(
+        '--networks',
+        nargs='+',
+        choices=list(NETWORKS),
+        default=['MobileNetV2-1.5x', 'ResNet-50', 'VGG16-BN'],
+    )
     parser.add_argument('--size', type=int, default=224, help='side of an image in pixels')
     parser.add_argument('--batch', type=int, default=32, help='images per step')
-    parser.add_argument('--n', type=int, nargs='+', default=[4], help='subnets per step')
+    parser.add_argument('--n', type=int, nargs='+', default=[2, 4, 8], help='parallel subnets')
+    parser.add_argument(
+        '--sampler', choices=list(SAMPLERS), default='spread', help='of the random subnets'
+    )
     parser.add_argument('--rounds', type=int, default=5, help='rounds, after one warm-up round')
     parser.add_argument('--layouts', nargs='+', choices=list(LAYOUTS), default=list(LAYOUTS))
+    parser.add_argument('--dtypes', nargs='+', choices=list(WRAPPERS), default=list(WRAPPERS))
     parser.add_argument('--json', type=Path, help='write the rows to this file')
     return parser.parse_args()
+
+
+def hooks(parallel: list[int], sampler: str) -> dict[tuple[str, int], list[dict]]:
+    """The hooks of every mode ``(name, n)``; the random subnets of one n are the same."""
+    hook = dict(type='mmpse.SupernetHook', sampler=dict(type=SAMPLERS[sampler]))
+    modes: dict[tuple[str, int], list[dict]] = {('plain', 1): []}
+    for n, execution in itertools.product(parallel, ('masked', 'sliced')):
+        modes[execution, n] = [hook | dict(n=n, execution=execution)]
+    modes['sandwich', 4] = [hook | dict(n=4, serial=True, distillation=dict(), execution='sliced')]
+    modes['spos', 1] = [hook | dict(n=1, fullnet=False, tinynet=False, execution='sliced')]
+    return modes
+
+
+class Trainer:
+    """One mode on one model, ready to take single steps."""
+
+    def __init__(self, model, hooks: list[dict], wrapper: str, batch: dict, work_dir: str) -> None:
+        serial = any(hook.get('serial', False) for hook in hooks)
+        self.batch = batch
+        self.runner = Runner(
+            model=model,
+            work_dir=work_dir,
+            train_dataloader=torch.utils.data.DataLoader(
+                batch['inputs'], batch_size=len(batch['inputs'])
+            ),
+            train_cfg=dict(by_epoch=False, max_iters=1_000_000),
+            optim_wrapper=dict(
+                type=wrapper,
+                optimizer=dict(type='SGD', lr=1e-3, momentum=0.9),
+                accumulative_counts=hooks[0]['n'] if serial else 1,
+            ),
+            default_hooks=NO_HOOKS,
+            custom_hooks=hooks,
+            randomness=dict(seed=0),
+            default_scope='mmpretrain',
+            experiment_name=f'{time.time_ns()}',
+            log_level='ERROR',
+        )
+        # what Runner.train does before it runs the loop
+        loop = self.runner.train_loop
+        self.runner.optim_wrapper = self.runner.build_optim_wrapper(self.runner.optim_wrapper)
+        self.runner.optim_wrapper.initialize_count_status(model, 0, loop.max_iters)
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+
+    def step(self) -> None:
+        self.runner.model.train()
+        self.runner.train_loop.run_iter(self.batch)
+
+    def close(self) -> None:
+        self.runner.call_hook('after_train')
+
+
+def timed(step, device: str) -> float:
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_bytes(step, model, device: str) -> int:
+    """Largest amount of memory that is allocated at one moment of a step."""
+    if device == 'cuda':
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        peak = torch.cuda.max_memory_allocated() - before
+    else:
+        cpu = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(
+            activities=cpu, profile_memory=True, acc_events=True
+        ) as profile:
+            step()
+        events = profile.profiler.kineto_results.events()
+        sizes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == '[memory]']
+        sizes.sort(key=lambda event: event[0])
+        peak = max(itertools.accumulate(size for _, size in sizes))
+    weights = sum(p.nbytes for p in model.parameters())
+    buffers = sum(b.nbytes for b in model.buffers())
+    return 2 * weights + buffers + peak  # the momentum of this mode is as large as the weights
 
 
 def main() -> None:
     args = parse_args()
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    torch.manual_seed(0)
-    images = torch.randn(args.batch, 3, args.size, args.size, device=device)
-    labels = torch.randint(1000, (args.batch,), device=device)
-
-    model = Classifier(args.widen_factor).to(device)
-    space = model.backbone.search_space
-    sampler = SpreadSampler(space, backbone_costs(model.backbone)['flops'])
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    modes = [('plain', 1)] + [(mode, n) for n in args.n for mode in ('masked', 'sliced')]
-    times: dict[tuple[str, str, int], list[float]] = {}
-
-    def step(mode: str, n: int, x: torch.Tensor, seed: int) -> float:
-        rng = np.random.default_rng([seed, n])  # all modes of one n run the same subnets
-        drawn = [space.subnet(row) for row in sampler.sample(rng, max(n - 2, 1))]
-        if mode != 'plain':
-            model.backbone.activate([space.fullnet, space.tinynet, *drawn][:n], mode)
-        synchronize(device)
-        start = time.perf_counter()
-        loss = F.cross_entropy(model(x), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        synchronize(device)
-        elapsed = time.perf_counter() - start
-        model.backbone.deactivate()
-        return elapsed
-
-    for layout in args.layouts:
-        model.to(memory_format=LAYOUTS[layout])
-        x = images.to(memory_format=LAYOUTS[layout])
-        for seed in track(range(args.rounds + 1), description=f'{layout}, rounds', transient=True):
-            for mode, n in modes:
-                elapsed = step(mode, n, x, seed)
-                if seed:  # round 0 warms up
-                    times.setdefault((layout, mode, n), []).append(elapsed)
-
+    batch = dict(
+        inputs=torch.randint(256, (args.batch, 3, args.size, args.size), dtype=torch.uint8),
+        data_samples=[DataSample().set_gt_label(k % 1000) for k in range(args.batch)],
+    )
     rows = []
-    for (layout, mode, n), values in times.items():
-        plain = times[layout, 'plain', 1]
-        ratios = [value / base for value, base in zip(values, plain, strict=True)]
+    for network, layout, dtype in itertools.product(args.networks, args.layouts, args.dtypes):
+        rows += measure(network, layout, dtype, batch, device, args)
+        if args.json:
+            args.json.write_text(json.dumps(rows, indent=2) + '\n')
+    show(rows, args)
+
+
+def measure(network, layout, dtype, batch, device, args) -> list[dict]:
+    """The rows of one network in one layout and precision."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(
+            dict(
+                type='mmpse.FitToBackbone',
+                architecture='ImageClassifier',
+                data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
+                backbone=NETWORKS[network],
+                neck=dict(type='GlobalAveragePooling'),
+                head=dict(type='LinearClsHead', num_classes=1000, in_channels=1),
+            )
+        ).to(device, memory_format=LAYOUTS[layout])
+    times: dict[tuple[str, int], list[float]] = {}
+    peaks: dict[tuple[str, int], int] = {}
+    with tempfile.TemporaryDirectory() as work_dir:
+        trainers = {
+            mode: Trainer(model, hooks_of_mode, WRAPPERS[dtype], batch, work_dir)
+            for mode, hooks_of_mode in hooks(args.n, args.sampler).items()
+        }
+        for trainer in trainers.values():  # only the one that steps may listen to the loss
+            trainer.close()
+        title = f'{network}, {layout}, {dtype}: rounds'
+        for round_ in track(range(args.rounds + 2), description=title, transient=True):
+            for mode, trainer in trainers.items():
+                trainer.runner.call_hook('before_train')
+                if round_ == 0:  # warms up
+                    trainer.step()
+                elif round_ <= args.rounds:
+                    times.setdefault(mode, []).append(timed(trainer.step, device))
+                else:
+                    peaks[mode] = peak_bytes(trainer.step, model, device)
+                trainer.close()
+    plain = times['plain', 1]
+    rows = []
+    for (mode, n), seconds in times.items():
+        ratios = [value / base for value, base in zip(seconds, plain, strict=True)]
+        subnet_images = args.batch * (n if mode == 'sandwich' else 1)
         rows.append(
             dict(
-                network=f'MobileNetV2 {args.widen_factor}x',
+                network=network,
                 mode=mode,
                 n=n,
                 device=device,
                 layout=layout,
-                dtype='float32',
-                seconds=statistics.median(values),
+                dtype=dtype,
+                seconds=statistics.median(seconds),
                 ratio=statistics.median(ratios),
                 ratio_min=min(ratios),
                 ratio_max=max(ratios),
-                subnet_images_per_s=args.batch / statistics.median(values),
+                peak_bytes=peaks[mode, n],
+                memory_ratio=peaks[mode, n] / peaks['plain', 1],
+                subnet_images_per_s=subnet_images / statistics.median(seconds),
             )
         )
-    show(rows, args)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + '\n')
+    return rows
 
 
 def show(rows: list[dict], args: argparse.Namespace) -> None:
-    title = f'{rows[0]["network"]}, {args.size} px, batch {args.batch}, {rows[0]["device"]}'
-    table = Table(title=f'{title}, {torch.get_num_threads()} threads, {args.rounds} rounds')
-    for name in ('layout', 'mode', 'n', 'median s', 'ratio to plain', 'min', 'max', 'images/s'):
-        table.add_column(name, justify='left' if name in ('layout', 'mode') else 'right')
-    for row in rows:
-        table.add_row(
-            row['layout'],
-            row['mode'],
-            str(row['n']),
-            f'{row["seconds"]:.3f}',
-            f'{row["ratio"]:.3f}',
-            f'{row["ratio_min"]:.3f}',
-            f'{row["ratio_max"]:.3f}',
-            f'{row["subnet_images_per_s"]:.1f}',
-        )
-    Console().print(table)
-
-
-def synchronize(device: str) -> None:
-    if device == 'cuda':
-        torch.cuda.synchronize()
+    title = (
+        f'{args.size} px, batch {args.batch}, {args.sampler} sampler, {rows[0]["device"]}, '
+        f'{torch.get_num_threads()} threads, {args.rounds} rounds'
+    )
+    table = Table(title=title)
+    table.add_column('step', no_wrap=True)
+    for name in ('n', 'median s', 'ratio', 'min - max', 'peak MiB', 'ratio', 'images/s'):
+        table.add_column(name, justify='right')
+    groups = itertools.groupby(rows, key=lambda r: (r['network'], r['layout'], r['dtype']))
+    for group, members in groups:
+        table.add_section()
+        table.add_row(' '.join(group))
+        for row in members:
+            table.add_row(
+                f'  {row["mode"]}',
+                str(row['n']),
+                f'{row["seconds"]:.3f}',
+                f'{row["ratio"]:.3f}',
+                f'{row["ratio_min"]:.2f} - {row["ratio_max"]:.2f}',
+                f'{row["peak_bytes"] / 2**20:.0f}',
+                f'{row["memory_ratio"]:.2f}',
+                f'{row["subnet_images_per_s"]:.1f}',
+            )
+    Console(width=110).print(table)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,76 @@
+"""Which execution of the subnets is the fastest here."""
+
+from __future__ import annotations
+
+import copy
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from mmpse.models import EXECUTIONS, find_backbone
+from mmpse.space import Subnet
+
+
+def measure_executions(
+    model: nn.Module,
+    optim_wrapper: OptimWrapper,
+    data_batch: Any,
+    draws: Sequence[Sequence[Subnet]],
+) -> dict[str, float]:
+    """Median seconds of a forward and backward in each execution.
+
+    Weights, optimizer, buffers and random states are left as they were; gradients are cleared.
+
+    Args:
+        model: The model in training mode, not wrapped.
+        optim_wrapper: Gives the context of the forward (mixed precision).
+        data_batch: A batch as the training dataloader gives it.
+        draws: The subnets of one step each; the first step warms up.
+    """
+    backbone = find_backbone(model)
+    # gradient checkpointing cannot meet sliced execution
+    executions = ('masked',) if getattr(backbone, 'with_cp', False) else EXECUTIONS
+    times: dict[str, list[float]] = {execution: [] for execution in executions}
+    with left_as_it_was(model):
+        for subnets in draws:
+            for execution in executions:
+                batch = copy.deepcopy(data_batch)
+                start = now()
+                with backbone.active(subnets, execution), optim_wrapper.optim_context(model):
+                    data = model.data_preprocessor(batch, True)
+                    losses = model._run_forward(data, mode='loss')
+                model.parse_losses(losses)[0].backward()
+                times[execution].append(now() - start)
+                model.zero_grad()
+    return {execution: statistics.median(values[1:]) for execution, values in times.items()}
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put buffers and random states back afterwards."""
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+
+
+def now() -> float:
+    """Seconds, when the device has done what it was told so far."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,84 @@
+"""Distillation: subnets learn from the scores of a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from mmpse.registry import MODELS
+
+from .slimmable import find_backbone
+
+
+class Distillation:
+    """The loss that pulls subnets towards a teacher, and the teacher's scores.
+
+    Args:
+        teacher: Config of a classifier of the same classes; ``init_cfg`` (or timm's
+            ``pretrained``) brings its weights. It sees the images as the supernet's own data
+            preprocessor leaves them. ``None``: the fullnet, in place (US-Nets).
+        weight: Share of the teacher in a subnet's loss; the rest is the label loss.
+        temperature: Of both softmaxes.
+    """
+
+    def __init__(
+        self,
+        teacher: Mapping[str, Any] | None = None,
+        weight: float = 1.0,
+        temperature: float = 1.0,
+    ) -> None:
+        if not 0 < weight <= 1:
+            raise ValueError(f'distillation.weight must be in (0, 1], got {weight!r}')
+        if not temperature > 0:
+            raise ValueError(f'distillation.temperature must be positive, got {temperature!r}')
+        self.weight = weight
+        self.temperature = temperature
+        self.teacher: BaseModel | None = None
+        if teacher is not None:
+            self.teacher = MODELS.build(dict(teacher))
+            self.teacher.init_weights()
+            self.teacher.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def scores(self, student: BaseModel, images: Tensor) -> Tensor:
+        """The teacher's scores ``(B, classes)`` of preprocessed images ``(B, C, H, W)``."""
+        try:
+            if self.teacher is not None:
+                return self.teacher.to(images.device)(images, mode='tensor')
+            backbone = find_backbone(student)
+            fullnet = backbone.search_space.fullnet
+            with backbone.active([fullnet], backbone.execution):
+                features = backbone.forward(images)  # without the module's hooks
+            return student.head(student.neck(features) if student.with_neck else features)
+        finally:
+            # autocast would hand the casts of the weights made here to the student, who needs
+            # ones with gradients
+            torch.clear_autocast_cache()
+
+    def loss(self, score: Tensor, teacher_score: Tensor, label_loss: Tensor) -> Tensor:
+        """Loss of one group's scores ``(B, classes)``.
+
+        ``(1 - weight) * label_loss + weight * T**2 * KL(teacher || student)``, the mean over images
+        (Hinton et al., arXiv 1503.02531).
+
+        Raises:
+            ValueError: If the teacher has other classes.
+        """
+        if score.shape != teacher_score.shape:
+            raise ValueError(
+                f'the teacher gives scores {tuple(teacher_score.shape)}, the supernet '
+                f'{tuple(score.shape)}; distillation.teacher must be a classifier of the same '
+                'classes'
+            )
+        soft = F.kl_div(
+            F.log_softmax(score.float() / self.temperature, 1),
+            F.log_softmax(teacher_score.float() / self.temperature, 1),
+            reduction='batchmean',
+            log_target=True,
+        )
+        return (1 - self.weight) * label_loss + self.weight * self.temperature**2 * soft
