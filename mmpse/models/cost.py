@@ -60,8 +60,9 @@ def _output_sizes(backbone: SlimmableBackbone, input_shape: Sequence[int]) -> di
 
     0 where no feature depends on it (a last stage that is not in ``out_indices``).
     """
-    twin = copy.deepcopy(backbone).to('meta', torch.float32).requires_grad_()
+    twin = copy.deepcopy(backbone).to('meta', torch.float32)
     twin.eval()
+    twin.requires_grad_()  # after eval(), which freezes stages
     sizes: dict[str, int] = {}
     layers = {layer.conv: twin.get_submodule(layer.conv) for layer in twin.layers_of_units}
     for name, module in layers.items():

@@ -131,7 +131,8 @@ class SlimmableBN2d(nn.BatchNorm2d):
             bias=bias.flatten(),
             **self._statistics(channels, groups),
         )
-        return y.view(x.shape)
+        # nobody else holds y: as a view it could not be changed in place behind a checkpoint
+        return torch.ops.aten._unsafe_view(y, x.shape)
 
 
 class ChunkedBatchNorm(torch.autograd.Function):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmcv.cnn import ConvModule
@@ -19,10 +19,11 @@ from .slimmable import Layer, SlimmableBackbone
 class SlimmableVGG(SlimmableBackbone, VGG):
     """VGG (mmpretrain's) as a supernet, or as one static subnet of it.
 
-    Width units: ``conv1`` .. one for every convolution. With ``norm_cfg=None`` there is no
-    normalisation; the convolutions carry the masks then. With ``num_classes`` VGG's own classifier
-    follows; its hidden layers keep their 4096 channels. The units are the same with and without it,
-    so that a subnet searched with it can be the backbone of a detector.
+    Width units: ``conv1`` .. one for every convolution. With ``norm_cfg=None``, the default as in
+    mmpretrain, there is no normalisation; the convolutions carry the masks then. With
+    ``num_classes`` VGG's own classifier follows; its hidden layers keep their 4096 channels. The
+    units are the same with and without it, so that a subnet searched with it can be the backbone of
+    a detector.
 
     Args:
         depth: 11, 13, 16 or 19.
@@ -30,8 +31,8 @@ class SlimmableVGG(SlimmableBackbone, VGG):
         **kwargs: See :class:`mmpretrain.models.VGG`.
     """
 
-    def __init__(self, depth: int, **kwargs) -> None:
-        super().__init__(depth=depth, **kwargs)
+    def __init__(self, depth: int, norm_cfg: Mapping[str, Any] | None = None, **kwargs) -> None:
+        super().__init__(depth=depth, norm_cfg=norm_cfg, **kwargs)
         if self.num_classes > 0 and self.subnet is None:  # VGG has no setting for its type
             self.classifier[0].__class__ = SlimmableLinear
 
