@@ -9,7 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 import mmpse
-from mmpse.models import SlimmableBackbone, SlimmableMobileNetV2
+from mmpse.models import SlimmableBackbone
+from mmpse.models.fit import WeightsOnMeta
 from mmpse.registry import HOOKS, LOOPS, MODELS
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
@@ -18,8 +19,8 @@ CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' n
 @pytest.fixture
 def subnet_file(tmp_path):
     def write(backbone: dict) -> str:
-        arguments = {k: backbone[k] for k in ('widen_factor',) if k in backbone}
-        space = SlimmableMobileNetV2(**arguments).search_space
+        with WeightsOnMeta():
+            space = MODELS.build(dict(backbone, subnet=None, norm_cfg=dict(type='BN'))).search_space
         return str(space.uniform(0.5).save(tmp_path / 'subnet.json'))
 
     return write
@@ -32,11 +33,12 @@ def test_config_builds(path, subnet_file):
     if cfg.model.backbone.get('subnet') is not None:
         cfg.model.backbone.subnet = subnet_file(cfg.model.backbone)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = MODELS.build(cfg.model)
+        with WeightsOnMeta():
+            model = MODELS.build(cfg.model).to('meta')
         assert isinstance(model.backbone, SlimmableBackbone)
         model.eval()
         with torch.no_grad():  # necks and heads fit
-            model(torch.zeros(1, 3, 64, 64), mode='tensor')
+            model(torch.zeros(1, 3, 224, 224, device='meta'), mode='tensor')
         for hook in cfg.get('custom_hooks', []):
             HOOKS.build(hook)
         if 'type' in cfg.train_cfg:
@@ -53,15 +55,35 @@ def test_there_are_configs_of_every_kind():
     assert kinds == {'quickstart', 'supernet', 'search', 'retrain', 'detection', 'segmentation'}
 
 
-def test_searches_judge_on_held_out_training_images():
-    path = ROOT / 'configs/search/psenet_mobilenet-v2-w1p5_300m_in1k.py'
+@pytest.mark.parametrize(
+    'path', [p for p in CONFIGS if p.parent.name == 'search'], ids=lambda path: path.stem
+)
+def test_searches_judge_on_held_out_training_images(path):
     cfg = Config.fromfile(path)
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
     assert val.dataset.split == train.dataset.split == 'train'
     assert (train.num_splits, train.fold, train.seed) == (val.num_splits, val.fold, val.seed)
     assert val.test_mode and not train.get('test_mode', False)
-    supernet = Config.fromfile(ROOT / 'configs/supernet/psenet_mobilenet-v2-w1p5_8xb256_in1k.py')
+    # the supernet that it searches was trained without those images
+    supernet = config_that_writes(cfg.load_from)
     assert supernet.train_dataloader.dataset == train
+    assert supernet.model.backbone == cfg.model.backbone
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in CONFIGS if p.parent.name == 'retrain'], ids=lambda path: path.stem
+)
+def test_retrained_subnets_come_from_a_search_of_the_same_backbone(path):
+    cfg = Config.fromfile(path)
+    search = config_that_writes(cfg.model.backbone.pop('subnet'))
+    assert search.model.backbone == cfg.model.backbone
+    assert cfg.train_dataloader.dataset.split == 'train'
+    assert 'num_splits' not in cfg.train_dataloader.dataset  # all of it
+
+
+def config_that_writes(path: str) -> Config:
+    (config,) = [p for p in CONFIGS if p.stem == Path(path).parent.name]
+    return Config.fromfile(config)
 
 
 @pytest.mark.parametrize(

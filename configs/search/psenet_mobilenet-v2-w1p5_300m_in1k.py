@@ -2,9 +2,7 @@
 #   --cfg-options train_cfg.budget.flops=250M
 _base_ = [
     '../_base_/models/mobilenet-v2.py',
-    '../_base_/datasets/imagenet_held-out.py',
     '../_base_/schedules/search_in1k.py',
-    '../_base_/default_runtime.py',
 ]
 model = dict(backbone=dict(widen_factor=1.5))
 load_from = 'work_dirs/psenet_mobilenet-v2-w1p5_8xb256_in1k/epoch_50.pth'

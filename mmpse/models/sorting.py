@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,9 @@ IMPORTANCES: dict[str, Callable[[nn.Conv2d, nn.Module | None], Tensor]] = {
 def sort_channels(model: nn.Module, by: str = 'bn', fresh_head: bool = False) -> dict[str, Tensor]:
     """Permute the channels of every width unit, the most important first, in place.
 
-    The function that the full network computes stays the same. What reads the backbone's features
-    is permuted with them if it is a linear layer: a classifier's ``head.fc`` behind a pooling neck,
-    or VGG's own classifier. Otherwise (a backbone alone, a detector, a segmentor) the units of
-    those features keep their order.
+    The function that the full network computes stays the same. A classifier's ``head.fc`` behind a
+    pooling neck is permuted with the feature that it reads. Other features that leave the backbone
+    (of a backbone alone, of a detector or a segmentor) keep the order of their channels.
 
     Args:
         model: A supernet's backbone, or a model that holds one.
@@ -49,15 +48,13 @@ def sort_channels(model: nn.Module, by: str = 'bn', fresh_head: bool = False) ->
             'backbone without subnet=), and cut the subnet out of the sorted weights'
         )
     layers = [
-        (
-            layer,
-            backbone.get_submodule(layer.conv),
-            layer.norm and backbone.get_submodule(layer.norm),
-        )
+        (layer, backbone.get_submodule(layer.conv), backbone._norm(layer))
         for layer in backbone.layers_of_units
     ]
     importance: dict[str, Tensor] = {}
     for layer, conv, norm in layers:
+        if layer.outputs is None:
+            continue
         if by == 'bn' and norm is None:
             raise ValueError(
                 f"{layer.conv} has no normalisation whose scale could be compared; use by='l1' or "
@@ -66,8 +63,9 @@ def sort_channels(model: nn.Module, by: str = 'bn', fresh_head: bool = False) ->
         of_layer = IMPORTANCES[by](conv, norm)
         importance[layer.outputs] = importance.get(layer.outputs, 0) + of_layer
 
-    readers = dict(_linear_readers(model, backbone))
-    kept = set() if fresh_head else set(backbone.feature_units()) - readers.keys()
+    head = _linear_head(model, backbone)
+    features = backbone.feature_units()
+    kept = set() if fresh_head else set(features if head is None else features[:-1])
     orders = {
         unit: value.argsort(descending=True, stable=True)
         for unit, value in importance.items()
@@ -79,23 +77,24 @@ def sort_channels(model: nn.Module, by: str = 'bn', fresh_head: bool = False) ->
             for tensor in (conv.weight, conv.bias, *_channelwise(norm)):
                 if tensor is not None:
                     tensor.copy_(tensor[order])
-        if conv.groups == 1 and layer.inputs in orders:
-            conv.weight.copy_(conv.weight[:, orders[layer.inputs]])
-    for unit, linear in readers.items():
-        order = orders[unit]
-        by_channel = linear.weight.unflatten(1, (len(order), -1))  # VGG's reads many pixels of each
-        linear.weight.copy_(by_channel[:, order].flatten(1))
+        if layer.inputs in orders and getattr(conv, 'groups', 1) == 1:  # not depthwise
+            _permute_inputs(conv.weight, orders[layer.inputs])
+    if head is not None and features[-1] in orders:
+        _permute_inputs(head.weight, orders[features[-1]])
     return orders
 
 
-def _linear_readers(
-    model: nn.Module, backbone: SlimmableBackbone
-) -> Iterator[tuple[str, nn.Linear]]:
-    """The linear layers that read a unit's channels, and nothing else."""
+def _linear_head(model: nn.Module, backbone: SlimmableBackbone) -> nn.Linear | None:
+    """A classifier's linear layer, if nothing but a pooling lies between it and the backbone."""
     neck, fc = getattr(model, 'neck', None), getattr(getattr(model, 'head', None), 'fc', None)
     pooling = neck is not None and not list(neck.parameters())
-    if pooling and isinstance(fc, nn.Linear) and fc.in_features == backbone.out_channels[-1]:
-        yield backbone.feature_units()[-1], fc
+    linear = isinstance(fc, nn.Linear) and fc.in_features == backbone.out_channels[-1]
+    return fc if pooling and linear else None
+
+
+def _permute_inputs(weight: Tensor, order: Tensor) -> None:
+    by_channel = weight.unflatten(1, (len(order), -1))  # VGG's classifier reads 7x7 of each
+    weight.copy_(by_channel[:, order].flatten(1, 2))
 
 
 def _channelwise(norm: nn.Module | None) -> tuple[Tensor, ...]:

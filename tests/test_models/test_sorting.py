@@ -100,6 +100,21 @@ def test_with_a_fresh_head_features_come_out_permuted(name):
 
 
 @torch.no_grad()
+def test_vgg_with_its_own_classifier():
+    backbone = build('VGG11-BN', num_classes=10)
+    x = torch.randn(1, 3, 224, 224)
+    (before,) = backbone(x)
+    assert sort_channels(backbone).keys() == set(backbone.search_space.names)
+    assert_same(backbone(x)[0], before)
+
+    backbone = build('VGG11-BN', num_classes=10, out_indices=(4, 5))
+    before = backbone(x)
+    assert 'conv8' not in sort_channels(backbone)  # it leaves the backbone as well
+    for a, b in zip(backbone(x), before, strict=True):
+        assert_same(a, b)
+
+
+@torch.no_grad()
 def test_importance_adds_up_over_the_layers_of_a_unit():
     def scales(backbone):
         # of one unit each: a residual sum, hidden channels, a chain

@@ -1,6 +1,5 @@
 """Public checkpoints give the same outputs in a supernet as in the library they come from."""
 
-import mmpretrain.models
 import pytest
 import timm
 import torch
@@ -15,6 +14,7 @@ from mmpse.models import (
     WarmStart,
     load_public,
 )
+from mmpse.models.fit import WeightsOnMeta
 from mmpse.registry import MODELS
 
 CLASSES = 7
@@ -128,8 +128,8 @@ def test_vgg_features_and_classifier(name, tmp_path):
     backbone.eval()
     x = torch.randn(1, 3, 64, 96)
     assert_same(backbone(x)[0], source.features(x))
-    with torch.device('meta'):
-        whole = mmpretrain.models.VGG(depth, norm_cfg=norm_cfg, num_classes=CLASSES)
+    with WeightsOnMeta():
+        whole = SlimmableVGG(depth, norm_cfg=norm_cfg, num_classes=CLASSES)
     whole.to_empty(device='cpu')
     load_public(whole, source.state_dict(), 'public.pth')
     whole.eval()

@@ -1,6 +1,7 @@
-# A supernet's schedule: 50 epochs, batch 2048, SGD with Nesterov momentum, lr 0.5, weight decay 1e-4
-# (AutoSlim's, as MMRazor has it; METHOD: "Recipes"), the lr falling linearly. The warm-up of 5 epochs
-# and no decay of scales and biases are this project's. 4 parallel subnets share every batch.
+# Supernet on ImageNet: 50 epochs, batch 2048, SGD with Nesterov momentum, lr 0.5, weight decay 1e-4
+# (AutoSlim's, as MMRazor has it), the lr falling linearly. This project's: 5 epochs of warm-up, no
+# decay of scales and biases, 4 parallel subnets in every batch.
+_base_ = ['../datasets/imagenet_held-out.py', '../default_runtime.py']
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.5, momentum=0.9, nesterov=True, weight_decay=1e-4),
     paramwise_cfg=dict(norm_decay_mult=0, bias_decay_mult=0),
