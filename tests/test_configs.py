@@ -1,7 +1,10 @@
 """Every shipped config builds, and is found from another project."""
 
+import copy
+import functools
 from pathlib import Path
 
+import modelindex
 import pytest
 import torch
 from conftest import ROOT
@@ -9,26 +12,35 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 import mmpse
-from mmpse.models import SlimmableBackbone
+from mmpse.models import SlimmableBackbone, costs_of, model_costs
 from mmpse.models.fit import WeightsOnMeta
 from mmpse.registry import HOOKS, LOOPS, MODELS
+from mmpse.space import SearchSpace
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
+
+
+@functools.cache
+def read(path: Path) -> Config:
+    return Config.fromfile(path)
 
 
 @pytest.fixture
 def subnet_file(tmp_path):
     def write(backbone: dict) -> str:
-        with WeightsOnMeta():
-            space = MODELS.build(dict(backbone, subnet=None, norm_cfg=dict(type='BN'))).search_space
-        return str(space.uniform(0.5).save(tmp_path / 'subnet.json'))
+        return str(space_of(backbone).uniform(0.5).save(tmp_path / 'subnet.json'))
 
     return write
 
 
+def space_of(backbone: dict) -> SearchSpace:
+    with WeightsOnMeta():
+        return MODELS.build(dict(backbone, subnet=None, norm_cfg=dict(type='BN'))).search_space
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_config_builds(path, subnet_file):
-    cfg = Config.fromfile(path)
+    cfg = copy.deepcopy(read(path))
     assert cfg.custom_imports.imports == ['mmpse']
     if cfg.model.backbone.get('subnet') is not None:
         cfg.model.backbone.subnet = subnet_file(cfg.model.backbone)
@@ -59,7 +71,7 @@ def test_there_are_configs_of_every_kind():
     'path', [p for p in CONFIGS if p.parent.name == 'search'], ids=lambda path: path.stem
 )
 def test_searches_judge_on_held_out_training_images(path):
-    cfg = Config.fromfile(path)
+    cfg = read(path)
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
     assert val.dataset.split == train.dataset.split == 'train'
     assert (train.num_splits, train.fold, train.seed) == (val.num_splits, val.fold, val.seed)
@@ -74,7 +86,7 @@ def test_searches_judge_on_held_out_training_images(path):
     'path', [p for p in CONFIGS if p.parent.name == 'retrain'], ids=lambda path: path.stem
 )
 def test_retrained_subnets_come_from_a_search_of_the_same_backbone(path):
-    cfg = Config.fromfile(path)
+    cfg = copy.deepcopy(read(path))
     search = config_that_writes(cfg.model.backbone.pop('subnet'))
     assert search.model.backbone == cfg.model.backbone
     assert cfg.train_dataloader.dataset.split == 'train'
@@ -83,7 +95,25 @@ def test_retrained_subnets_come_from_a_search_of_the_same_backbone(path):
 
 def config_that_writes(path: str) -> Config:
     (config,) = [p for p in CONFIGS if p.stem == Path(path).parent.name]
-    return Config.fromfile(config)
+    return read(config)
+
+
+def test_model_index_lists_every_supernet_with_its_costs(scope):
+    index = modelindex.load(str(ROOT / 'model-index.yml'))
+    index.build_models_with_collections()
+    models = {model.name: model for model in index.models}
+    (collection,) = index.collections
+    assert models.keys() == {p.stem for p in CONFIGS if p.parent.name == 'supernet'}
+    for name, model in models.items():
+        assert model.config == f'configs/supernet/{name}.py' and model.results is None
+        cfg = read(ROOT / model.config)
+        space, costs = space_of(cfg.model.backbone), model_costs(cfg.model.to_dict(), (3, 224, 224))
+        written = dict(flops=model.metadata.flops, params=model.metadata.parameters)
+        assert costs_of(space, costs, space.fullnet) == written
+        data = model.metadata.data
+        assert data['Batch Size'] == cfg.auto_scale_lr.base_batch_size
+        assert data['Batch Size'] == 8 * cfg.train_dataloader.batch_size
+        assert collection.metadata.epochs == cfg.train_cfg.max_epochs
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,9 @@ SOURCES = {
 }
 VGGS = {
     'torchvision-vgg16_bn': (torchvision_vgg('vgg16_bn'), 16, dict(type='BN')),
-    'torchvision-vgg13_bn': (torchvision_vgg('vgg13_bn'), 13, dict(type='BN')),
     'torchvision-vgg16': (torchvision_vgg('vgg16'), 16, None),
-    'torchvision-vgg11': (torchvision_vgg('vgg11'), 11, None),
     'timm-vgg16_bn': (timm_model('vgg16_bn'), 16, dict(type='BN')),
-    'timm-vgg19': (timm_model('vgg19'), 19, None),
+    'timm-vgg11': (timm_model('vgg11'), 11, None),
 }
 
 
