@@ -17,5 +17,14 @@ LOOPS = _child(root.LOOPS, 'mmpse.engine')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.engine')
 TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.engine')
 DATASETS = _child(root.DATASETS, 'mmpse.datasets')
+WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmpse.models')
 
-__all__ = ['DATASETS', 'HOOKS', 'LOOPS', 'MODELS', 'OPTIM_WRAPPERS', 'TASK_UTILS']
+__all__ = [
+    'DATASETS',
+    'HOOKS',
+    'LOOPS',
+    'MODELS',
+    'OPTIM_WRAPPERS',
+    'TASK_UTILS',
+    'WEIGHT_INITIALIZERS',
+]

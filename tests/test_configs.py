@@ -1,42 +1,57 @@
 """Every shipped config builds, and is found from another project."""
 
+import copy
+import functools
 from pathlib import Path
 
+import modelindex
 import pytest
 import torch
 from conftest import ROOT
+from mmengine.analysis import FlopAnalyzer, parameter_count
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 import mmpse
-from mmpse.models import SlimmableBackbone, SlimmableMobileNetV2
+from mmpse.models import SlimmableBackbone, with_subnet
+from mmpse.models.fit import WeightsOnMeta
 from mmpse.registry import HOOKS, LOOPS, MODELS
+from mmpse.space import SearchSpace
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
+
+
+@functools.cache
+def read(path: Path) -> Config:
+    return Config.fromfile(path)
 
 
 @pytest.fixture
 def subnet_file(tmp_path):
     def write(backbone: dict) -> str:
-        arguments = {k: backbone[k] for k in ('widen_factor',) if k in backbone}
-        space = SlimmableMobileNetV2(**arguments).search_space
-        return str(space.uniform(0.5).save(tmp_path / 'subnet.json'))
+        return str(space_of(backbone).uniform(0.5).save(tmp_path / 'subnet.json'))
 
     return write
 
 
+def space_of(backbone: dict) -> SearchSpace:
+    with WeightsOnMeta():
+        return MODELS.build(dict(backbone, subnet=None, norm_cfg=dict(type='BN'))).search_space
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_config_builds(path, subnet_file):
-    cfg = Config.fromfile(path)
+    cfg = copy.deepcopy(read(path))
     assert cfg.custom_imports.imports == ['mmpse']
     if cfg.model.backbone.get('subnet') is not None:
         cfg.model.backbone.subnet = subnet_file(cfg.model.backbone)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        model = MODELS.build(cfg.model)
+        with WeightsOnMeta():
+            model = MODELS.build(cfg.model).to('meta')
         assert isinstance(model.backbone, SlimmableBackbone)
         model.eval()
         with torch.no_grad():  # necks and heads fit
-            model(torch.zeros(1, 3, 64, 64), mode='tensor')
+            model(torch.zeros(1, 3, 224, 224, device='meta'), mode='tensor')
         for hook in cfg.get('custom_hooks', []):
             HOOKS.build(hook)
         if 'type' in cfg.train_cfg:
@@ -53,15 +68,57 @@ def test_there_are_configs_of_every_kind():
     assert kinds == {'quickstart', 'supernet', 'search', 'retrain', 'detection', 'segmentation'}
 
 
-def test_searches_judge_on_held_out_training_images():
-    path = ROOT / 'configs/search/psenet_mobilenet-v2-w1p5_300m_in1k.py'
-    cfg = Config.fromfile(path)
+@pytest.mark.parametrize(
+    'path', [p for p in CONFIGS if p.parent.name == 'search'], ids=lambda path: path.stem
+)
+def test_searches_judge_on_held_out_training_images(path):
+    cfg = read(path)
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
     assert val.dataset.split == train.dataset.split == 'train'
     assert (train.num_splits, train.fold, train.seed) == (val.num_splits, val.fold, val.seed)
     assert val.test_mode and not train.get('test_mode', False)
-    supernet = Config.fromfile(ROOT / 'configs/supernet/psenet_mobilenet-v2-w1p5_8xb256_in1k.py')
+    # the supernet that it searches was trained without those images
+    supernet = config_that_writes(cfg.load_from)
     assert supernet.train_dataloader.dataset == train
+    assert supernet.model.backbone == cfg.model.backbone
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in CONFIGS if p.parent.name == 'retrain'], ids=lambda path: path.stem
+)
+def test_retrained_subnets_come_from_a_search_of_the_same_backbone(path):
+    cfg = copy.deepcopy(read(path))
+    search = config_that_writes(cfg.model.backbone.pop('subnet'))
+    assert search.model.backbone == cfg.model.backbone
+    assert cfg.train_dataloader.dataset.split == 'train'
+    assert 'num_splits' not in cfg.train_dataloader.dataset  # all of it
+
+
+def config_that_writes(path: str) -> Config:
+    (config,) = [p for p in CONFIGS if p.stem == Path(path).parent.name]
+    return read(config)
+
+
+def test_model_index_lists_every_supernet_with_its_costs(scope):
+    index = modelindex.load(str(ROOT / 'model-index.yml'))
+    index.build_models_with_collections()
+    models = {model.name: model for model in index.models}
+    (collection,) = index.collections
+    assert models.keys() == {p.stem for p in CONFIGS if p.parent.name == 'supernet'}
+    for name, model in models.items():
+        assert model.config == f'configs/supernet/{name}.py' and model.results is None
+        cfg = read(ROOT / model.config)
+        with WeightsOnMeta():
+            fullnet = MODELS.build(with_subnet(cfg.model, None)).to('meta')
+        fullnet.eval()
+        counter = FlopAnalyzer(fullnet, torch.zeros(1, 3, 224, 224, device='meta'))
+        counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        assert model.metadata.flops == counter.total()
+        assert model.metadata.parameters == parameter_count(fullnet)['']
+        data = model.metadata.data
+        assert data['Batch Size'] == cfg.auto_scale_lr.base_batch_size
+        assert data['Batch Size'] == 8 * cfg.train_dataloader.batch_size
+        assert collection.metadata.epochs == cfg.train_cfg.max_epochs
 
 
 @pytest.mark.parametrize(

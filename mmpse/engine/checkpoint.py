@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from mmpse.models import misfit
+
 
 def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
     """Make sure that a checkpoint is one of this model, entirely.
@@ -15,19 +17,11 @@ def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: s
     Raises:
         ValueError: If a tensor is missing, unexpected, or of another shape.
     """
-    own = getattr(model, 'module', model).state_dict()
-    problems = {
-        'missing': sorted(own.keys() - weights.keys()),
-        'unexpected': sorted(weights.keys() - own.keys()),
-        'of another shape': [k for k in own if k in weights and own[k].shape != weights[k].shape],
-    }
-    found = [
-        f'{len(names)} {what} ({", ".join(names[:3])})' for what, names in problems.items() if names
-    ]
-    if found:
+    problems = misfit(getattr(model, 'module', model), weights)
+    if problems:
         raise ValueError(
-            f'the checkpoint {path} is not one of this supernet: {"; ".join(found)}; give the '
-            'checkpoint that the supernet config of the same backbone and head trained'
+            f'the checkpoint {path} is not one of this supernet: {problems}; give the checkpoint '
+            'that the supernet config of the same backbone and head trained'
         )
 
 

@@ -9,7 +9,9 @@ from .resnet import SlimmableResNet
 from .resnet_cifar import ResNetCIFAR, SlimmableResNet_CIFAR, SlimmableResNetCIFAR
 from .slicing import SliceError
 from .slimmable import EXECUTIONS, SlimmableBackbone, find_backbone
+from .sorting import sort_channels
 from .vgg import SlimmableVGG
+from .warm_start import WarmStart, load_public, misfit
 
 __all__ = [
     'EXECUTIONS',
@@ -25,11 +27,15 @@ __all__ = [
     'SlimmableResNetCIFAR',
     'SlimmableResNet_CIFAR',
     'SlimmableVGG',
+    'WarmStart',
     'backbone_costs',
     'costs_of',
     'find_backbone',
     'is_channels_last',
+    'load_public',
     'measure',
+    'misfit',
     'model_costs',
+    'sort_channels',
     'with_subnet',
 ]

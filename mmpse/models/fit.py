@@ -97,13 +97,14 @@ def _on_meta(config: Mapping[str, Any]) -> nn.Module:
 def with_subnet(model: Mapping[str, Any], subnet: Subnet | None) -> dict[str, Any]:
     """The config of ``model`` with its backbone as the static ``subnet``.
 
-    Weights are expected from elsewhere: ``init_cfg`` of the backbone is dropped.
+    Weights are expected from elsewhere: ``init_cfg`` of the backbone and of the model are dropped.
 
     Args:
         model: Config of a model with a slimmable backbone, a supernet or not.
         subnet: The subnet; ``None`` makes it a supernet.
     """
     config = copy.deepcopy(dict(model))
+    config.pop('init_cfg', None)
     if config['type'] != 'mmpse.FitToBackbone':
         config.update(type='mmpse.FitToBackbone', architecture=config['type'])
     backbone = config['backbone']

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
+from mmengine.model import initialize
 from torch import Tensor, nn
 
 from mmpse.space import SearchSpace, Subnet
@@ -131,6 +132,13 @@ class SlimmableBackbone:
         """The unit that the last convolution of each stage (a child of the backbone) writes."""
         last = {layer.conv.split('.')[0]: layer.outputs for layer in self.layers_of_units}
         return [last[stage] for stage in stages]
+
+    def init_weights(self) -> None:
+        """As the stock backbone's, unless ``mmpse.WarmStart`` gives every weight."""
+        if isinstance(self.init_cfg, Mapping) and self.init_cfg['type'] == 'mmpse.WarmStart':
+            initialize(self, self.init_cfg)
+        else:
+            super().init_weights()
 
     # Many subnets in one pass
 

@@ -1,5 +1,6 @@
 import copy
 
+import mmpretrain.models
 import numpy as np
 import pytest
 import torch
@@ -70,6 +71,26 @@ def test_killed_and_resumed_is_never_killed(supernet_cfg, tmp_path, execution):
     assert all(torch.equal(weights[key], resumed_weights[key]) for key in weights)
     assert all(torch.equal(record[key], resumed_record[key]) for key in record)
     assert len(record['loss']) == 4 * 2 * 2  # epochs, batches, drawn subnets
+
+
+def test_resumed_run_is_not_sorted_again(supernet_cfg, tmp_path):
+    public = str(tmp_path / 'public.pth')
+    torch.save(mmpretrain.models.MobileNetV2(widen_factor=0.35).state_dict(), public)
+    supernet_cfg.model.backbone.init_cfg = dict(
+        type='mmpse.WarmStart', checkpoint=public, sort='l2'
+    )
+    weights = []
+    for name, epochs in (('whole', [2]), ('resumed', [1, 2])):
+        supernet_cfg.work_dir = str(tmp_path / name)
+        for max_epochs in epochs:
+            supernet_cfg.resume = max_epochs == 2 and len(epochs) == 2
+            runner = build(supernet_cfg, max_epochs=max_epochs)
+            runner.train()
+        weights.append(runner.model.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    start = torch.load(public)['conv2.conv.weight'].flatten(1).norm(dim=1)
+    end = weights[0]['backbone.conv2.conv.weight'].flatten(1).norm(dim=1)
+    assert torch.allclose(end, start.sort(descending=True).values, rtol=0.1)
 
 
 def test_both_executions_train_the_same(supernet_cfg, tmp_path):

@@ -1,0 +1,3 @@
+# The same search at 475 to 500 M FLOPs.
+_base_ = 'psenet_mobilenet-v2-w1p5_300m_in1k.py'
+train_cfg = dict(budget=dict(flops='500M'))

@@ -1,0 +1,3 @@
+# The same search at 0.95 x 1 to 1 G FLOPs.
+_base_ = 'psenet_resnet50_2g_in1k.py'
+train_cfg = dict(budget=dict(flops='1G'))

@@ -1,0 +1,163 @@
+"""Starting a backbone or a whole classifier from a public checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, update_init_info
+from mmengine.runner import CheckpointLoader
+from mmpretrain.apis.model import ModelHub
+from torch import Tensor, nn
+
+from mmpse.registry import WEIGHT_INITIALIZERS
+
+from .public import to_mmpretrain
+from .slimmable import SlimmableBackbone
+from .sorting import sort_channels
+
+
+@WEIGHT_INITIALIZERS.register_module()
+class WarmStart:
+    """Weight initializer: every weight from a public checkpoint, whatever its key layout.
+
+    It understands the ResNets, VGGs and MobileNetV2s of mmpretrain, mmdet, mmseg, torchvision and
+    timm. As ``init_cfg`` of the backbone it leaves out what is not the backbone's (the classifier,
+    a detector's neck and head) and says so; as ``init_cfg`` of a classifier it takes everything::
+
+        backbone=dict(
+            type='mmpse.SlimmableResNet',
+            depth=50,
+            init_cfg=dict(type='mmpse.WarmStart', checkpoint='torchvision://resnet50', sort='bn'))
+
+    A run that is resumed loads its own checkpoint afterwards: nothing is sorted twice.
+
+    Args:
+        checkpoint: A local file (``.pth`` or ``.safetensors``), a URL, ``torchvision://resnet50``,
+            ``timm://resnet50.a1_in1k`` or ``mmpretrain://resnet50_8xb32_in1k``.
+        sort: ``'bn'``, ``'l1'`` or ``'l2'`` sorts the channels by importance, so that the narrow
+            subnets start with the best ones; see :func:`sort_channels`.
+
+    Raises:
+        ValueError: If the checkpoint fits only partly; what is missing and unexpected is listed.
+    """
+
+    def __init__(self, checkpoint: str, sort: str | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.sort = sort
+
+    def __call__(self, module: nn.Module) -> None:
+        load_public(module, read_checkpoint(self.checkpoint), self.checkpoint)
+        if self.sort is not None:
+            # a head that is not loaded with the backbone has yet to learn what channel is which
+            sort_channels(module, self.sort, fresh_head=isinstance(module, SlimmableBackbone))
+        for child in module.modules():
+            if isinstance(child, BaseModule):  # or its own init_cfg would come over these weights
+                child.is_init = True
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, f'WarmStart: load from {self.checkpoint}')
+
+
+def read_checkpoint(path: str) -> Any:
+    """The content of a checkpoint: a file, a URL, or a name that a library downloads."""
+    if path.endswith('.safetensors'):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='current')
+
+
+@CheckpointLoader.register_scheme(prefixes='timm://')
+def _load_from_timm(name: str, map_location=None) -> dict[str, Tensor]:
+    import timm  # slow to import
+
+    return timm.create_model(name.removeprefix('timm://'), pretrained=True).state_dict()
+
+
+@CheckpointLoader.register_scheme(prefixes='mmpretrain://')
+def _load_from_mmpretrain(name: str, map_location=None) -> Any:
+    url = ModelHub.get(name.removeprefix('mmpretrain://')).weights
+    return CheckpointLoader.load_checkpoint(url, map_location, logger='current')
+
+
+def load_public(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
+    """Load a public checkpoint, entirely.
+
+    Args:
+        model: A backbone, or a model whose ``backbone`` is one; full-width weights are cut to a
+            static subnet.
+        checkpoint: A state dict in any layout that :func:`to_mmpretrain` knows, or a mapping that
+            holds one as ``state_dict`` (OpenMMLab) or ``model`` (torchvision's and timm's training
+            scripts).
+        path: Where it came from; errors name it.
+
+    Raises:
+        ValueError: If a weight of the model is missing, or a weight of the checkpoint is left over;
+            for a backbone, one of the checkpoint's backbone.
+    """
+    weights = checkpoint
+    for key in ('state_dict', 'model'):
+        if isinstance(weights, Mapping) and isinstance(weights.get(key), Mapping):
+            weights = weights[key]
+    if not isinstance(weights, Mapping) or not all(torch.is_tensor(v) for v in weights.values()):
+        raise ValueError(
+            f'{path} holds no state dict: expected a mapping of names to tensors (or one that has '
+            f'it as "state_dict" or "model"), got {type(weights).__name__}; save model.state_dict()'
+        )
+    weights, layout = to_mmpretrain(weights)
+    left_out = []
+    if not hasattr(model, 'backbone'):
+        backbone = {k: v for k, v in weights.items() if k.startswith('backbone.')}
+        if not hasattr(model, 'classifier'):  # VGG's lies in the backbone
+            backbone = {
+                k: v for k, v in backbone.items() if not k.startswith('backbone.classifier.')
+            }
+        left_out = sorted(weights.keys() - backbone.keys())
+        weights = {k.removeprefix('backbone.'): v for k, v in backbone.items()}
+    own = model.state_dict()
+    # older checkpoints do not count batches
+    counters = {k: v for k, v in own.items() if k.endswith('.num_batches_tracked')}
+    weights = {**counters, **weights}
+    problems = misfit(model, weights)
+    if problems:
+        raise ValueError(
+            f'the checkpoint {path} ({layout} layout) does not fit {type(model).__name__}: '
+            f'{problems}. Give a checkpoint of this architecture, depth and width; to load the '
+            'backbone without the classifier, set init_cfg in model.backbone'
+        )
+    model.load_state_dict(weights)
+    print_log(
+        f'{type(model).__name__}: {len(weights)} tensors loaded from {path} ({layout} layout)'
+        + (f'; not of the backbone, left out: {listed(left_out)}' if left_out else ''),
+        logger='current',
+    )
+
+
+def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
+    """What keeps ``weights`` from being all of ``model``'s, in words; empty if they are.
+
+    Weights of the full width fit a static subnet.
+    """
+    own = model.state_dict()
+    sliced = any(isinstance(m, SlimmableBackbone) and m.subnet for m in model.modules())
+    problems = {
+        'missing': sorted(own.keys() - weights.keys()),
+        'unexpected': sorted(weights.keys() - own.keys()),
+        'of another shape, so of another width or number of classes': [
+            f'{key} is {tuple(weights[key].shape)}, expected {tuple(value.shape)}'
+            for key, value in own.items()
+            if not sliced and key in weights and weights[key].shape != value.shape
+        ],
+    }
+    return '; '.join(
+        f'{len(names)} {what} ({listed(names)})' for what, names in problems.items() if names
+    )
+
+
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """The names, comma-separated; of many the first ones."""
+    names = list(names)
+    rest = len(names) - most
+    return ', '.join(names[:most]) + (f' and {rest} more' if rest > 0 else '')
