@@ -244,6 +244,10 @@ class SupernetHook(Hook):
 
     def _choose_execution(self, runner: Runner, data_batch: Any) -> None:
         """Time a few steps; all processes take what rank 0 finds faster."""
+        if runner.cfg.get('compile'):
+            self.execution = 'masked'  # its shapes do not change with the subnets
+            runner.logger.info("SupernetHook: execution='masked', since the model is compiled.")
+            return
         self._begin_iter()
         draws = [
             subnets
