@@ -77,7 +77,7 @@ class Archive:
                 'to start the search again'
             ) from error
         given = {
-            key: json.dumps(value, sort_keys=True)
+            key: json.dumps(value, sort_keys=True, default=str)
             for key, value in {'schema': SCHEMA, **identity}.items()
         }
         if not stored:
@@ -111,7 +111,7 @@ class Archive:
         Returns:
             The search's number, and what was judged before it first began.
         """
-        key = json.dumps(settings, sort_keys=True)
+        key = json.dumps(settings, sort_keys=True, default=str)
         with self._writing() as db:
             db.execute(
                 'INSERT OR IGNORE INTO searches (settings, known) '

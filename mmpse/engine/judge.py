@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.model import revert_sync_batchnorm
@@ -74,7 +75,9 @@ class Judge:
 
     def slice(self, subnet: Subnet) -> torch.nn.Module:
         """The subnet's static model with the supernet's weights."""
-        model = revert_sync_batchnorm(MODELS.build(with_subnet(self.model, subnet)))
+        # mmdet's heads read their test_cfg by attributes
+        model = MODELS.build(ConfigDict(with_subnet(self.model, subnet)))
+        model = revert_sync_batchnorm(model)
         model.load_state_dict(self.state_dict)
         return model.to(get_device(), memory_format=self.memory_format)
 
@@ -89,12 +92,12 @@ class Judge:
             losses.extend(label_losses(samples))
         with unrounded(self.evaluator):
             metrics = self.evaluator.evaluate(len(self.batches.dataset))
-        if self.metric not in metrics:
+        if metrics and self.metric not in metrics:  # none at all: a detector found nothing
             raise ValueError(
                 f'the evaluator gives no metric {self.metric!r}; set train_cfg.metric to one of '
                 f'{sorted(metrics)}'
             )
-        score = float(metrics[self.metric])
+        score = float(metrics.get(self.metric, math.nan))
         loss = math.fsum(losses) / len(losses) if losses else math.nan
         return Verdict(
             score if math.isfinite(score) else -math.inf, loss if math.isfinite(loss) else None

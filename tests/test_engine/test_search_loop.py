@@ -1,10 +1,13 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmpse.engine import Archive, ArchiveError, pareto_front, read_archive
@@ -41,9 +44,13 @@ def search(cfg, **options):
     return runner
 
 
+def log_of(runner):
+    return (Path(runner.log_dir) / f'{runner.timestamp}.log').read_text()
+
+
 def test_search_writes_the_best_subnet_inside_the_budget(cfg):
-    loop = search(cfg).train_loop
-    judged = read_archive(f'{cfg.work_dir}/archive.db')
+    runner = search(cfg, log_level='INFO')
+    loop, judged = runner.train_loop, read_archive(f'{cfg.work_dir}/archive.db')
     assert len(judged) == 18 and len({row.widths for row in judged}) == 18
     best = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
     loop.space.validate(best)
@@ -57,6 +64,16 @@ def test_search_writes_the_best_subnet_inside_the_budget(cfg):
     for row in judged:
         assert loop.budget.low <= row.resources['flops'] <= loop.budget.high
     assert {row.origin for row in judged} == {'uniform', 'prior', 'mutation', 'crossover'}
+    log = log_of(runner)
+    for text in (
+        'search space: 25 units, 1.49e+19 subnets',
+        'flops: 219,544 (tinynet), ',
+        '1,314,720 (fullnet)',
+        'the budget can be met: 624,492 to 657,360 FLOPs',
+        'EvolutionSearchLoop: 18 subnets to judge in 1 processes; the archive holds 0',
+        's a subnet, ETA',
+    ):
+        assert text in log, text
     content = json.loads(open(f'{cfg.work_dir}/best_subnet.json').read())
     assert content['source']['checkpoint'] == cfg.load_from
     assert len(content['source']['checkpoint_sha256']) == 64
@@ -174,11 +191,12 @@ def test_checkpoint_of_another_width(cfg):
         search(cfg, **{'model.backbone.widen_factor': 0.5})
 
 
-def test_checkpoint_without_a_loss_record_falls_back_to_cost(cfg, tmp_path, caplog):
+def test_checkpoint_without_a_loss_record_falls_back_to_cost(cfg, tmp_path):
     state = torch.load(cfg.load_from, weights_only=False)
     del state['mmpse_supernet']
     torch.save(state, tmp_path / 'plain.pth')
-    search(cfg, load_from=str(tmp_path / 'plain.pth'), **{'train_cfg.generations': 1})
+    options = {'train_cfg.generations': 1, 'load_from': str(tmp_path / 'plain.pth')}
+    assert 'candidates are drawn by cost alone' in log_of(search(cfg, **options))
     assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 6
 
 
@@ -190,6 +208,8 @@ def test_checkpoint_without_a_loss_record_falls_back_to_cost(cfg, tmp_path, capl
         ({'train_cfg.parents': 99}, 'expected 1 <= parents <= population'),
         ({'train_cfg.calibration': 99}, 'calibration=99, but the training data has 2 batches'),
         ({'train_cfg.budget': dict(latency=3)}, 'budget must name some of'),
+        ({'train_cfg.window': -0.1}, 'window must be between 0 and 1'),
+        ({'train_cfg.sampler': 'best'}, 'sampler must be one of'),
         ({'train_cfg.populaton': 3}, "unexpected keyword argument 'populaton'"),
     ],
 )
@@ -309,3 +329,35 @@ def test_supernet_whose_scores_are_never_numbers(cfg, monkeypatch):
     monkeypatch.setattr(Judge, '__call__', lambda s, n: Verdict(-np.inf, None))
     with pytest.raises(FloatingPointError, match='not a number for any of the first 6 .*trained?'):
         search(cfg)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('name', 'metric'),
+    [('retinanet_mobilenet-v2_digits', 'coco/bbox_mAP'), ('fpn_mobilenet-v2_digits', 'mIoU')],
+)
+def test_detectors_and_segmentors_are_searched_by_their_own_metric(name, metric, digits, tmp_path):
+    cfg = Config.fromfile(ROOT / f'configs/quickstart/{name}.py')
+    cfg.work_dir, cfg.log_level, cfg.launcher = str(tmp_path / name), 'WARNING', 'none'
+    cfg.model.backbone.update(widen_factor=0.35, ratios=[0.5, 1.0], subnet=None, init_cfg=None)
+    if 'ann_file' in cfg.test_evaluator:
+        cfg.test_evaluator.ann_file = str(digits / 'scenes/annotations/test.json')
+    cfg.model.test_cfg.update(score_thr=0.0)  # what is not trained is sure of nothing
+    for loader in (cfg.train_dataloader, cfg.test_dataloader):
+        loader.batch_size = 4
+        loader.dataset.update(data_root=str(digits), indices=8)
+    cfg.update(val_dataloader=cfg.test_dataloader, val_evaluator=cfg.test_evaluator, val_cfg=dict())
+    cfg.update(test_dataloader=None, test_evaluator=None, test_cfg=None, param_scheduler=None)
+    shared = dict(input_shape=(3, 128, 128), metric=metric, calibration=1)
+    budget = dict(budget=dict(flops='100%'), window=0.9)
+    cfg.train_cfg = dict(type='mmpse.UniformSearchLoop', **budget, **shared)
+    cfg.load_from = str(tmp_path / 'supernet.pth')
+    cfg.experiment_name = name
+    runner = Runner.from_cfg(cfg)
+    runner.model.init_weights()
+    torch.save(dict(state_dict=runner.model.state_dict()), cfg.load_from)
+    runner.train()
+    rows = read_archive(f'{cfg.work_dir}/archive.db')
+    assert len(rows) > 1 and all(np.isfinite(row.score) and row.loss is None for row in rows)
+    best = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
+    assert best.source['metric'] == metric
