@@ -8,12 +8,11 @@ import modelindex
 import pytest
 import torch
 from conftest import ROOT
-from mmengine.analysis import FlopAnalyzer, parameter_count
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 import mmpse
-from mmpse.models import SlimmableBackbone, with_subnet
+from mmpse.models import SlimmableBackbone, measure
 from mmpse.models.fit import WeightsOnMeta
 from mmpse.registry import HOOKS, LOOPS, MODELS
 from mmpse.space import SearchSpace
@@ -108,13 +107,9 @@ def test_model_index_lists_every_supernet_with_its_costs(scope):
     for name, model in models.items():
         assert model.config == f'configs/supernet/{name}.py' and model.results is None
         cfg = read(ROOT / model.config)
-        with WeightsOnMeta():
-            fullnet = MODELS.build(with_subnet(cfg.model, None)).to('meta')
-        fullnet.eval()
-        counter = FlopAnalyzer(fullnet, torch.zeros(1, 3, 224, 224, device='meta'))
-        counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        assert model.metadata.flops == counter.total()
-        assert model.metadata.parameters == parameter_count(fullnet)['']
+        fullnet = space_of(cfg.model.backbone).fullnet
+        counted = measure(cfg.model.to_dict(), fullnet, (3, 224, 224))
+        assert counted == dict(flops=model.metadata.flops, params=model.metadata.parameters)
         data = model.metadata.data
         assert data['Batch Size'] == cfg.auto_scale_lr.base_batch_size
         assert data['Batch Size'] == 8 * cfg.train_dataloader.batch_size
