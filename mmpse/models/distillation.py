@@ -47,18 +47,12 @@ class Distillation:
     @torch.no_grad()
     def scores(self, student: BaseModel, images: Tensor) -> Tensor:
         """The teacher's scores ``(B, classes)`` of preprocessed images ``(B, C, H, W)``."""
-        try:
-            if self.teacher is not None:
-                return self.teacher.to(images.device)(images, mode='tensor')
-            backbone = find_backbone(student)
-            fullnet = backbone.search_space.fullnet
-            with backbone.active([fullnet], backbone.execution):
-                features = backbone.forward(images)  # without the module's hooks
-            return student.head(student.neck(features) if student.with_neck else features)
-        finally:
-            # autocast would hand the casts of the weights made here to the student, who needs
-            # ones with gradients
-            torch.clear_autocast_cache()
+        if self.teacher is not None:
+            return self.teacher.to(images.device)(images, mode='tensor')
+        backbone = find_backbone(student)
+        with backbone.active([backbone.search_space.fullnet], backbone.execution):
+            features = backbone.forward(images)  # without the module's hooks
+        return student.head(student.neck(features) if student.with_neck else features)
 
     def loss(self, score: Tensor, teacher_score: Tensor, label_loss: Tensor) -> Tensor:
         """Loss of one group's scores ``(B, classes)``.

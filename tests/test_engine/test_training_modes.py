@@ -10,12 +10,10 @@ from mmengine.runner import Runner
 from mmpse.models import find_backbone
 
 MODES = {
-    'NCHW': dict(),
     'channels_last': dict(custom_hooks=[dict(type='mmpse.ChannelsLastHook')]),
     'accumulation': dict(optim_wrapper=dict(accumulative_counts=2)),
     'clipping': dict(optim_wrapper=dict(clip_grad=dict(max_norm=0.1))),
-    'EMA': dict(custom_hooks=[dict(type='EMAHook', momentum=0.5)]),
-    'EMA of buffers': dict(custom_hooks=[dict(type='EMAHook', momentum=0.5, update_buffers=True)]),
+    'EMA': dict(custom_hooks=[dict(type='EMAHook', momentum=0.5, update_buffers=True)]),
     'distillation': dict(hook=dict(distillation=dict(weight=0.5))),
     'serial': dict(optim_wrapper=dict(accumulative_counts=4), hook=dict(serial=True)),
 }
@@ -64,7 +62,7 @@ def assert_both_executions_train_alike(cfg, tmp_path, mode):
 @pytest.mark.parametrize('name', MODES)
 def test_both_executions_train_alike(supernet_cfg, tmp_path, name):
     weights = assert_both_executions_train_alike(supernet_cfg, tmp_path, MODES[name])
-    assert ('module.head.fc.bias' in weights) == name.startswith('EMA')
+    assert ('module.head.fc.bias' in weights) == (name == 'EMA')
 
 
 @pytest.mark.slow
@@ -73,8 +71,7 @@ def test_both_executions_train_alike_compiled(supernet_cfg, tmp_path):
     assert_both_executions_train_alike(supernet_cfg, tmp_path, compiled)
 
 
-@pytest.mark.parametrize('layout', ['NCHW', 'channels_last'])
-def test_bfloat16_gradients_are_the_float32_ones_roughly(supernet_cfg, tmp_path, layout):
+def test_bfloat16_gradients_are_the_float32_ones_roughly(supernet_cfg, tmp_path):
     gradients = {}
     sgd = dict(type='SGD', lr=1.0)
     for wrapper in ('OptimWrapper', 'mmpse.BFloat16OptimWrapper'):
@@ -82,8 +79,8 @@ def test_bfloat16_gradients_are_the_float32_ones_roughly(supernet_cfg, tmp_path,
             runner = build(
                 supernet_cfg,
                 tmp_path,
-                MODES[layout].get('hook', {}) | dict(execution=execution, distillation=dict()),
-                MODES[layout].get('custom_hooks', ()),
+                dict(execution=execution, distillation=dict()),
+                [dict(type='mmpse.ChannelsLastHook')],
                 param_scheduler=None,
             )
             runner.cfg.optim_wrapper = runner.optim_wrapper = dict(type=wrapper, optimizer=sgd)
@@ -99,7 +96,7 @@ def test_bfloat16_gradients_are_the_float32_ones_roughly(supernet_cfg, tmp_path,
         # 8 bits: only the late ones can be compared
         late = [name for name in exact if name.startswith(('head', 'backbone.conv2'))]
         assert 0.9 < cosine(rough, {name: exact[name] for name in late}) < 0.99999
-        # distillation's pass without gradients leaves none of its casts to the subnets
+        # casts made in the teacher's pass, which has no gradients, are not taken by the subnets
         assert all(rough[name].any() for name in exact if exact[name].any())
 
 
@@ -137,7 +134,9 @@ def test_auto_execution_changes_nothing_and_is_kept(supernet_cfg, tmp_path):
                 self.seen = torch.rand(3).tolist() + [buffers.sum().item()]
 
     def train(name, execution, **options):
-        runner = build(supernet_cfg, tmp_path / name, dict(execution=execution), max_epochs=2, **options)
+        runner = build(
+            supernet_cfg, tmp_path / name, dict(execution=execution), max_epochs=2, **options
+        )
         runner.register_hook(random := Random())
         runner.train()
         hook = next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
