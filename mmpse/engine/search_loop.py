@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmpse.models import costs_of, find_backbone, is_channels_last, model_costs
+from mmpse.models import LatencyTable, costs_of, find_backbone, is_channels_last, model_costs
 from mmpse.space import Budget, Subnet, UniformSampler
 
 from .archive import Archive, ArchiveError, Judged, ranking_key
@@ -52,7 +52,8 @@ class SearchLoop(BaseLoop):
         runner: The runner.
         dataloader: The config's ``train_dataloader``; BatchNorm is recalibrated on its images.
         budget: Resources and their limits: ``dict(flops='300M')``, ``dict(flops='50%')``,
-            ``dict(flops='300M', params=2e6)``. They count the whole model, head included.
+            ``dict(flops='300M', latency='5ms')``; see :class:`mmpse.space.Budget`. They count the
+            whole model, head included; FLOPs are multiply-adds.
         input_shape: Shape ``(C, H, W)`` of one image, for counting FLOPs.
         metric: The score, a metric of the ``val_evaluator``; higher is better.
         window: Candidates cost ``(1 - window)`` to 1 times the (first) limit.
@@ -60,6 +61,8 @@ class SearchLoop(BaseLoop):
         archive: File to keep the judged subnets in, instead of the work dir's. If it is that of an
             earlier search of the same supernet, what was judged there is not judged again.
         topk: Subnets in ``topk.json``.
+        latency_table: File of a :class:`mmpse.models.LatencyTable`, for a budget of latency.
+        latency_device: Name of the device that the table is of, if not this one.
 
     Raises:
         BudgetError: At the start, if no subnet can meet the budget.
@@ -78,6 +81,8 @@ class SearchLoop(BaseLoop):
         calibration: int = 8,
         archive: str | None = None,
         topk: int = 10,
+        latency_table: str | None = None,
+        latency_device: str | None = None,
     ) -> None:
         with alone():
             super().__init__(runner, dataloader)
@@ -106,6 +111,9 @@ class SearchLoop(BaseLoop):
         if runner.cfg.get('data_preprocessor') is not None:  # the runner hands it to the model
             self.model_cfg.setdefault('data_preprocessor', runner.cfg.data_preprocessor.to_dict())
         self.costs = model_costs(self.model_cfg, self.input_shape)
+        if latency_table is not None:
+            table = LatencyTable(self.model_cfg, self.input_shape, latency_table, latency_device)
+            self.costs['latency'] = table.cost()
         self.budget = Budget(self.space, self.costs, budget, window)
         self.history: dict[Widths, Judged] = {}
 

@@ -3,6 +3,8 @@
 from .cost import backbone_costs, costs_of, measure, model_costs
 from .distillation import Distillation
 from .fit import FitToBackbone, with_subnet
+from .latency import RUNTIMES, device_name, measure_latencies, prepared
+from .latency_table import LatencyError, LatencyTable
 from .layers import SlimmableBN2d, SlimmableConv2d, is_channels_last
 from .mobilenet_v2 import SlimmableMobileNetV2
 from .resnet import SlimmableResNet
@@ -14,6 +16,12 @@ from .vgg import SlimmableVGG
 from .warm_start import WarmStart, load_public, misfit
 
 __all__ = [
+    'LatencyError',
+    'LatencyTable',
+    'RUNTIMES',
+    'device_name',
+    'measure_latencies',
+    'prepared',
     'EXECUTIONS',
     'Distillation',
     'FitToBackbone',

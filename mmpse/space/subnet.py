@@ -24,7 +24,8 @@ class Subnet(Mapping):
         widths: Channels of every unit.
         backbone: Type and width-giving arguments of the backbone, and the grid of its widths, as
             :attr:`SearchSpace.backbone` has them.
-        resources: What the subnet costs, e.g. ``{'flops': 3e8, 'params': 2e6}``.
+        resources: What the subnet costs, e.g. ``{'flops': 3e8, 'params': 2e6}``; ``'latency'`` in
+            microseconds.
         source: Where it came from: config, checkpoint hash, score.
         path: The file it was read from; errors name it.
     """

@@ -9,7 +9,7 @@ All subnets run interleaved, round by round; the table gives medians, and ratios
 import argparse
 import json
 import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
-from mmpse.models import with_subnet
+from mmpse.models import RUNTIMES, device_name, measure_latencies, prepared, with_subnet
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
@@ -36,33 +36,28 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--input-shape', nargs=3, type=int, required=True, metavar=('C', 'H', 'W'))
     parser.add_argument('--batch', type=int, default=1, help='images per forward')
+    parser.add_argument('--runtime', choices=RUNTIMES, default='eager')
     parser.add_argument('--rounds', type=int, default=50, help='rounds, after 5 that warm up')
     parser.add_argument('--json', type=Path, help='write the figures to this file')
     return parser.parse_args()
 
 
-@torch.no_grad()
 def main() -> None:
     args = parse_args()
     cfg = Config.fromfile(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     device = get_device()
-    models = {}
+    x = torch.randn(args.batch, *args.input_shape, device=device)
+    calls = {}
     for item in args.subnets:
         name, _, path = item.partition('=')
         subnet = None if path == 'None' else Subnet.load(path)
-        models[name] = MODELS.build(with_subnet(cfg.model.to_dict(), subnet)).to(device)
-        models[name].eval()
-    x = torch.randn(args.batch, *args.input_shape, device=device)
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for k in track(range(args.rounds + 5), description='rounds', transient=True):
-        for name, model in models.items():
-            start = time.perf_counter()
-            model(x, mode='tensor')
-            if device == 'cuda':
-                torch.cuda.synchronize()
-            if k >= 5:
-                times[name].append(time.perf_counter() - start)
+        model = MODELS.build(with_subnet(cfg.model.to_dict(), subnet)).to(device)
+        model.eval()
+        calls[name] = prepared(model, x, args.runtime)
+    times = measure_latencies(
+        calls, args.rounds, track=partial(track, description='rounds', transient=True)
+    )
 
     first = next(iter(times.values()))
     rows = [
@@ -74,7 +69,9 @@ def main() -> None:
         for name, values in times.items()
     ]
     shape = 'x'.join(map(str, [args.batch, *args.input_shape]))
-    table = Table(title=f'{shape}, {device}, {torch.get_num_threads()} threads')
+    table = Table(
+        title=f'{shape}, {args.runtime}, {device_name(device)}, {torch.get_num_threads()} threads'
+    )
     for column in ('subnet', 'median ms', 'ratio'):
         table.add_column(column, justify='left' if column == 'subnet' else 'right')
     for row in rows:

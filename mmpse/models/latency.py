@@ -1,0 +1,119 @@
+"""Measured latency: how long a static model takes on this device."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+RUNTIMES = ('eager', 'compiled', 'onnxruntime')
+
+
+@torch.no_grad()
+def prepared(model: nn.Module, x: Tensor, runtime: str = 'eager') -> Callable[[], Any]:
+    """A call that runs ``model`` on ``x`` and returns when the result is there.
+
+    Args:
+        model: A static model in eval mode, on the device of ``x``.
+        x: A batch of images ``(B, C, H, W)``.
+        runtime: ``'eager'`` and ``'compiled'`` are PyTorch's; ``'onnxruntime'`` exports the model
+            first, runs on the CPU and uses as many threads as PyTorch.
+
+    Raises:
+        ValueError: If the runtime is unknown, or cannot run on the device.
+    """
+    if runtime not in RUNTIMES:
+        raise ValueError(f'runtime must be one of {RUNTIMES}, got {runtime!r}')
+    if runtime == 'onnxruntime':
+        if x.device.type != 'cpu':
+            raise ValueError(f"runtime 'onnxruntime' runs on the CPU, got a model on {x.device}")
+        return _onnx_session(model, x)
+    if runtime == 'compiled':
+        # one code object is compiled for many subnets here: PyTorch would give up after a few
+        with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=1024):
+            model = torch.compile(model, dynamic=False)
+            model(x)
+
+    def run() -> Any:
+        with torch.no_grad():
+            y = model(x)
+        if x.device.type == 'cuda':
+            torch.cuda.synchronize(x.device)
+        return y
+
+    return run
+
+
+def _onnx_session(model: nn.Module, x: Tensor) -> Callable[[], Any]:
+    import onnxruntime
+
+    file = io.BytesIO()
+    torch.onnx.export(model, (x,), file, input_names=['images'], dynamo=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(
+        file.getvalue(), options, providers=['CPUExecutionProvider']
+    )
+    feed = {'images': x.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def measure_latencies(
+    calls: Mapping[Any, Callable[[], Any]],
+    rounds: int = 50,
+    warmup: int = 5,
+    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> dict[Any, list[float]]:
+    """Seconds that each of several calls takes, in every round.
+
+    The calls run interleaved, round by round, so that a slow moment of the machine meets them all;
+    each runs twice in a row and the second time counts, since in use a model meets its own weights
+    in the caches, not those of others.
+
+    Args:
+        calls: Name -> call, see :func:`prepared`.
+        rounds: Measured rounds.
+        warmup: Rounds before them.
+        track: Wraps the iterator over rounds, for a progress bar.
+    """
+    keep_freed_memory()
+    times: dict[Any, list[float]] = {name: [] for name in calls}
+    for k in track(range(warmup + rounds)):
+        for name, call in calls.items():
+            call()
+            start = time.perf_counter()
+            call()
+            if k >= warmup:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, as the allocators of servers do.
+
+    By default glibc gives large blocks back and gets them anew, a page fault for every 4 KiB, or
+    not, depending on what was allocated before: MobileNetV2 1.5x took 20 or 27 ms for it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is not None:  # glibc
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+def device_name(device: str | torch.device) -> str:
+    """The device as its maker calls it."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    try:
+        found = re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()

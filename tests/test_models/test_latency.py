@@ -1,0 +1,202 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.config import Config
+from torch import nn
+
+from mmpse.models import (
+    LatencyError,
+    LatencyTable,
+    SlimmableResNet,
+    find_backbone,
+    latency_table,
+    measure_latencies,
+    prepared,
+    with_subnet,
+)
+from mmpse.registry import MODELS
+from mmpse.space import Budget, PriorSampler, UniformSampler
+
+SHAPE = (3, 32, 32)
+HEAD = dict(type='LinearClsHead', num_classes=10, in_channels=1280)
+
+
+@pytest.fixture
+def model(scope):
+    cfg = Config.fromfile(ROOT / 'configs/quickstart/search_mobilenet-v2_digits.py')
+    cfg.model.backbone.widen_factor = 0.35
+    return cfg.model.to_dict()
+
+
+def multiply_adds(model: nn.Module, x: torch.Tensor) -> int:
+    """Of a model's convolutions, counted in a forward."""
+    counted = []
+    hooks = [
+        m.register_forward_hook(lambda m, _, y: counted.append(m.weight[0].numel() * y[0].numel()))
+        for m in model.modules()
+        if isinstance(m, nn.Conv2d)
+    ]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return sum(counted)
+
+
+@pytest.fixture
+def clockwork(monkeypatch):
+    """A device on which a layer takes a nanosecond per multiply-add, and a whole model 500 us and
+    three times its layers."""
+    measured = []
+
+    def prepared(model, x, runtime):
+        layers = multiply_adds(model, x) * 1e-9
+        return layers if isinstance(model, nn.Sequential) else 500e-6 + 3 * layers
+
+    def measure(calls, rounds, track):
+        measured.append(len(calls))
+        return {name: [seconds] * rounds for name, seconds in calls.items()}
+
+    monkeypatch.setattr(latency_table, 'prepared', prepared)
+    monkeypatch.setattr(latency_table, 'measure_latencies', measure)
+    monkeypatch.setattr(latency_table, 'device_name', lambda device: 'clockwork')
+    return measured
+
+
+def test_calls_run_interleaved_and_warm():
+    ran = []
+    calls = {name: lambda name=name: ran.append(name) for name in 'ab'}
+    times = measure_latencies(calls, rounds=3, warmup=2)
+    assert ''.join(ran) == 'aabb' * 5
+    assert [len(times[name]) for name in 'ab'] == [3, 3]
+    assert min(times['a'] + times['b']) > 0
+
+
+def test_runtimes_run_the_same_model(model):
+    pytest.importorskip('onnxruntime')
+    static = MODELS.build(with_subnet(model, find_backbone(supernet(model)).search_space.tinynet))
+    static.eval()
+    x = torch.randn(2, *SHAPE)
+    eager = prepared(static, x)()
+    (exported,) = prepared(static, x, 'onnxruntime')()
+    assert np.allclose(exported, eager[0] if isinstance(eager, tuple) else eager, atol=1e-4)
+    with pytest.raises(ValueError, match="runtime must be one of .*, got 'tensorrt'"):
+        prepared(static, x, 'tensorrt')
+
+
+@pytest.mark.slow
+def test_compiled_models_of_many_widths_stay_compiled():
+    x = torch.randn(1, 3, 8, 8)
+    layers = [nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU()) for width in range(8, 20)]
+    calls = [prepared(layer, x, 'compiled') for layer in layers]
+    torch._dynamo.utils.counters.clear()
+    for layer, call in zip(layers, calls):
+        assert torch.allclose(call(), layer(x), atol=1e-5)
+    assert not torch._dynamo.utils.counters['stats']  # nothing was compiled again
+
+
+def supernet(model):
+    with torch.device('meta'):
+        return MODELS.build(with_subnet(model, None))
+
+
+@pytest.mark.parametrize('family', ['mobilenet', 'resnet'])
+def test_prediction_is_exact_where_latency_is_linear_in_both_widths(
+    model, clockwork, tmp_path, rng, family
+):
+    if family == 'resnet':
+        model['backbone'] = dict(
+            type='mmpse.SlimmableResNet', depth=50, base_channels=16, stem_channels=16
+        )
+    table = LatencyTable(model, SHAPE, tmp_path / 'table.json')
+    table.build(points=3, rounds=2)
+    rows = UniformSampler(table.space, None).sample(rng, 5)
+    expected = []
+    for row in rows:
+        static = MODELS.build(with_subnet(model, table.space.subnet(row)))
+        static.eval()
+        expected.append(500 + 3e-3 * multiply_adds(static, torch.zeros(1, *SHAPE)))
+    again = LatencyTable(model, SHAPE, tmp_path / 'table.json')
+    assert again.cost()(rows) == pytest.approx(np.array(expected), rel=2e-3)
+    check = again.check(4)
+    assert check['worst_error'] < 2e-3 and len(check['measured']) == 4
+    assert json.loads((tmp_path / 'table.json').read_text())['check'] == check
+
+
+def test_interrupted_build_goes_on(model, clockwork, tmp_path, monkeypatch):
+    whole, killed = (LatencyTable(model, SHAPE, tmp_path / f'{k}.json') for k in range(2))
+    whole.build(points=2, rounds=1)
+    total = len(clockwork)
+    assert total == len(whole.geometries) + 1
+    measure = latency_table.measure_latencies
+
+    def dying(*args, **kwargs):
+        if len(clockwork) == total + 4:
+            raise KeyboardInterrupt
+        return measure(*args, **kwargs)
+
+    monkeypatch.setattr(latency_table, 'measure_latencies', dying)
+    with pytest.raises(KeyboardInterrupt):
+        killed.build(points=2, rounds=1)
+    monkeypatch.setattr(latency_table, 'measure_latencies', measure)
+    resumed = LatencyTable(model, SHAPE, killed.path)
+    with pytest.raises(LatencyError, match='not finished; build it on the device'):
+        resumed.cost()
+    with pytest.raises(LatencyError, match='was begun with .*; go on with those'):
+        resumed.build(points=3, rounds=1)
+    resumed.build(points=2, rounds=1)
+    assert len(clockwork) == 2 * total  # nothing was measured twice
+    assert killed.path.read_text() == whole.path.read_text()
+
+
+def test_tables_of_something_else_are_refused(model, clockwork, tmp_path, monkeypatch):
+    path = tmp_path / 'table.json'
+    with pytest.raises(LatencyError, match='is missing; build it on the device'):
+        LatencyTable(model, SHAPE, path).cost()
+    LatencyTable(model, SHAPE, path).build(points=2, rounds=1)
+    with pytest.raises(LatencyError, match=r'input_shape: \[3, 32, 32\] there, \[3, 64, 64\] here'):
+        LatencyTable(model, (3, 64, 64), path)
+    wider = json.loads(json.dumps(model))
+    wider['backbone']['widen_factor'] = 0.5
+    with pytest.raises(LatencyError, match='backbone: .*0.35.* there, .*0.5.* here'):
+        LatencyTable(wider, SHAPE, path)
+    monkeypatch.setattr(latency_table, 'device_name', lambda device: 'another')
+    with pytest.raises(
+        LatencyError, match="device: 'clockwork' there, 'another' here.*latency_dev"
+    ):
+        LatencyTable(model, SHAPE, path)
+    LatencyTable(model, SHAPE, path, device='clockwork').cost()  # asked for
+    path.write_text(path.read_text()[:500])
+    with pytest.raises(LatencyError, match='cannot be read .*delete it and build it anew'):
+        LatencyTable(model, SHAPE, path)
+
+
+def test_candidates_within_a_latency(model, clockwork, tmp_path, rng):
+    table = LatencyTable(model, SHAPE, tmp_path / 'table.json')
+    table.build(points=2, rounds=1)
+    cost = table.cost()
+    tiny, full = cost(table.space.array([table.space.tinynet, table.space.fullnet]))
+    high = (tiny + full) / 2
+    sampler = PriorSampler(
+        table.space, Budget(table.space, dict(latency=cost), dict(latency=f'{high}us'))
+    )
+    taken = cost(sampler.sample(rng, 200))
+    assert (0.95 * high <= taken).all() and (taken <= high).all()
+    assert sampler.trials < 200 * 1.5
+
+
+def test_geometries_of_resnet(scope):
+    backbone = SlimmableResNet(50)
+    found = latency_table.geometries(backbone, (3, 224, 224))
+    layers = [layer for _, layers in found.values() for layer in layers]
+    assert (
+        sorted(layers) == sorted(backbone.layers_of_units, key=lambda layer: layer)
+        and len(found) < 25
+    )
+    assert found['image 7x7, stride 2, dilation 1, input 224x224, norm, no activation'][0] == (
+        224,
+        224,
+    )
