@@ -27,7 +27,7 @@ class SlimmableMobileNetV2(SlimmableBackbone, MobileNetV2):
     """
 
     def identity(self) -> dict[str, Any]:
-        return dict(widen_factor=float(self.widen_factor))
+        return dict(type='SlimmableMobileNetV2', widen_factor=float(self.widen_factor))
 
     def declare_layers(self) -> Iterator[Layer]:
         def conv_module(name, inputs, outputs):

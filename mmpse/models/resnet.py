@@ -33,6 +33,7 @@ class SlimmableResNet(SlimmableBackbone, ResNet):
 
     def identity(self) -> dict[str, Any]:
         return dict(
+            type='SlimmableResNet',
             depth=self.depth,
             stem_channels=self.stem_channels,
             base_channels=self.base_channels,

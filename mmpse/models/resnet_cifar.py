@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmpretrain.models import ResNet_CIFAR
 from mmpretrain.models.backbones.resnet import BasicBlock
 
@@ -16,6 +18,9 @@ class SlimmableResNet_CIFAR(SlimmableResNet, ResNet_CIFAR):  # noqa: N801 (mmpre
 
     Units and arguments are those of :class:`SlimmableResNet`, but for ``deep_stem``.
     """
+
+    def identity(self) -> dict[str, Any]:
+        return dict(super().identity(), type='SlimmableResNet_CIFAR')
 
 
 @MODELS.register_module()
@@ -71,3 +76,6 @@ class SlimmableResNetCIFAR(SlimmableResNet, ResNetCIFAR):
 
     def __init__(self, depth: int, divisor: int = 2, **kwargs) -> None:
         super().__init__(depth, divisor=divisor, **kwargs)
+
+    def identity(self) -> dict[str, Any]:
+        return dict(super().identity(), type='SlimmableResNetCIFAR')

@@ -94,8 +94,7 @@ class SlimmableBackbone:
         for layer in self.layers_of_units:
             if layer.outputs is not None:
                 widths.setdefault(layer.outputs, self.get_submodule(layer.conv).out_channels)
-        identity = dict(type=type(self).__name__, **self.identity())
-        self.search_space = SearchSpace(widths, identity, **grid)
+        self.search_space = SearchSpace(widths, self.identity(), **grid)
         self.subnet: Subnet | None = None
         self._active: tuple[Subnet, ...] = ()
         self._execution = ''
@@ -113,7 +112,7 @@ class SlimmableBackbone:
     # What a family declares
 
     def identity(self) -> dict[str, Any]:
-        """Width-giving arguments; subnets of another type or identity are refused."""
+        """Type and width-giving arguments; subnets of another identity are refused."""
         raise NotImplementedError
 
     def declare_layers(self) -> Iterator[Layer]:

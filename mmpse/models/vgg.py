@@ -37,7 +37,7 @@ class SlimmableVGG(SlimmableBackbone, VGG):
             self.classifier[0].__class__ = SlimmableLinear
 
     def identity(self) -> dict[str, Any]:
-        return dict(stage_blocks=list(self.stage_blocks))
+        return dict(type='SlimmableVGG', stage_blocks=list(self.stage_blocks))
 
     def declare_layers(self) -> Iterator[Layer]:
         inputs, number = None, 0

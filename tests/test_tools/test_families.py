@@ -1,0 +1,38 @@
+"""Every family trains as a supernet and is searched on the digits, as a user would do it."""
+
+import pytest
+import torch
+from conftest import ROOT
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from test_command_lines import run
+
+from mmpse.engine import read_archive
+from mmpse.models import measure
+from mmpse.space import Subnet
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', ['mobilenet-v2', 'resnet18', 'resnet20', 'vgg11bn'])
+def test_one_supernet_epoch_and_a_search_of_30(family, digits, tmp_path):
+    supernet, search = (
+        ROOT / f'configs/quickstart/{step}_{family}_digits.py' for step in ('supernet', 'search')
+    )
+    data = [f'{split}_dataloader.dataset.data_root={digits}' for split in ('train', 'val')]
+    command = ['tools/train.py', supernet, '--work-dir', tmp_path / 'supernet', '--cfg-options']
+    run(*command, data[0], 'train_cfg.max_epochs=1')
+    checkpoint = tmp_path / 'supernet/epoch_1.pth'
+    record = torch.load(checkpoint, weights_only=False)['mmpse_supernet']['record']
+    assert len(record['loss']) == 2 * 8 and all(torch.isfinite(record['loss']))
+
+    command = ['tools/train.py', search, '--work-dir', tmp_path / 'search', '--cfg-options']
+    sizes = ['train_cfg.population=10', 'train_cfg.mutants=5', 'train_cfg.generations=3']
+    run(*command, *data, f'load_from={checkpoint}', *sizes)
+    judged = read_archive(tmp_path / 'search/archive.db')
+    assert len({subnet.widths for subnet in judged}) == 30
+    best = Subnet.load(tmp_path / 'search/best_subnet.json')
+    assert best.source['score'] == max(subnet.score for subnet in judged)
+    cfg = Config.fromfile(search)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        full = measure(cfg.model.to_dict(), None, cfg.train_cfg.input_shape)['flops']
+    assert 0.95 * full / 2 <= best.resources['flops'] <= full / 2
