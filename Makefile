@@ -4,6 +4,9 @@
 export PYTHON
 # threads that spin while they wait make small networks many times slower on a busy machine
 export OMP_WAIT_POLICY ?= PASSIVE
+# large tensors are reused, not returned to the system and cleared anew in every step
+export MALLOC_MMAP_MAX_ ?= 0
+export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 BOOT := $(shell command -v $(or $(PYTHON),python3) 2>/dev/null)
 # the Python that mmpse is installed for: install.py decides, and makes it if need be
 PY = $(shell "$(BOOT)" tools/install.py --print-python)
