@@ -26,7 +26,7 @@ class TestResNet(BackboneTester):
         'V1c-50': dict(depth=50, deep_stem=True, **NARROW),
         'V1d-50': dict(depth=50, deep_stem=True, avg_down=True, **NARROW),
     }
-    slow = ('101', '152', '18-1.5x', 'V1c-50')
+    slow = ('34', '101', '152', '18-1.5x', 'V1c-50')
     frozen = dict(frozen_stages=1, grids={'layer1*': dict(ratios=[1.0])})
 
 
@@ -38,7 +38,7 @@ class TestResNetCIFAR(BackboneTester):
         '110': dict(depth=110),
         '20-1.5x': dict(depth=20, stem_channels=24, base_channels=24),
     }
-    slow = ('110',)
+    slow = ('110', '20-1.5x')
     frozen = dict(frozen_stages=1, grids={'layer2*': dict(ratios=[1.0])})
     image = 16
 
@@ -47,5 +47,6 @@ class TestResNetOfMmpretrainForCIFAR(BackboneTester):
     backbone, stock = SlimmableResNet_CIFAR, ResNet_CIFAR
     sizes = {'18': dict(depth=18, **NARROW), '50': dict(depth=50, **NARROW)}
     slow = ('50',)
+    subnets = 10
     frozen = dict(frozen_stages=1, grids={'layer2*': dict(ratios=[1.0])})
     image = 16

@@ -19,7 +19,7 @@ class TestVGG(BackboneTester):
         '19-BN': dict(depth=19, norm_cfg=BN),
         '13': dict(depth=13, with_last_pool=False),
     }
-    slow = ('16-BN', '19-BN')
+    slow = ('13-BN', '16-BN', '19-BN')
     frozen = dict(frozen_stages=2, grids={'conv[12]': dict(ratios=[1.0])})
     checkpointing = False
     image = 32
