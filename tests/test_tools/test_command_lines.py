@@ -192,6 +192,19 @@ def test_ranking_agreement_of_scores_and_of_flops(archive, tmp_path):
     assert "row 1: no score, got {'subnet': '0.json'" in result.stderr
 
 
+def test_benchmark_of_judging_adds_up(tmp_path):
+    out = tmp_path / 'judge.json'
+    run(
+        *('tools/benchmarks/judge.py', '--networks', 'MobileNetV2', '--size', 32, '--images', 8),
+        *('--batch', 4, '--calibration', 1, '--rounds', 1, '--json', out),
+    )
+    (row,) = json.loads(out.read_text())
+    shares = [row[f'{part}_share'] for part in ('slicing', 'recalibration', 'evaluation')]
+    assert sum(shares) == pytest.approx(1) and min(shares) > 0
+    assert row['ratio'] == pytest.approx(row['candidate_s'] / row['plain_s'])
+    assert 0.3 < row['flops_share'] < 0.7
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'when', ['Epoch(train) [1][1/2]', 'Saving checkpoint at 2 epochs', 'Epoch(train) [4][2/2]']

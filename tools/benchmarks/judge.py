@@ -163,7 +163,7 @@ def main() -> None:
         title=f'{args.images} images of {args.size} px, recalibration on '
         f'{args.calibration * args.batch}, {rows[0]["device"]}, {torch.get_num_threads()} threads'
     )
-    columns = ('network', 'FLOPs', 'full, plain (s)', 'candidate (s)', 'ratio', *PARTS, 'loading')
+    columns = ('network', 'FLOPs', 'full (s)', 'judged (s)', 'ratio', *PARTS, 'loading')
     for name in columns:
         table.add_column(name, justify='left' if name == 'network' else 'right')
     for row in rows:
@@ -172,7 +172,7 @@ def main() -> None:
             f'{row["flops_share"]:.0%}',
             f'{row["plain_s"]:.2f}',
             f'{row["candidate_s"]:.2f}',
-            f'{row["ratio"]:.2f} ({row["ratio_min"]:.2f} to {row["ratio_max"]:.2f})',
+            f'{row["ratio"]:.2f}',
             *(f'{row[f"{part}_share"]:.0%}' for part in (*PARTS, 'loading')),
         )
     Console().print(table)
