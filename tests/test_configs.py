@@ -64,7 +64,9 @@ def test_config_builds(path, subnet_file):
 
 def test_there_are_configs_of_every_kind():
     kinds = {path.parent.name for path in CONFIGS}
-    assert kinds == {'quickstart', 'supernet', 'search', 'retrain', 'detection', 'segmentation'}
+    assert kinds == {
+        *('quickstart', 'supernet', 'search', 'retrain', 'detection', 'segmentation', 'cifar10')
+    }
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from mmpse.visualization import (
     picture,
     search_progress,
     table,
+    training_losses,
     width_profile,
     write_page,
 )
@@ -32,6 +33,14 @@ def test_search_progress_draws_best_and_mean_scores():
     assert best.get_ydata().tolist() == [2.0, 4.0, 4.0]
     assert mean.get_ydata().tolist() == [1.5, 2.0, 3.0]
     assert best.get_xdata().tolist() == [2, 4, 6] and of_b.get_xdata().tolist() == [2]
+
+
+def test_training_losses_draws_every_subnet():
+    flops, losses, iterations = np.array([1e6, 3e6]), np.array([2.0, 1.0]), np.array([0, 9])
+    axes = training_losses(flops, losses, iterations).axes[0]
+    points = axes.collections[0]
+    assert points.get_offsets().tolist() == [[1.0, 2.0], [3.0, 1.0]]
+    assert points.get_array().tolist() == [0, 9]
 
 
 def test_detections_draws_one_rectangle_per_box():

@@ -9,6 +9,7 @@ import os.path as osp
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -56,6 +57,11 @@ def main() -> None:
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if get_device() == 'cpu' and cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+        raise ValueError(
+            'AmpOptimWrapper (--amp) needs a GPU, and there is none; for bfloat16 on a CPU use '
+            '--cfg-options optim_wrapper.type=mmpse.BFloat16OptimWrapper'
+        )
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise ValueError(
@@ -74,6 +80,8 @@ def main() -> None:
         cfg.setdefault('model_wrapper_cfg', wrapper)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.train()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # else its threads may abort the exit
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Figures and reports."""
 
-from .figures import detections, search_progress, width_profile
+from .figures import detections, search_progress, training_losses, width_profile
 from .html import picture, table, write_page
 
 __all__ = [
@@ -8,6 +8,7 @@ __all__ = [
     'picture',
     'search_progress',
     'table',
+    'training_losses',
     'width_profile',
     'write_page',
 ]

@@ -70,6 +70,22 @@ def search_progress(searches: Mapping[str, Sequence[Judged]], metric: str) -> Fi
     return figure
 
 
+def training_losses(flops: np.ndarray, losses: np.ndarray, iterations: np.ndarray) -> Figure:
+    """Training losses of a supernet's subnets against their FLOPs, coloured by iteration.
+
+    Args:
+        flops, losses, iterations: One number per trained subnet.
+    """
+    figure = Figure(figsize=(6.5, 4), layout='constrained')
+    axes = figure.subplots()
+    points = axes.scatter(flops / 1e6, losses, c=iterations, s=6, alpha=0.6, cmap='viridis')
+    figure.colorbar(points, label='iteration')
+    axes.set_xlabel('FLOPs of the backbone (M multiply-adds)')
+    axes.set_ylabel('label loss')
+    axes.grid(alpha=0.3)
+    return figure
+
+
 def detections(
     images: Sequence[np.ndarray],
     boxes: Sequence[np.ndarray],

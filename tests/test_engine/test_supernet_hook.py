@@ -51,12 +51,18 @@ def supernet_hook(runner):
     return next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
 
 
-@pytest.mark.parametrize('execution', ['sliced', 'masked'])
-def test_killed_and_resumed_is_never_killed(supernet_cfg, tmp_path, execution):
+@pytest.mark.parametrize(
+    'hook',
+    [dict(execution='sliced'), dict(execution='masked'), dict(serial=True, distillation=dict())],
+    ids=['sliced', 'masked', 'sandwich'],
+)
+def test_killed_and_resumed_is_never_killed(supernet_cfg, tmp_path, hook):
+    if hook.get('serial'):
+        supernet_cfg.optim_wrapper.accumulative_counts = 4
     results = []
     for name, kill_at in (('whole', None), ('killed', 5)):
         supernet_cfg.work_dir = str(tmp_path / name)
-        runner = build(supernet_cfg, execution=execution)
+        runner = build(supernet_cfg, **hook)
         if kill_at is not None:
             runner.register_hook(Killer(kill_at))
             with pytest.raises(Stop):
@@ -64,7 +70,7 @@ def test_killed_and_resumed_is_never_killed(supernet_cfg, tmp_path, execution):
             torch.manual_seed(999)
             np.random.seed(999)
             supernet_cfg.resume = True
-            runner = build(supernet_cfg, execution=execution)
+            runner = build(supernet_cfg, **hook)
         runner.train()
         results.append((runner.model.state_dict(), supernet_hook(runner).record.state_dict()))
     (weights, record), (resumed_weights, resumed_record) = results
@@ -190,6 +196,7 @@ def test_fullnet_alone_trains_as_the_stock_network(supernet_cfg, tmp_path):
     ('hook', 'loader', 'message'),
     [
         (dict(n=3), dict(), r'n=3 subnets cannot share a batch of 32 images'),
+        (dict(n=64), dict(), r'n=64 subnets cannot share a batch of 32 images'),
         (dict(n=4), dict(batch_size=20, drop_last=False), 'set .*drop_last=True'),
         (dict(n=4), dict(batch_size=30, drop_last=True), 'a batch of 30 images'),
     ],
@@ -200,6 +207,14 @@ def test_batch_that_n_does_not_divide(supernet_cfg, hook, loader, message):
     supernet_cfg.train_dataloader.update(loader)
     with pytest.raises(ValueError, match=message):
         build(supernet_cfg, **hook).train()
+
+
+def test_empty_batch_is_named(supernet_cfg):
+    runner = build(supernet_cfg)
+    hook = supernet_hook(runner)
+    hook.before_train(runner)
+    with pytest.raises(ValueError, match='batch of rank 0 in iteration 0 is empty'):
+        hook.before_train_iter(runner, 0, dict(inputs=[], data_samples=[]))
 
 
 def test_model_without_a_slimmable_backbone(supernet_cfg):

@@ -19,7 +19,7 @@ from conftest import ROOT, small
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmpse.engine import Archive, ArchiveError, Judged, read_archive
+from mmpse.engine import Archive, ArchiveError, Judged, LossRecord, read_archive
 from mmpse.models import SlimmableMobileNetV2, measure
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
@@ -100,6 +100,13 @@ def test_public_checkpoint_becomes_a_sorted_supernet(tmp_path):
     assert torch.all(norms[1:] <= norms[:-1] * (1 + 1e-6))
 
 
+def test_float16_without_a_gpu():
+    if torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    result = run('tools/train.py', QUICK / 'supernet_mobilenet-v2_digits.py', '--amp', expect=1)
+    assert 'optim_wrapper.type=mmpse.BFloat16OptimWrapper' in result.stderr
+
+
 def test_missing_checkpoint_is_named():
     result = run('tools/test.py', QUICK / 'retrain_mobilenet-v2_digits.py', 'no.pth', expect=1)
     assert 'no checkpoint at no.pth; train one with tools/train.py' in result.stderr
@@ -178,6 +185,20 @@ def test_plot_search_draws_and_compares(archive, tmp_path):
     assert re.search('work#2 .*2 .*90.0000', result.stdout)
     result = run('tools/analysis_tools/plot_search.py', tmp_path / 'subnets.csv', expect=1)
     assert 'give the archive.db that a search wrote' in result.stderr
+
+
+def test_plot_losses_draws_the_record_of_a_checkpoint(tmp_path, scope):
+    cfg = Config.fromfile(QUICK / 'supernet_mobilenet-v2_digits.py')
+    space = MODELS.build(cfg.model.backbone).search_space
+    record = LossRecord(size=10)
+    record.extend(0, space.array([space.fullnet, space.tinynet]), [1.0, 2.0])
+    state = dict(meta=dict(cfg=cfg.pretty_text), mmpse_supernet=dict(record=record.state_dict()))
+    torch.save(state, tmp_path / 'epoch_1.pth')
+    result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'epoch_1.pth')
+    assert '2 losses drawn' in result.stdout and (tmp_path / 'training_losses.png').stat().st_size
+    torch.save(dict(state_dict={}), tmp_path / 'other.pth')
+    result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'other.pth', expect=1)
+    assert 'other.pth holds no losses of subnets' in result.stderr
 
 
 def test_ranking_agreement_of_scores_and_of_flops(archive, tmp_path):
@@ -358,11 +379,22 @@ Judge.__call__ = failing
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_supernet(supernet_file, tmp_path):
+@pytest.mark.parametrize(
+    ('hook', 'accumulative_counts'),
+    [
+        (dict(execution='masked'), 1),
+        (dict(execution='sliced', distillation=dict(weight=0.5)), 1),
+        (dict(execution='auto', serial=True, distillation=dict()), 4),
+    ],
+    ids=['masked', 'sliced-distilled', 'sandwich'],
+)
+def test_two_processes_train_one_supernet(supernet_file, tmp_path, hook, accumulative_counts):
     """Different subnets on every rank, one set of weights, the losses of both in the record."""
     cfg = Config.fromfile(supernet_file)
     cfg.train_cfg.max_epochs = 2
     cfg.train_dataloader.batch_size = 16
+    cfg.optim_wrapper.accumulative_counts = accumulative_counts
+    cfg.custom_hooks[-1].update(hook)
     cfg.custom_hooks.append(dict(type='CompareRanks'))
     cfg.dump(tmp_path / 'two.py')
     file, environment = importing(tmp_path / 'two.py', 'compare_ranks', COMPARE_RANKS)
@@ -371,6 +403,55 @@ def test_two_processes_train_one_supernet(supernet_file, tmp_path):
         'record'
     ]
     assert record['iteration'].tolist() == sorted(list(range(4)) * 4)  # 2 ranks, 2 drawn subnets
+
+
+@pytest.mark.slow
+def test_data_that_ends_early_on_a_rank_is_refused(supernet_file, tmp_path):
+    cfg = Config.fromfile(supernet_file)
+    cfg.train_dataloader.batch_size = 16
+    cfg.train_dataloader.dataset.indices = 33  # 17 images on rank 0, 16 on rank 1
+    cfg.train_dataloader.sampler.round_up = False
+    cfg.train_dataloader.drop_last = False
+    cfg.dump(tmp_path / 'two.py')
+    result = launch(
+        *('tools/train.py', tmp_path / 'two.py', '--work-dir', tmp_path / 'two'),
+        expect=1,
+        timeout=120,
+    )
+    assert 'the processes would run [2, 1] batches' in result.stderr
+
+
+@pytest.mark.slow
+def test_killed_rank_ends_the_training(supernet_file, tmp_path):
+    cfg = Config.fromfile(supernet_file)
+    cfg.train_dataloader.batch_size = 16
+    cfg.custom_hooks.append(dict(type='KilledRank'))
+    cfg.dump(tmp_path / 'two.py')
+    file, environment = importing(tmp_path / 'two.py', 'killed_rank', KILLED_RANK)
+    result = launch(
+        *('tools/train.py', file, '--work-dir', tmp_path / 'two'),
+        expect=1,
+        env=environment,
+        timeout=120,
+    )
+    assert 'Signal 9 (SIGKILL)' in result.stderr
+
+
+KILLED_RANK = """
+import os
+import signal
+
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class KilledRank(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 3 and dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 COMPARE_RANKS = """
