@@ -53,7 +53,7 @@ def prepared(model: nn.Module, x: Tensor, runtime: str = 'eager') -> Callable[[]
 
 
 def _onnx_session(model: nn.Module, x: Tensor) -> Callable[[], Any]:
-    import onnxruntime
+    import onnxruntime  # an optional requirement
 
     file = io.BytesIO()
     torch.onnx.export(model, (x,), file, input_names=['images'], dynamo=False)

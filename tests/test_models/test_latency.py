@@ -3,8 +3,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from mmengine.config import Config
 from torch import nn
 
 from mmpse.models import (
@@ -21,14 +19,21 @@ from mmpse.registry import MODELS
 from mmpse.space import Budget, PriorSampler, UniformSampler
 
 SHAPE = (3, 32, 32)
-HEAD = dict(type='LinearClsHead', num_classes=10, in_channels=1280)
+
+
+def classifier(**backbone):
+    return dict(
+        type='ImageClassifier',
+        backbone=backbone,
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=8),
+    )
 
 
 @pytest.fixture
 def model(scope):
-    cfg = Config.fromfile(ROOT / 'configs/quickstart/search_mobilenet-v2_digits.py')
-    cfg.model.backbone.widen_factor = 0.35
-    return cfg.model.to_dict()
+    """The backbone with the fewest layers."""
+    return classifier(type='mmpse.SlimmableVGG', depth=11, norm_cfg=dict(type='BN'))
 
 
 def multiply_adds(model: nn.Module, x: torch.Tensor) -> int:
@@ -77,7 +82,8 @@ def test_calls_run_interleaved_and_warm():
 
 def test_runtimes_run_the_same_model(model):
     pytest.importorskip('onnxruntime')
-    static = MODELS.build(with_subnet(model, find_backbone(supernet(model)).search_space.tinynet))
+    space = find_backbone(MODELS.build(with_subnet(model, None))).search_space
+    static = MODELS.build(with_subnet(model, space.tinynet))
     static.eval()
     x = torch.randn(2, *SHAPE)
     eager = prepared(static, x)()
@@ -89,28 +95,27 @@ def test_runtimes_run_the_same_model(model):
 
 @pytest.mark.slow
 def test_compiled_models_of_many_widths_stay_compiled():
-    x = torch.randn(1, 3, 8, 8)
-    layers = [nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU()) for width in range(8, 20)]
+    """PyTorch alone gives up after 8 and goes on without compiling, silently."""
+    x, graphs = torch.randn(1, 3, 8, 8), torch._dynamo.utils.counters['stats']
+    layers = [nn.Sequential(nn.Conv2d(3, width, 1)) for width in range(8, 18)]
+    before = graphs['unique_graphs']
     calls = [prepared(layer, x, 'compiled') for layer in layers]
-    torch._dynamo.utils.counters.clear()
     for layer, call in zip(layers, calls):
         assert torch.allclose(call(), layer(x), atol=1e-5)
-    assert not torch._dynamo.utils.counters['stats']  # nothing was compiled again
+    assert graphs['unique_graphs'] - before == len(layers)
 
 
-def supernet(model):
-    with torch.device('meta'):
-        return MODELS.build(with_subnet(model, None))
-
-
-@pytest.mark.parametrize('family', ['mobilenet', 'resnet'])
+@pytest.mark.parametrize(
+    'backbone',
+    [
+        dict(type='mmpse.SlimmableMobileNetV2', widen_factor=0.35),
+        dict(type='mmpse.SlimmableResNet', depth=50, base_channels=16, stem_channels=16),
+    ],
+)
 def test_prediction_is_exact_where_latency_is_linear_in_both_widths(
-    model, clockwork, tmp_path, rng, family
+    scope, clockwork, tmp_path, rng, backbone
 ):
-    if family == 'resnet':
-        model['backbone'] = dict(
-            type='mmpse.SlimmableResNet', depth=50, base_channels=16, stem_channels=16
-        )
+    model = classifier(**backbone)
     table = LatencyTable(model, SHAPE, tmp_path / 'table.json')
     table.build(points=3, rounds=2)
     rows = UniformSampler(table.space, None).sample(rng, 5)
@@ -160,8 +165,8 @@ def test_tables_of_something_else_are_refused(model, clockwork, tmp_path, monkey
     with pytest.raises(LatencyError, match=r'input_shape: \[3, 32, 32\] there, \[3, 64, 64\] here'):
         LatencyTable(model, (3, 64, 64), path)
     wider = json.loads(json.dumps(model))
-    wider['backbone']['widen_factor'] = 0.5
-    with pytest.raises(LatencyError, match='backbone: .*0.35.* there, .*0.5.* here'):
+    wider['backbone']['ratios'] = [0.5, 1.0]
+    with pytest.raises(LatencyError, match=r'backbone: .*0.2, .* there, .*\[0.5, 1.0\].* here'):
         LatencyTable(wider, SHAPE, path)
     monkeypatch.setattr(latency_table, 'device_name', lambda device: 'another')
     with pytest.raises(
@@ -192,11 +197,6 @@ def test_geometries_of_resnet(scope):
     backbone = SlimmableResNet(50)
     found = latency_table.geometries(backbone, (3, 224, 224))
     layers = [layer for _, layers in found.values() for layer in layers]
-    assert (
-        sorted(layers) == sorted(backbone.layers_of_units, key=lambda layer: layer)
-        and len(found) < 25
-    )
-    assert found['image 7x7, stride 2, dilation 1, input 224x224, norm, no activation'][0] == (
-        224,
-        224,
-    )
+    assert set(layers) == set(backbone.layers_of_units) and len(found) < len(layers) / 2
+    stem = found['image 7x7, stride 2, dilation 1, input 224x224, norm, no activation']
+    assert stem == ((224, 224), [backbone.layers_of_units[0]])
