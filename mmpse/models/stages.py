@@ -2,7 +2,8 @@
 
 A stage is some consecutive parts of the backbone. A subnet's stage runs on the fullnet's feature in
 front of it, cut to the subnet's first channels there; its target is the fullnet's feature behind
-it, cut likewise. The last stage includes neck and head, and is compared by its scores. Source: METHOD section 5.
+it, cut likewise. The last stage includes neck and head, and is compared by its scores. Source:
+METHOD section 5.
 """
 
 from __future__ import annotations
