@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import dist
+from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpse.models import Stage, distances, run_stage, split_stages, stage_errors
+from mmpse.models import Stage, distances, find_backbone, run_stage, split_stages, stage_errors
 from mmpse.registry import LOOPS
 from mmpse.space import (
     BudgetError,
@@ -68,6 +69,7 @@ class StageWiseSearchLoop(SearchLoop):
 
     def __init__(
         self,
+        runner: Runner,
         *args,
         stages: Sequence[Sequence[str]] | None = None,
         candidates: int = 1000,
@@ -75,7 +77,6 @@ class StageWiseSearchLoop(SearchLoop):
         joined: int = 20,
         **kwargs,
     ) -> None:
-        super().__init__(*args, **kwargs)
         for name, value, least in (
             ('candidates', candidates, UNIFORM),
             ('batches', batches, 1),
@@ -83,17 +84,18 @@ class StageWiseSearchLoop(SearchLoop):
         ):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f'{name} must be a whole number from {least} on, got {value!r}')
-        self.model = getattr(self.runner.model, 'module', self.runner.model)
+        self.model = getattr(runner.model, 'module', runner.model)
         if not isinstance(self.model, ImageClassifier):
             raise ValueError(
                 'a stage-wise search compares the scores of classifiers, got '
                 f'{type(self.model).__name__}; search this model with mmpse.EvolutionSearchLoop'
             )
-        self.stages = split_stages(self.model.backbone, stages)
+        self.stages = split_stages(find_backbone(self.model), stages)
         self.candidates = candidates
         self.batches = batches
         self.joined = joined
         self._joined: list[Candidate] = []
+        super().__init__(runner, *args, **kwargs)
 
     @property
     def max_iters(self) -> int:

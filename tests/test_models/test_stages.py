@@ -31,8 +31,7 @@ FAMILIES = [
         ('ResNet-18', SlimmableResNet, dict(depth=18, **SMALL)),
         ('ResNetV1d-50', SlimmableResNet, dict(depth=50, deep_stem=True, avg_down=True, **SMALL)),
         ('ResNetCIFAR-20', SlimmableResNetCIFAR, dict(depth=20)),
-        ('VGG11-BN', SlimmableVGG, dict(depth=11, norm_cfg=dict(type='BN'))),
-        ('VGG13', SlimmableVGG, dict(depth=13, norm_cfg=None)),
+        ('VGG11', SlimmableVGG, dict(depth=11, norm_cfg=None)),
     ]
 ]
 families = pytest.mark.parametrize(('family', 'arguments'), FAMILIES)
@@ -150,7 +149,7 @@ def test_stages_need_the_last_feature_alone():
 def test_stage_loss_is_that_of_static_subnets(family, arguments, rng):
     """Both executions, against the stage's modules of separately built networks."""
     model = classifier(family(**arguments)).double()
-    x, samples = batch(8, torch.float64, side=64)
+    x, samples = batch(8, torch.float64, side=32 if family is SlimmableResNetCIFAR else 64)
     subnets = draw(model.backbone, rng)
     results = {}
     for execution in ('sliced', 'masked'):
