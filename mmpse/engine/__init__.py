@@ -16,6 +16,7 @@ from .searches import (
     RandomSearchLoop,
     UniformSearchLoop,
 )
+from .stagewise_search_loop import StageWiseSearchLoop
 from .supernet_hook import SupernetHook
 
 for sampler in (RatioSampler, SpreadSampler, UniformSampler):  # `mmpse.space` knows no registries
@@ -33,6 +34,7 @@ __all__ = [
     'LossRecord',
     'RandomSearchLoop',
     'SearchLoop',
+    'StageWiseSearchLoop',
     'SupernetHook',
     'UniformSearchLoop',
     'Verdict',

@@ -15,7 +15,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmpse.models import EXECUTIONS, Distillation, backbone_costs, find_backbone
+from mmpse.models import (
+    EXECUTIONS,
+    Distillation,
+    StageWiseClassifier,
+    backbone_costs,
+    find_backbone,
+)
 from mmpse.registry import HOOKS, TASK_UTILS
 from mmpse.space import Subnet
 
@@ -36,6 +42,9 @@ class SupernetHook(Hook):
 
     * AutoSlim, US-Nets (sandwich rule): ``n=4, serial=True, distillation=dict()``
     * SPOS (single path): ``n=1, fullnet=False, tinynet=False, sampler=dict(type=UniformSampler)``
+
+    A :class:`mmpse.models.StageWiseClassifier` trains them stage by stage (METHOD section 5); its
+    fullnet runs anyway, so that ``fullnet=False`` leaves the groups to the others.
 
     What iteration ``i`` draws (subnets, and the random numbers of the process: augmentation,
     dropout) depends on the runner's seed, the rank and ``i`` alone, so that a run that was killed
@@ -107,6 +116,12 @@ class SupernetHook(Hook):
         self.backbone = find_backbone(self.model)
         space = self.backbone.search_space
         self._check_batches(runner)
+        self.stage_wise = isinstance(self.model, StageWiseClassifier)
+        if self.stage_wise and (self.serial or self.distillation is not None):
+            raise ValueError(
+                'subnets of a StageWiseClassifier share each batch, and the fullnet teaches them; '
+                'set serial=False and distillation=None'
+            )
         if self.serial:
             self._accumulate(runner)
         self.sampler = TASK_UTILS.build(
@@ -205,6 +220,8 @@ class SupernetHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
         self.backbone.deactivate()
+        if self.stage_wise:
+            self._losses = list(self.model.subnet_losses)
         if self._losses:
             self._record_losses(runner)
         self._log_speed(runner)

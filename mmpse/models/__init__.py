@@ -12,6 +12,8 @@ from .resnet_cifar import ResNetCIFAR, SlimmableResNet_CIFAR, SlimmableResNetCIF
 from .slicing import SliceError
 from .slimmable import EXECUTIONS, SlimmableBackbone, find_backbone
 from .sorting import sort_channels
+from .stages import Stage, distances, run_stage, split_stages, stage_errors
+from .stagewise import StageWiseClassifier
 from .vgg import SlimmableVGG
 from .warm_start import WarmStart, load_public, misfit
 
@@ -36,8 +38,11 @@ __all__ = [
     'SlimmableResNet_CIFAR',
     'SlimmableVGG',
     'WarmStart',
+    'Stage',
+    'StageWiseClassifier',
     'backbone_costs',
     'costs_of',
+    'distances',
     'find_backbone',
     'is_channels_last',
     'load_public',
@@ -45,5 +50,8 @@ __all__ = [
     'misfit',
     'model_costs',
     'sort_channels',
+    'run_stage',
+    'split_stages',
+    'stage_errors',
     'with_subnet',
 ]

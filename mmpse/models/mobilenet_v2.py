@@ -53,6 +53,9 @@ class SlimmableMobileNetV2(SlimmableBackbone, MobileNetV2):
     def feature_units(self) -> list[str]:
         return self.last_units([self.layers[index] for index in self.out_indices])
 
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        return {name: (name,) for name in ('conv1', *self.layers)}
+
     def _shrink(self) -> None:
         super()._shrink()
         self.out_channel = self.subnet['conv2']

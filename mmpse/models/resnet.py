@@ -67,6 +67,11 @@ class SlimmableResNet(SlimmableBackbone, ResNet):
     def feature_units(self) -> list[str]:
         return self.last_units([self.res_layers[index] for index in self.out_indices])
 
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        stem = ('stem',) if self.deep_stem else ('conv1', self.norm1_name, 'relu')
+        pool = ('maxpool',) if hasattr(self, 'maxpool') else ()  # not for images of 32 pixels
+        return {'stem': (*stem, *pool), **{name: (name,) for name in self.res_layers}}
+
     def _shrink(self) -> None:
         super()._shrink()
         for stage in self.res_layers:

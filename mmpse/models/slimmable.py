@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -98,6 +98,7 @@ class SlimmableBackbone:
         self.subnet: Subnet | None = None
         self._active: tuple[Subnet, ...] = ()
         self._execution = ''
+        self._parts: tuple[str, ...] | None = None
         self._running: list[tuple[Layer, nn.Module, nn.Module | None]] = []  # with its norm
         self._masked: list[tuple[nn.Module, str]] = []  # modules that carry the masks of a unit
         for layer in self.layers_of_units:
@@ -123,6 +124,25 @@ class SlimmableBackbone:
         """The unit of every feature that the forward returns; its channels where they are fixed."""
         raise NotImplementedError
 
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """What the forward runs one after the other: part -> names of its modules, in order."""
+        raise NotImplementedError
+
+    def run_part(self, part: str, x: Tensor) -> Tensor:
+        """Run one part by its stock modules."""
+        for name in self.parts()[part]:
+            x = self.get_submodule(name)(x)
+        return x
+
+    def layers_of(self, parts: Iterable[str]) -> list[Layer]:
+        """The layers of some parts, in the order of the forward."""
+        modules = [name for part in parts for name in self.parts()[part]]
+        return [
+            layer
+            for layer in self.layers_of_units
+            if any(layer.conv == name or layer.conv.startswith(f'{name}.') for name in modules)
+        ]
+
     def feature_channels(self, subnet: Mapping[str, int]) -> tuple[int, ...]:
         """Channels of every feature of a subnet."""
         return tuple(subnet.get(unit, unit) for unit in self.feature_units())
@@ -141,7 +161,12 @@ class SlimmableBackbone:
 
     # Many subnets in one pass
 
-    def activate(self, subnets: Sequence[Subnet], execution: str = 'sliced') -> None:
+    def activate(
+        self,
+        subnets: Sequence[Subnet],
+        execution: str = 'sliced',
+        parts: Sequence[str] | None = None,
+    ) -> None:
         """Let image ``i`` of every following batch run through ``subnets[i % len(subnets)]``.
 
         Args:
@@ -149,6 +174,7 @@ class SlimmableBackbone:
             execution: ``'sliced'`` runs each group through the first channels of every layer;
                 ``'masked'`` runs the full width once and drops channels by prefix masks. Both
                 give the same features and gradients (METHOD section 1).
+            parts: The parts that will be run, by :meth:`forward_parts`; ``None``: all of them.
 
         Raises:
             ValueError: If there is no subnet, the execution is unknown, this is a static subnet, or
@@ -166,10 +192,10 @@ class SlimmableBackbone:
                 "moved on to another subnet; use execution='masked' or with_cp=False"
             )
         self.deactivate()
-        self._active, self._execution = tuple(subnets), execution
+        self._active, self._execution, self._parts = tuple(subnets), execution, parts
         self._running = [
             (layer, self.get_submodule(layer.conv), self._norm(layer))
-            for layer in self.layers_of_units
+            for layer in (self.layers_of_units if parts is None else self.layers_of(parts))
             if layer.inputs is not None or layer.outputs is not None
         ]
         if execution == 'masked':
@@ -177,10 +203,7 @@ class SlimmableBackbone:
                 if layer.outputs is not None:
                     self._masked.append((conv if norm is None else norm, layer.outputs))
             for module, unit in self._masked:
-                device = module.weight.device
-                widths = torch.tensor([subnet[unit] for subnet in subnets], device=device)
-                channels = torch.arange(self.search_space.fullnet[unit], device=device)
-                module.masks = (channels < widths[:, None]).to(module.weight.dtype)
+                module.masks = self.masks(unit, module.weight)
 
     def deactivate(self) -> None:
         """Make the backbone the plain full-width network again."""
@@ -190,16 +213,34 @@ class SlimmableBackbone:
         self._active, self._running, self._masked = (), [], []
 
     @contextmanager
-    def active(self, subnets: Sequence[Subnet], execution: str = 'sliced') -> Iterator[None]:
+    def active(
+        self,
+        subnets: Sequence[Subnet],
+        execution: str = 'sliced',
+        parts: Sequence[str] | None = None,
+    ) -> Iterator[None]:
         """:meth:`activate` for the time of a ``with`` block; what was active before is so again."""
-        before = self._active, self._execution
-        self.activate(subnets, execution)
+        with self.inactive():
+            self.activate(subnets, execution, parts)
+            yield
+
+    @contextmanager
+    def inactive(self) -> Iterator[None]:
+        """The plain network for the time of a ``with`` block; what was active is so again."""
+        before = self._active, self._execution, self._parts
+        self.deactivate()
         try:
             yield
         finally:
             self.deactivate()
             if before[0]:
                 self.activate(*before)
+
+    def masks(self, unit: str, like: Tensor) -> Tensor:
+        """Ones in the channels of ``unit`` that each group uses, ``(groups, channels)``."""
+        widths = torch.tensor([subnet[unit] for subnet in self._active], device=like.device)
+        channels = torch.arange(self.search_space.fullnet[unit], device=like.device)
+        return (channels < widths[:, None]).to(like.dtype)
 
     @property
     def active_subnets(self) -> tuple[Subnet, ...]:
@@ -221,35 +262,79 @@ class SlimmableBackbone:
                 norm.sliced = subnet is not None
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        groups = len(self._active)
-        if not groups:
+        if not self._active:
             return super().forward(x)
+        return self._forward_groups(super().forward, x, None, self.feature_units())
+
+    def forward_parts(self, parts: Sequence[str], x: Tensor) -> Tensor:
+        """Run some of the parts, consecutive ones.
+
+        While subnets are active, each group runs from the first channels of the input and comes out
+        at full width, as from the forward of all parts.
+
+        Args:
+            parts: Their names; see :meth:`parts`.
+            x: The full-width output of the part before them, or images, ``(B, C, H, W)``.
+
+        Returns:
+            The output of the last one.
+        """
+
+        def run(x: Tensor) -> tuple[Tensor]:
+            for part in parts:
+                x = self.run_part(part, x)
+            return (x,)
+
+        if not self._active:
+            return run(x)[0]
+        layers = self.layers_of(parts)
+        return self._forward_groups(run, x, layers[0].inputs, [layers[-1].outputs])[0]
+
+    def _forward_groups(
+        self,
+        run: Callable[[Tensor], tuple[Tensor, ...]],
+        x: Tensor,
+        inputs: str | None,
+        outputs: Sequence[str | int | None],
+    ) -> tuple[Tensor, ...]:
+        """``run(x)``, each group through its subnet.
+
+        Args:
+            inputs: The unit of ``x``.
+            outputs: The units of what ``run`` returns.
+        """
+        groups = len(self._active)
         if len(x) % groups:
             raise ValueError(
                 f'a batch of {len(x)} images cannot be shared by {groups} subnets; choose a batch '
                 'size that the number of subnets divides'
             )
         if self._execution == 'masked':
-            return self._forward_masked(x)
+            if inputs is not None:
+                x = x * self.masks(inputs, x).repeat(len(x) // groups, 1)[:, :, None, None]
+            return self._forward_masked(run, x)
         features = []
         for g, subnet in enumerate(self._active):
             self._select(subnet)
-            features.append(super().forward(x[g::groups]))
+            group = x[g::groups]
+            features.append(run(group if inputs is None else group[:, : subnet[inputs]]))
         self._select(None)
-        fulls = self.feature_channels(self.search_space.fullnet)
+        fullnet = self.search_space.fullnet
         return tuple(
-            interleave([pad_channels(f, full) for f in level])
-            for level, full in zip(zip(*features, strict=True), fulls, strict=True)
+            interleave([pad_channels(f, fullnet[unit]) if unit in fullnet else f for f in level])
+            for level, unit in zip(zip(*features, strict=True), outputs, strict=True)
         )
 
-    def _forward_masked(self, x: Tensor) -> tuple[Tensor, ...]:
+    def _forward_masked(
+        self, run: Callable[[Tensor], tuple[Tensor, ...]], x: Tensor
+    ) -> tuple[Tensor, ...]:
         groups = len(self._active)
         chunked = is_channels_last(x) or is_channels_last(self._running[0][1].weight)
         for module, _ in self._masked:
             module.chunked = chunked
         if not chunked:
-            return super().forward(x)
-        features = super().forward(torch.cat([x[g::groups] for g in range(groups)]))
+            return run(x)
+        features = run(torch.cat([x[g::groups] for g in range(groups)]))
         return tuple(interleave(feature.chunk(groups)) for feature in features)
 
     def _norm(self, layer: Layer) -> nn.Module | None:

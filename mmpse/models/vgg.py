@@ -7,7 +7,7 @@ from typing import Any
 
 from mmcv.cnn import ConvModule
 from mmpretrain.models import VGG
-from torch import nn
+from torch import Tensor, nn
 
 from mmpse.registry import MODELS
 
@@ -58,3 +58,13 @@ class SlimmableVGG(SlimmableBackbone, VGG):
         stages = [index for index in self.out_indices if index < len(ends)]
         scores = [self.num_classes] if self.num_classes > 0 else []
         return [f'conv{ends[index]}' for index in stages] + scores
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        parts = {
+            f'block{k + 1}': tuple(f'features.{m}' for m in range(*modules))
+            for k, modules in enumerate(self.range_sub_modules)
+        }
+        return parts if self.num_classes <= 0 else {**parts, 'classifier': ('classifier',)}
+
+    def run_part(self, part: str, x: Tensor) -> Tensor:
+        return super().run_part(part, x.flatten(1) if part == 'classifier' else x)

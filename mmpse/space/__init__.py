@@ -3,6 +3,7 @@
 from .budget import Budget, BudgetError
 from .conditional import ConditionalSampler
 from .cost import Cost, TableCost, nearest_uniform
+from .joining import Joined, StageTable, join, split_cost
 from .sampling import (
     SAMPLERS,
     PriorSampler,
@@ -22,6 +23,10 @@ __all__ = [
     'WidthDistribution',
     'TableCost',
     'Budget',
+    'Joined',
+    'StageTable',
+    'join',
+    'split_cost',
     'BudgetError',
     'Cost',
     'PriorSampler',

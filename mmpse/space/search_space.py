@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +120,13 @@ class SearchSpace:
     @property
     def tinynet(self) -> Subnet:
         return self.subnet([unit.candidates[0] for unit in self.units])
+
+    def restricted_to(self, names: Sequence[str]) -> SearchSpace:
+        """The space of some of the units, in the order of this space."""
+        space = copy.copy(self)
+        space.units = tuple(unit for unit in self.units if unit.name in names)
+        space.names = tuple(unit.name for unit in space.units)
+        return space
 
     def subnet(self, widths: Sequence[int], **kwargs) -> Subnet:
         """The subnet of one row of a width array."""

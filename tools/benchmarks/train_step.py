@@ -36,6 +36,7 @@ NETWORKS = {
 }
 LAYOUTS = dict(NCHW=torch.contiguous_format, channels_last=torch.channels_last)
 WRAPPERS = dict(float32='OptimWrapper', bfloat16='mmpse.BFloat16OptimWrapper')
+STAGE_WISE = 'stage-wise'  # the modes that train stage by stage
 SAMPLERS = dict(uniform='mmpse.UniformSampler', spread='mmpse.SpreadSampler')
 NO_HOOKS = dict.fromkeys(
     ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -71,6 +72,9 @@ def hooks(parallel: list[int], sampler: str) -> dict[tuple[str, int], list[dict]
     modes: dict[tuple[str, int], list[dict]] = {('plain', 1): []}
     for n, execution in itertools.product(parallel, ('masked', 'sliced')):
         modes[execution, n] = [hook | dict(n=n, execution=execution)]
+        modes[f'{STAGE_WISE} {execution}', n] = [
+            hook | dict(n=n, fullnet=False, execution=execution)
+        ]
     modes['sandwich', 4] = [hook | dict(n=4, serial=True, distillation=dict(), execution='sliced')]
     modes['spos', 1] = [hook | dict(n=1, fullnet=False, tinynet=False, execution='sliced')]
     return modes
@@ -163,24 +167,40 @@ def main() -> None:
     show(rows, args)
 
 
-def measure(network, layout, dtype, batch, device, args) -> list[dict]:
-    """The rows of one network in one layout and precision."""
+def build(network: str, architecture: str):
+    """A classifier of 1000 classes."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(
+        return MODELS.build(
             dict(
                 type='mmpse.FitToBackbone',
-                architecture='ImageClassifier',
+                architecture=architecture,
                 data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
                 backbone=NETWORKS[network],
                 neck=dict(type='GlobalAveragePooling'),
                 head=dict(type='LinearClsHead', num_classes=1000, in_channels=1),
             )
-        ).to(device, memory_format=LAYOUTS[layout])
+        )
+
+
+def measure(network, layout, dtype, batch, device, args) -> list[dict]:
+    """The rows of one network in one layout and precision."""
+    model, stage_wise = (
+        build(network, architecture).to(device, memory_format=LAYOUTS[layout])
+        for architecture in ('ImageClassifier', 'mmpse.StageWiseClassifier')
+    )
+    for name, module in model.named_children():  # the same weights
+        setattr(stage_wise, name, module)
     times: dict[tuple[str, int], list[float]] = {}
     peaks: dict[tuple[str, int], int] = {}
     with tempfile.TemporaryDirectory() as work_dir:
         trainers = {
-            mode: Trainer(model, hooks_of_mode, WRAPPERS[dtype], batch, work_dir)
+            mode: Trainer(
+                stage_wise if mode[0].startswith(STAGE_WISE) else model,
+                hooks_of_mode,
+                WRAPPERS[dtype],
+                batch,
+                work_dir,
+            )
             for mode, hooks_of_mode in hooks(args.n, args.sampler).items()
         }
         for trainer in trainers.values():  # only the one that steps may listen to the loss
@@ -200,7 +220,7 @@ def measure(network, layout, dtype, batch, device, args) -> list[dict]:
     rows = []
     for (mode, n), seconds in times.items():
         ratios = [value / base for value, base in zip(seconds, plain, strict=True)]
-        subnet_images = args.batch * (n if mode == 'sandwich' else 1)
+        subnet_images = args.batch * images_of(mode, n)
         rows.append(
             dict(
                 network=network,
@@ -219,6 +239,11 @@ def measure(network, layout, dtype, batch, device, args) -> list[dict]:
             )
         )
     return rows
+
+
+def images_of(mode: str, n: int) -> int:
+    """Subnets that an image runs through in a step; a stage-wise step runs the fullnet too."""
+    return n if mode == 'sandwich' else 2 if mode.startswith(STAGE_WISE) else 1
 
 
 def show(rows: list[dict], args: argparse.Namespace) -> None:

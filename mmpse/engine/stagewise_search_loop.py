@@ -1,0 +1,306 @@
+"""Stage-wise search (METHOD section 5): stages one by one, joined under the budget."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.runner import Runner
+from mmpretrain.models import ImageClassifier
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmpse.models import Stage, distances, find_backbone, run_stage, split_stages, stage_errors
+from mmpse.registry import LOOPS
+from mmpse.space import (
+    BudgetError,
+    SearchSpace,
+    SpreadSampler,
+    StageTable,
+    Subnet,
+    TableCost,
+    join,
+    split_cost,
+)
+
+from .archive import Archive, Judged
+from .parallel import gather, on_main
+from .search_loop import Candidate, Clock, SearchLoop, search_progress
+from .searches import within_limits
+
+UNIFORM = 21  # uniform subnets among the candidates
+SHARE = 8  # candidates of a stage that each process judges before they are written down
+MOST = 100_000  # joined subnets that are tried against further limits
+
+
+@LOOPS.register_module()
+class StageWiseSearchLoop(SearchLoop):
+    """Search of the stages by their distance to the fullnet, then of the joined subnets.
+
+    For every stage, candidates (boundary widths included) are drawn, spread over what the stage can
+    cost, and judged by the distance of their output to the fullnet's on the first images of the
+    held-out split; see :func:`mmpse.models.stage_errors`. Subnets and fullnet normalise by batch
+    statistics there, as in training. The stages are then joined exactly: of all subnets made of
+    judged candidates with equal widths at the boundaries, and within the budget, those of the
+    least sum of distances. These are judged as by every other search, and the best of them wins;
+    it may cost less than the window.
+
+    Distances are kept in ``stages.db`` beside the archive, in the same format; a unit that is not
+    of the stage has width 0 there, and the score is minus the distance. Any supernet can be
+    searched, however it was trained.
+
+    Args:
+        stages: Names of the parts of each stage; ``None``: the backbone's own. See
+            :func:`mmpse.models.split_stages`. They need not be those of the training.
+        candidates: Candidates per stage; a stage that has fewer is tried out entirely.
+        batches: Batches of the ``val_dataloader`` on which distances are taken. The fullnet's
+            features in front of one stage and behind it are in memory at a time.
+        joined: Joined subnets to judge.
+        **kwargs: See :class:`SearchLoop`.
+
+    Raises:
+        ValueError: If the model is not a classifier, or the stages do not split its backbone.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *args,
+        stages: Sequence[Sequence[str]] | None = None,
+        candidates: int = 1000,
+        batches: int = 2,
+        joined: int = 20,
+        **kwargs,
+    ) -> None:
+        for name, value, least in (
+            ('candidates', candidates, UNIFORM),
+            ('batches', batches, 1),
+            ('joined', joined, 1),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f'{name} must be a whole number from {least} on, got {value!r}')
+        self.model = getattr(runner.model, 'module', runner.model)
+        if not isinstance(self.model, ImageClassifier):
+            raise ValueError(
+                'a stage-wise search compares the scores of classifiers, got '
+                f'{type(self.model).__name__}; search this model with mmpse.EvolutionSearchLoop'
+            )
+        self.stages = split_stages(find_backbone(self.model), stages)
+        self.candidates = candidates
+        self.batches = batches
+        self.joined = joined
+        self._joined: list[Candidate] = []
+        super().__init__(runner, *args, **kwargs)
+
+    @property
+    def max_iters(self) -> int:
+        return self.joined
+
+    def within(self, widths: np.ndarray) -> np.ndarray:
+        return within_limits(self.budget, widths)
+
+    def propose(self, generation: int) -> list[Candidate]:
+        return [] if generation else self._joined
+
+    def prepare(self, checkpoint: Mapping[str, Any]) -> None:
+        names = [stage.units for stage in self.stages]
+        spaces = [self.space.restricted_to(units) for units in names]
+        costs = split_cost(self.space, self.budget.cost, names)
+        uniform = [self.space.uniform(ratio) for ratio in np.linspace(0, 1, UNIFORM)]
+        rows = [
+            draw_candidates(
+                space,
+                cost,
+                space.array(uniform),
+                self.candidates,
+                np.random.default_rng([self.seed, k]),
+            )
+            for k, (space, cost) in enumerate(zip(spaces, costs))
+        ]
+        self.model.load_state_dict(checkpoint['state_dict'])
+        found = self._judge_stages(spaces, rows)
+        tables = [
+            StageTable(
+                inputs=column(space, stage.inputs, own),
+                outputs=column(space, stage.outputs, own),
+                cost=cost(own).astype(np.float64),
+                distance=distance,
+            )
+            for stage, space, cost, own, distance in zip(self.stages, spaces, costs, rows, found)
+        ]
+        for subnet in itertools.islice(join(tables, self.budget.high), MOST):
+            widths = {
+                name: width
+                for space, own, row in zip(spaces, rows, subnet.rows)
+                for name, width in zip(space.names, own[row].tolist())
+            }
+            widths = tuple(widths[name] for name in self.space.names)
+            if self.within(np.array([widths]))[0]:
+                if not self._joined:
+                    self.runner.logger.info(
+                        f'joined: least distance {subnet.distance:.4f} at {subnet.cost:,.0f} '
+                        f'{self.budget.resource}.'
+                    )
+                self._joined.append(('joined', widths))
+            if len(self._joined) == self.joined:
+                return
+        if not self._joined:
+            raise BudgetError(
+                f'no joined subnet is within {self.budget}; judge more candidates of each stage '
+                f'(train_cfg.candidates={self.candidates} now) or choose another budget'
+            )
+
+    def _judge_stages(
+        self, spaces: Sequence[SearchSpace], rows: Sequence[np.ndarray]
+    ) -> list[np.ndarray]:
+        """The distances of every stage's candidates; the archive's, where it holds them."""
+        logger, total = self.runner.logger, sum(map(len, rows))
+        archived = on_main(self._open_stages)
+        logger.info(
+            f'{len(self.stages)} stages, {total:,} candidates to judge in {dist.get_world_size()} '
+            f'processes; {self.stages_path} holds {len(archived):,}.'
+        )
+        judge = StageJudge(self.model, self._images())
+        done, clock, result = 0, Clock(), []
+        with search_progress(total) as advance:
+            for k, (stage, space, own) in enumerate(zip(self.stages, spaces, rows)):
+                judge.enter(stage)
+                places = [self.space.names.index(name) for name in space.names]
+                whole = np.zeros((len(own), len(self.space)), dtype=np.int64)
+                whole[:, places] = own
+                keys = [tuple(row) for row in whole.tolist()]
+                new = [i for i, key in enumerate(keys) if key not in archived]
+                for _ in range(len(keys) - len(new)):
+                    done += 1
+                    advance(f'stage {stage.name}')
+                wave = SHARE * dist.get_world_size()
+                for start in range(0, len(new), wave):
+                    mine = new[start : start + wave][dist.get_rank() :: dist.get_world_size()]
+                    subnets = [(i, space.subnet(own[i])) for i in mine]
+                    shares = gather(
+                        lambda subnets=subnets: [(i, judge(subnet)) for i, subnet in subnets]
+                    )
+                    judged = sorted(pair for share in shares for pair in share)
+                    entries = [
+                        Judged(1, k, stage.name, keys[i], -distance, None, {})
+                        for i, distance in judged
+                    ]
+                    on_main(lambda entries=entries: self.stage_archive.add(entries))
+                    archived.update((entry.widths, -entry.score) for entry in entries)
+                    for _ in entries:
+                        done, clock.new = done + 1, clock.new + 1
+                        advance(f'stage {stage.name}')
+                distance = np.array([archived[key] for key in keys])
+                finite = distance[np.isfinite(distance)]
+                if not len(finite):
+                    raise FloatingPointError(
+                        f'no distance of stage {stage.name} is a number; is the supernet '
+                        f'{self.runner._load_from} trained?'
+                    )
+                logger.info(
+                    f'stage {stage.name}: {len(own)} candidates, distances {finite.min():.4f} to '
+                    f'{finite.max():.4f}; {clock.text(total - done)}'
+                )
+                result.append(distance)
+        return result
+
+    def _images(self) -> list[torch.Tensor]:
+        loader = self.runner.val_loop.dataloader
+        return [
+            self.model.data_preprocessor(batch, False)['inputs']
+            for batch in itertools.islice(loader, self.batches)
+        ]
+
+    @property
+    def stages_path(self) -> Path:
+        return self.archive.path.with_name('stages.db')
+
+    def _open_stages(self) -> dict[tuple[int, ...], float]:
+        """The distances that are known."""
+        identity = dict(
+            self.identity, stages=[stage.parts for stage in self.stages], batches=self.batches
+        )
+        self.stage_archive = Archive(self.stages_path, identity)
+        return {row.widths: -row.score for row in self.stage_archive.rows()}
+
+
+class StageJudge:
+    """Distances of stages' subnets to the fullnet.
+
+    Args:
+        model: A supernet with its weights.
+        images: Batches of preprocessed images ``(B, C, H, W)``.
+    """
+
+    def __init__(self, model: ImageClassifier, images: Sequence[torch.Tensor]) -> None:
+        self.model = model
+        self.backbone = model.backbone
+        self._targets = list(images)
+        # sliced execution has no place for gradient checkpointing, which nothing needs here
+        checkpointing = getattr(self.backbone, 'with_cp', False)
+        self._execution = 'masked' if checkpointing else 'sliced'
+        self.backbone.train()  # with norm_eval or frozen stages, not all of it is
+        norms = [m for m in self.backbone.modules() if isinstance(m, _BatchNorm) and m.training]
+        model.eval()
+        for norm in norms:
+            norm.train()
+
+    @torch.no_grad()
+    def enter(self, stage: Stage) -> None:
+        """Go on to the next stage, from the fullnet's output of the one before."""
+        self.stage = stage
+        self._inputs = self._targets
+        with self._active(self.backbone.search_space.fullnet):
+            self._targets = [run_stage(self.model, stage, x) for x in self._inputs]
+
+    @torch.no_grad()
+    def __call__(self, subnet: Subnet) -> float:
+        """The distance of a subnet of the stage; ``inf`` if it is not a number."""
+        errors = 0
+        with self._active(subnet):
+            for x, target in zip(self._inputs, self._targets):
+                output = run_stage(self.model, self.stage, x)
+                errors = errors + stage_errors(self.backbone, self.stage, output, target).double()
+        distance = distances(errors).item()
+        return distance if math.isfinite(distance) else math.inf
+
+    def _active(self, subnet: Subnet):
+        return self.backbone.active([subnet], self._execution, self.stage.parts)
+
+
+def draw_candidates(
+    space: SearchSpace,
+    cost: TableCost,
+    uniform: np.ndarray,
+    count: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Up to ``count`` subnets of a stage, ``(subnets, units)``; all of them if there are no more.
+
+    Args:
+        space: The space of the stage.
+        cost: The cost of the stage; subnets are drawn spread over it.
+        uniform: Widths of uniform subnets, which come first. Those of all stages have equal widths
+            at the boundaries, so that there is always something to join.
+        count: The number of subnets.
+        rng: Random numbers.
+    """
+    if space.size <= count:
+        return np.array(list(itertools.product(*(unit.candidates for unit in space.units))))
+    rows = dict.fromkeys(map(tuple, uniform.tolist()))
+    sampler = SpreadSampler(space, cost)
+    for _ in range(100):  # a space that is not much larger has repeats
+        if len(rows) >= count:
+            break
+        rows.update(dict.fromkeys(map(tuple, sampler.sample(rng, count).tolist())))
+    return np.array(list(rows)[:count])
+
+
+def column(space: SearchSpace, unit: str | None, rows: np.ndarray) -> np.ndarray:
+    """Widths of a boundary; zeros where there is none."""
+    return np.zeros(len(rows), np.int64) if unit is None else rows[:, space.names.index(unit)]
