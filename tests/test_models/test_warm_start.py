@@ -263,7 +263,7 @@ def resnet18(**kwargs):
             r'2 missing \(head.fc.bias, head.fc.weight\)',
         ),
         (
-            lambda: SlimmableVGG(11),
+            lambda: SlimmableVGG(11, norm_cfg=dict(type='BN')),
             lambda: torchvision.models.efficientnet_b0().state_dict(),
             r'48 missing .*; 358 unexpected',
         ),
