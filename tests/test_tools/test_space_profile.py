@@ -18,7 +18,7 @@ def test_profile_says_what_the_space_holds(tmp_path, scope):
     config.write_text(f'_base_ = {str(SEARCH)!r}\nmodel = dict(backbone={frozen})\n')
     shape = (3, 32, 32)
     arguments = [TOOL, config, '--input-shape', *shape, '--json', tmp_path / 'profile.json']
-    shown = run(*arguments, '--budget', 'flops=80%', 'params=95%').stdout
+    shown = run(*arguments, '--latency', '--budget', 'flops=80%', 'params=95%').stdout
     assert 'the budget can be met' in shown and 'not pruned' in shown
     profile = json.loads((tmp_path / 'profile.json').read_text())
     model = Config.fromfile(config).model.to_dict()
@@ -26,6 +26,8 @@ def test_profile_says_what_the_space_holds(tmp_path, scope):
     space = SlimmableResNet(**backbone).search_space
     assert profile['units'] == {unit.name: list(unit.candidates) for unit in space.units}
     assert profile['subnets'] == space.size
+    milliseconds = [resources.pop('latency_ms') for resources in profile['resources'].values()]
+    assert len(milliseconds) == 3 and min(milliseconds) > 0
     assert profile['resources']['smallest'] == measure(model, space.tinynet, shape)
     assert profile['resources']['largest'] == measure(model, space.fullnet, shape)
     low, middle, high = (

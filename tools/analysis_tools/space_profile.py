@@ -1,28 +1,43 @@
 """What a config's search space holds: look before a week of training.
 
 python tools/analysis_tools/space_profile.py CONFIG [--input-shape 3 224 224] \\
-    [--budget flops=300M] [--json FILE]
+    [--budget flops=300M] [--latency] [--json FILE]
 
 Prints the units with their candidate widths, the number of subnets, and FLOPs and parameters of the
 smallest, the median and the largest subnet, head included; with --budget whether it can be met, and
-how rare uniform draws inside it are. Exit status 1: no subnet meets the budget.
+how rare uniform draws inside it are; with --latency what one image takes on this device, side by
+side. Exit status 1: no subnet meets the budget.
 """
 
 import argparse
 import json
+import statistics
 import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
-from mmpse.models import costs_of, find_backbone, model_costs, with_subnet
+from mmpse.models import (
+    costs_of,
+    device_name,
+    find_backbone,
+    measure_latencies,
+    model_costs,
+    prepared,
+    with_subnet,
+)
 from mmpse.registry import MODELS
-from mmpse.space import Budget, BudgetError, PriorSampler, UniformSampler
+from mmpse.space import Budget, BudgetError, PriorSampler, Subnet, UniformSampler
 
 DRAWS = 100_000  # uniform draws: of them the median, and the share inside the budget
 
@@ -38,6 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--budget', nargs='+', metavar='RESOURCE=AMOUNT', help='flops=300M, params=50%%, or both'
     )
+    parser.add_argument('--latency', action='store_true', help='measure latency as well')
     parser.add_argument('--json', type=Path, help='write the figures to this file')
     return parser.parse_args()
 
@@ -60,6 +76,9 @@ def main() -> None:
         input_shape=args.input_shape,
         resources={name: costs_of(space, costs, subnet) for name, subnet in subnets.items()},
     )
+    if args.latency:
+        for name, milliseconds in latencies(model, subnets, args.input_shape).items():
+            profile['resources'][name]['latency_ms'] = milliseconds
     show(profile)
     if args.budget:
         limit = dict(item.split('=', 1) for item in args.budget)
@@ -79,6 +98,21 @@ def main() -> None:
         args.json.write_text(json.dumps(profile, indent=2) + '\n')
 
 
+def latencies(
+    model: dict, subnets: Mapping[str, Subnet], input_shape: Sequence[int]
+) -> dict[str, float]:
+    """Median milliseconds of one image through the model with each of the subnets."""
+    device = get_device()
+    x = torch.randn(1, *input_shape, device=device)
+    calls = {}
+    for name, subnet in subnets.items():
+        static = MODELS.build(with_subnet(model, subnet)).to(device)
+        static.eval()
+        calls[name] = prepared(static, x)
+    times = measure_latencies(calls, track=partial(track, description='rounds', transient=True))
+    return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
+
+
 def show(profile: dict) -> None:
     console = Console()
     table = Table(title=f'{profile["backbone"]["type"]}: width units')
@@ -90,10 +124,17 @@ def show(profile: dict) -> None:
     console.print(table)
     shape = 'x'.join(map(str, profile['input_shape']))
     table = Table(title=f'{len(profile["units"])} units, {profile["subnets"]:.3g} subnets, {shape}')
-    for column in ('subnet', 'FLOPs (M)', 'params (M)'):
-        table.add_column(column, justify='left' if column == 'subnet' else 'right')
+    columns = {
+        'flops': ('FLOPs (M)', 1e-6),
+        'params': ('params (M)', 1e-6),
+        'latency_ms': (f'ms, {device_name(get_device())}, {torch.get_num_threads()} threads', 1),
+    }
+    table.add_column('subnet')
+    shown = [key for key in columns if key in profile['resources']['largest']]
+    for key in shown:
+        table.add_column(columns[key][0], justify='right')
     for name, resources in profile['resources'].items():
-        table.add_row(name, *(f'{resources[key] / 1e6:,.2f}' for key in ('flops', 'params')))
+        table.add_row(name, *(f'{resources[key] * columns[key][1]:,.2f}' for key in shown))
     console.print(table)
 
 
