@@ -177,16 +177,20 @@ class LatencyTable:
             count: Number of subnets, spread evenly over the FLOPs of the space.
 
         Returns:
-            Median and worst relative error, and both latencies of every subnet in microseconds;
-            it is noted in the file as well.
+            Median and worst relative error, both latencies of every subnet in microseconds, and
+            the ``drift``: how much longer tinynet and fullnet take now than when the table was
+            built. It is noted in the file as well.
         """
         cost = self.cost()
-        widths = SpreadSampler(self.space, self._flops).sample(np.random.default_rng(1), count)
-        measured, predicted = self._measure(widths, 'held-out subnets'), cost(widths)
+        ends = self.space.array([self.space.tinynet, self.space.fullnet])
+        drawn = SpreadSampler(self.space, self._flops).sample(np.random.default_rng(1), count)
+        times = self._measure(np.concatenate([ends, drawn]), 'held-out subnets')
+        measured, predicted = times[len(ends) :], cost(drawn)
         error = np.abs(predicted / measured - 1)
         self.content['check'] = dict(
             median_error=float(np.median(error)),
             worst_error=float(error.max()),
+            drift=float(np.mean(times[: len(ends)] / self.content['whole']['measured'][:2]) - 1),
             predicted=predicted.tolist(),
             measured=measured.round(1).tolist(),
         )

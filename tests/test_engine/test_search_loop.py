@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from mmpse.engine import Archive, ArchiveError, pareto_front, read_archive
 from mmpse.engine.judge import Judge, Verdict
+from mmpse.models import LatencyTable, latency_table
 from mmpse.space import BudgetError, Subnet
 
 SMALL = dict(population=6, generations=3, parents=2, mutants=3, calibration=2)
@@ -77,6 +78,29 @@ def test_search_writes_the_best_subnet_inside_the_budget(cfg):
     content = json.loads(open(f'{cfg.work_dir}/best_subnet.json').read())
     assert content['source']['checkpoint'] == cfg.load_from
     assert len(content['source']['checkpoint_sha256']) == 64
+
+
+def test_search_within_flops_and_latency(cfg, tmp_path, monkeypatch):
+    def measure(calls, rounds, track):  # a layer's latency goes by its widths, a whole one's too
+        return {
+            widths: [1e-9 * np.prod(widths) if len(widths) == 2 else 1e-6 * sum(widths)] * rounds
+            for widths in calls
+        }
+
+    monkeypatch.setattr(latency_table, 'measure_latencies', measure)
+    table = LatencyTable(cfg.model.to_dict(), cfg.train_cfg.input_shape, tmp_path / 'table.json')
+    table.build(points=2, rounds=1)
+    _, full = table.cost()(table.space.array([table.space.tinynet, table.space.fullnet]))
+    budget = dict(flops='60%', latency='70%')
+    options = {'train_cfg.budget': budget, 'train_cfg.latency_table': str(table.path)}
+    search(cfg, **options)
+    judged = read_archive(f'{cfg.work_dir}/archive.db')
+    assert len(judged) == 18
+    taken = [row.resources['latency'] for row in judged]
+    assert taken == table.cost()(np.array([row.widths for row in judged])).tolist()
+    assert max(taken) <= 0.7 * full
+    with pytest.raises(BudgetError, match='us of latency: this space reaches from'):
+        search(cfg, **{**options, 'train_cfg.budget.latency': '1us'})
 
 
 def test_killed_search_resumes_to_the_same_result(cfg, tmp_path, monkeypatch):

@@ -127,6 +127,7 @@ def test_prediction_is_exact_where_latency_is_linear_in_both_widths(
     again = LatencyTable(model, SHAPE, tmp_path / 'table.json')
     assert again.cost()(rows) == pytest.approx(np.array(expected), rel=2e-3)
     check = again.check(4)
+    assert check['drift'] == 0
     assert check['worst_error'] < 2e-3 and len(check['measured']) == 4
     assert json.loads((tmp_path / 'table.json').read_text())['check'] == check
 

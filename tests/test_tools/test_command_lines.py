@@ -22,7 +22,7 @@ from mmengine.registry import DefaultScope
 from mmpse.engine import Archive, ArchiveError, Judged, LossRecord, read_archive
 from mmpse.models import SlimmableMobileNetV2, measure
 from mmpse.registry import MODELS
-from mmpse.space import Subnet
+from mmpse.space import SAMPLERS, Subnet
 
 QUICK = ROOT / 'configs/quickstart'
 
@@ -156,6 +156,29 @@ def test_benchmarks_write_ratios(tmp_path):
         *('--subnets', 'full=None', f'half={half}', '--input-shape', 3, 32, 32, '--json', out),
     )
     assert [row['name'] for row in json.loads(out.read_text())] == ['full', 'half']
+
+    out = tmp_path / 'sampling.json'
+    run(
+        *('tools/benchmarks/sampling.py', '--widen-factor', 0.5, '--size', 64, '--json', out),
+        *('--budgets', '50%', '95%', '--max-trials', 3000),
+    )
+    rows = {(row['sampler'], row['budget']): row for row in json.loads(out.read_text())}
+    assert rows.keys() == {(s, b) for s in SAMPLERS for b in ('50%', '95%')}
+    assert rows['uniform', '95%']['trials_per_valid'] is None
+    for sampler in ('prior', 'cost'):
+        for budget in ('50%', '95%'):
+            assert rows[sampler, budget]['trials_per_valid'] < 2
+            assert rows[sampler, budget]['seconds_per_1000'] < 5  # about 0.1 on an idle core
+
+
+def test_latency_table_is_built_once_and_checked(tmp_path):
+    out = tmp_path / 'table.json'
+    command = ['tools/latency_table.py', QUICK / 'search_mobilenet-v2_digits.py', '-o', out]
+    command += ['--input-shape', 3, 32, 32, '--points', 2, '--rounds', 1, '--check', 2]
+    assert 'relative error over 2 subnets: median' in run(*command).stdout
+    layers = json.loads(out.read_text())['layers']
+    run(*command)
+    assert json.loads(out.read_text())['layers'] == layers
 
 
 @pytest.fixture
