@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 import mmpse
 from mmpse.models import SlimmableBackbone, measure
-from mmpse.models.fit import WeightsOnMeta
+from mmpse.models.meta import WeightsOnMeta
 from mmpse.registry import HOOKS, LOOPS, MODELS
 from mmpse.space import SearchSpace
 

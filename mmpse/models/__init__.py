@@ -1,5 +1,6 @@
 """Slimmable layers and backbones, slicing, costs."""
 
+from .consumers import FitError
 from .cost import backbone_costs, costs_of, measure, model_costs
 from .distillation import Distillation
 from .fit import FitToBackbone, with_subnet
@@ -14,6 +15,7 @@ from .slimmable import EXECUTIONS, SlimmableBackbone, find_backbone
 from .sorting import sort_channels
 from .stages import Stage, distances, run_stage, split_stages, stage_errors
 from .stagewise import StageWiseClassifier
+from .stock import Slimmable, UnsupportedBackboneError
 from .vgg import SlimmableVGG
 from .warm_start import WarmStart, load_public, misfit
 
@@ -26,9 +28,11 @@ __all__ = [
     'prepared',
     'EXECUTIONS',
     'Distillation',
+    'FitError',
     'FitToBackbone',
     'ResNetCIFAR',
     'SliceError',
+    'Slimmable',
     'SlimmableBN2d',
     'SlimmableBackbone',
     'SlimmableConv2d',
@@ -37,6 +41,7 @@ __all__ = [
     'SlimmableResNetCIFAR',
     'SlimmableResNet_CIFAR',
     'SlimmableVGG',
+    'UnsupportedBackboneError',
     'WarmStart',
     'Stage',
     'StageWiseClassifier',

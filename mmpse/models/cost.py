@@ -13,7 +13,8 @@ from mmengine.analysis import FlopAnalyzer, parameter_count
 from mmpse.registry import MODELS
 from mmpse.space import Cost, SearchSpace, Subnet
 
-from .fit import WeightsOnMeta, with_subnet
+from .fit import with_subnet
+from .meta import WeightsOnMeta
 from .slimmable import SlimmableBackbone, find_backbone
 
 REFERENCE_SHAPE = (3, 224, 224)

@@ -21,8 +21,9 @@ from mmpse.registry import MODELS
 from mmpse.space import SearchSpace, SpreadSampler, Subnet, TableCost
 
 from .cost import backbone_costs
-from .fit import WeightsOnMeta, with_subnet
+from .fit import with_subnet
 from .latency import device_name, measure_latencies, prepared
+from .meta import WeightsOnMeta
 from .slimmable import Layer, SlimmableBackbone, find_backbone
 
 SCHEMA = 'mmpse.latency/1'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mmcv.cnn import ConvModule
 from mmpretrain.models import MobileNetV2
 
 from mmpse.registry import MODELS
@@ -12,18 +13,12 @@ from mmpse.registry import MODELS
 from .slimmable import Layer, SlimmableBackbone
 
 
-@MODELS.register_module()
-class SlimmableMobileNetV2(SlimmableBackbone, MobileNetV2):
-    """MobileNetV2 (mmpretrain's) as a supernet, or as one static subnet of it.
+class MobileNetV2Units(SlimmableBackbone):
+    """The width units of a MobileNetV2, of whichever of the OpenMMLab packages.
 
-    Width units: ``stem``; ``layer1`` .. ``layer7``, the residual sum of each stage; ``layerI.J``,
-    the hidden channels of a block (its expansion and its depthwise convolution); ``conv2``, the
-    last convolution. 25 units.
-
-    Args:
-        subnet, ratios, divisor, grids, norm_cfg: See :class:`SlimmableBackbone`.
-        **kwargs: See :class:`mmpretrain.models.MobileNetV2`: ``widen_factor``, ``out_indices``,
-            ``frozen_stages``, ``norm_eval``, ``with_cp``, ``act_cfg``, ``init_cfg``.
+    ``stem``; ``layer1`` .. ``layer7``, the residual sum of each stage; ``layerI.J``, the hidden
+    channels of a block (its expansion and its depthwise convolution); ``conv2``, the last
+    convolution (mmseg's has none). 25 units.
     """
 
     def identity(self) -> dict[str, Any]:
@@ -35,26 +30,44 @@ class SlimmableMobileNetV2(SlimmableBackbone, MobileNetV2):
 
         x = 'stem'
         yield conv_module('conv1', None, x)
-        for stage in self.layers[:-1]:
+        for stage in self.layers:
+            if stage == 'conv2':
+                yield conv_module('conv2', x, 'conv2')
+                continue
             for j, block in enumerate(getattr(self, stage)):
-                *expand, depthwise, project = (
-                    f'{stage}.{j}.conv.{k}' for k in range(len(block.conv))
-                )
+                convs = [m for m in block.modules() if isinstance(m, ConvModule)]
+                names = {m: name for name, m in block.named_modules(prefix=f'{stage}.{j}')}
+                *expand, depthwise, project = convs
                 hidden = x
                 if expand:
                     hidden = f'{stage}.{j}'
-                    yield conv_module(expand[0], x, hidden)
-                yield conv_module(depthwise, hidden, hidden)
-                x_out = x if block.use_res_connect else stage
-                yield conv_module(project, hidden, x_out)
+                    yield conv_module(names[expand[0]], x, hidden)
+                yield conv_module(names[depthwise], hidden, hidden)
+                residual = (
+                    depthwise.stride == (1, 1) and convs[0].in_channels == project.out_channels
+                )
+                x_out = x if residual else stage
+                yield conv_module(names[project], hidden, x_out)
                 x = x_out
-        yield conv_module('conv2', x, 'conv2')
 
     def feature_units(self) -> list[str]:
         return self.last_units([self.layers[index] for index in self.out_indices])
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         return {name: (name,) for name in ('conv1', *self.layers)}
+
+
+@MODELS.register_module()
+class SlimmableMobileNetV2(MobileNetV2Units, MobileNetV2):
+    """MobileNetV2 (mmpretrain's) as a supernet, or as one static subnet of it.
+
+    Width units: see :class:`MobileNetV2Units`.
+
+    Args:
+        subnet, ratios, divisor, grids, norm_cfg: See :class:`SlimmableBackbone`.
+        **kwargs: See :class:`mmpretrain.models.MobileNetV2`: ``widen_factor``, ``out_indices``,
+            ``frozen_stages``, ``norm_eval``, ``with_cp``, ``act_cfg``, ``init_cfg``.
+    """
 
     def _shrink(self) -> None:
         super()._shrink()

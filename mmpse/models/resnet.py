@@ -5,31 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from mmcv.cnn import is_norm
 from mmpretrain.models import ResNet
+from torch import nn
 
 from mmpse.registry import MODELS
 
 from .slimmable import Layer, SlimmableBackbone
 
 
-@MODELS.register_module()
-class SlimmableResNet(SlimmableBackbone, ResNet):
-    """ResNet (mmpretrain's) as a supernet, or as one static subnet of it.
+class ResNetUnits(SlimmableBackbone):
+    """The width units of a ResNet, of whichever of the OpenMMLab packages.
 
-    Width units: ``stem`` (with ``deep_stem`` also ``stem.0`` and ``stem.1``); ``layer1`` ..
-    ``layer4``, the residual sum of each stage (ResNet-18 and 34 have no ``layer1``: their first
-    residual sum is that of the stem); ``layerI.J.K``, the channels behind convolution K inside a
-    block.
-
-    Args:
-        depth: 18, 34, 50, 101 or 152.
-        subnet, ratios, divisor, grids, norm_cfg: See :class:`SlimmableBackbone`.
-        **kwargs: See :class:`mmpretrain.models.ResNet`: ``style``, ``deep_stem`` and ``avg_down``
-            (V1c, V1d), ``out_indices``, ``frozen_stages``, ``norm_eval``, ``with_cp``, ...
+    ``stem`` (with ``deep_stem`` also ``stem.0`` and ``stem.1``); ``layer1`` .. ``layer4``, the
+    residual sum of each stage (ResNet-18 and 34 have no ``layer1``: their first residual sum is
+    that of the stem); ``layerI.J.K``, the channels behind convolution K inside a block.
     """
-
-    def __init__(self, depth: int, **kwargs) -> None:
-        super().__init__(depth=depth, **kwargs)
 
     def identity(self) -> dict[str, Any]:
         return dict(
@@ -44,10 +35,12 @@ class SlimmableResNet(SlimmableBackbone, ResNet):
     def declare_layers(self) -> Iterator[Layer]:
         if self.deep_stem:
             units = [None, 'stem.0', 'stem.1', 'stem']
-            for k, (inputs, outputs) in enumerate(zip(units, units[1:])):
-                yield Layer(f'stem.{k}.conv', f'stem.{k}.bn', inputs, outputs)
+            named = list(self.stem.named_modules(prefix='stem'))
+            convs = [name for name, module in named if isinstance(module, nn.Conv2d)]
+            norms = [name for name, module in named if is_norm(module)]
+            yield from map(Layer, convs, norms, units, units[1:])
         else:
-            yield Layer('conv1', 'bn1', None, 'stem')
+            yield Layer('conv1', self.norm1_name, None, 'stem')
         x = 'stem'
         for stage in self.res_layers:
             for j, block in enumerate(getattr(self, stage)):
@@ -60,7 +53,8 @@ class SlimmableResNet(SlimmableBackbone, ResNet):
                 inputs = x
                 for k in range(1, last + 1):
                     outputs = x_out if k == last else f'{name}.{k}'
-                    yield Layer(f'{name}.conv{k}', f'{name}.bn{k}', inputs, outputs)
+                    norm = f'{name}.{getattr(block, f"norm{k}_name")}'
+                    yield Layer(f'{name}.conv{k}', norm, inputs, outputs)
                     inputs = outputs
                 x = x_out
 
@@ -71,6 +65,23 @@ class SlimmableResNet(SlimmableBackbone, ResNet):
         stem = ('stem',) if self.deep_stem else ('conv1', self.norm1_name, 'relu')
         pool = ('maxpool',) if hasattr(self, 'maxpool') else ()  # not for images of 32 pixels
         return {'stem': (*stem, *pool), **{name: (name,) for name in self.res_layers}}
+
+
+@MODELS.register_module()
+class SlimmableResNet(ResNetUnits, ResNet):
+    """ResNet (mmpretrain's) as a supernet, or as one static subnet of it.
+
+    Width units: see :class:`ResNetUnits`.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        subnet, ratios, divisor, grids, norm_cfg: See :class:`SlimmableBackbone`.
+        **kwargs: See :class:`mmpretrain.models.ResNet`: ``style``, ``deep_stem`` and ``avg_down``
+            (V1c, V1d), ``out_indices``, ``frozen_stages``, ``norm_eval``, ``with_cp``, ...
+    """
+
+    def __init__(self, depth: int, **kwargs) -> None:
+        super().__init__(depth=depth, **kwargs)
 
     def _shrink(self) -> None:
         super()._shrink()

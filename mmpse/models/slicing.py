@@ -17,16 +17,18 @@ def prefix(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor[tuple(slice(0, size) for size in shape)].clone()
 
 
-def shrink_conv_(conv: nn.Conv2d, inputs: int, outputs: int) -> None:
+def shrink_conv_(conv: nn.Module, inputs: int, outputs: int) -> None:
     """Keep the first ``outputs`` filters and ``inputs`` input channels, in place."""
     if conv.groups > 1:  # depthwise
         conv.groups, kernel_inputs = outputs, 1
     else:
         kernel_inputs = inputs
     _cut(conv, 'weight', (outputs, kernel_inputs, *conv.kernel_size))
-    if conv.bias is not None:
+    if isinstance(getattr(conv, 'bias', None), Tensor):  # some deformable ones have none
         _cut(conv, 'bias', (outputs,))
     conv.in_channels, conv.out_channels = inputs, outputs
+    for offsets in conv.children():  # of a deformable convolution
+        shrink_conv_(offsets, inputs, offsets.out_channels)
 
 
 def shrink_linear_(linear: nn.Linear, inputs: int) -> None:
@@ -35,43 +37,61 @@ def shrink_linear_(linear: nn.Linear, inputs: int) -> None:
     linear.in_features = inputs
 
 
-def shrink_batch_norm_(norm: nn.Module, width: int) -> None:
-    """Keep the first ``width`` channels of a batch normalisation, in place."""
-    for name in ('weight', 'bias', 'running_mean', 'running_var'):
-        if getattr(norm, name) is not None:
+def shrink_norm_(norm: nn.Module, width: int) -> None:
+    """Keep the first ``width`` channels of a batch or group normalisation, in place.
+
+    Raises:
+        SliceError: If the groups of a group normalisation do not divide the width.
+    """
+    if width % getattr(norm, 'num_groups', 1):
+        raise SliceError(
+            f'a normalisation in {norm.num_groups} groups cannot have {width} channels; give a '
+            f'subnet whose widths are multiples of {norm.num_groups}'
+        )
+    for name, tensor in norm.state_dict().items():
+        if tensor.dim():
             _cut(norm, name, (width,))
-    norm.num_features = width
+    setattr(norm, 'num_channels' if hasattr(norm, 'num_groups') else 'num_features', width)
 
 
 def _cut(module: nn.Module, name: str, shape: Sequence[int]) -> None:
-    tensor = getattr(module, name)
-    small = prefix(tensor.detach(), shape)
-    if isinstance(tensor, nn.Parameter):
-        small = nn.Parameter(small, requires_grad=tensor.requires_grad)
-    setattr(module, name, small)
+    replace_(module, name, prefix(getattr(module, name).detach(), shape))
 
 
-def slice_on_load(model: nn.Module, full_shapes: Mapping[str, Sequence[int]]) -> None:
+def replace_(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor of another shape in the place of a parameter or buffer."""
+    old = getattr(module, name)
+    if isinstance(old, nn.Parameter):
+        tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+    setattr(module, name, tensor)
+
+
+def slice_on_load(
+    model: nn.Module,
+    full_shapes: Mapping[str, Sequence[int]],
+    kept: Mapping[str, tuple[int, Tensor]] | None = None,
+) -> None:
     """Let ``model`` load full-width weights: those of these names are cut to its own shapes.
 
     Args:
         model: A model with (some) small layers.
         full_shapes: Parameter or buffer name in ``model`` -> its shape in the supernet.
+        kept: Name -> a dimension, and the indices kept along it if they are not the first ones.
 
     Raises:
         SliceError: When loading, if a tensor has neither the small nor the full shape.
     """
-    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    cuts: dict[str, dict[str, tuple]] = {}
     for name, shape in full_shapes.items():
         module, _, key = name.rpartition('.')
-        shapes.setdefault(module, {})[key] = tuple(shape)
-    for name, of_module in shapes.items():
+        cuts.setdefault(module, {})[key] = tuple(shape), (kept or {}).get(name)
+    for name, of_module in cuts.items():
         module = model.get_submodule(name)
-        module.register_load_state_dict_pre_hook(partial(_slice_state, full_shapes=of_module))
+        module.register_load_state_dict_pre_hook(partial(_slice_state, cuts=of_module))
 
 
-def _slice_state(module, state_dict, prefix_, *_, full_shapes: Mapping[str, tuple[int, ...]]):
-    for key, full in full_shapes.items():
+def _slice_state(module, state_dict, prefix_, *_, cuts: Mapping[str, tuple]):
+    for key, (full, kept) in cuts.items():
         name, own = prefix_ + key, getattr(module, key)
         given = state_dict.get(name)
         if given is None or given.shape == own.shape:
@@ -82,4 +102,7 @@ def _slice_state(module, state_dict, prefix_, *_, full_shapes: Mapping[str, tupl
                 f'expects {tuple(own.shape)} (its own weights) or {full} (its supernet, to be '
                 'sliced). The checkpoint is of another subnet or another backbone width'
             )
+        if kept is not None:
+            dim, indices = kept
+            given = given.index_select(dim, indices.to(given.device))
         state_dict[name] = prefix(given, own.shape)

@@ -17,7 +17,7 @@ from mmpse.space import SearchSpace, Subnet
 from mmpse.space.search_space import DEFAULT_RATIOS
 
 from .layers import SlimmableLinear, interleave, is_channels_last
-from .slicing import shrink_batch_norm_, shrink_conv_, shrink_linear_, slice_on_load
+from .slicing import shrink_conv_, shrink_linear_, shrink_norm_, slice_on_load
 
 EXECUTIONS = ('sliced', 'masked')
 
@@ -106,7 +106,7 @@ class SlimmableBackbone:
                 state = self.get_submodule(name).state_dict()
                 slice_on_load(self, {f'{name}.{key}': value.shape for key, value in state.items()})
         if subnet is not None:
-            self.subnet = self.search_space.validate(subnet)
+            self.subnet = self.adopt(subnet)
             self._shrink()
         self.out_channels = self.feature_channels(self.subnet or self.search_space.fullnet)
 
@@ -146,6 +146,14 @@ class SlimmableBackbone:
     def feature_channels(self, subnet: Mapping[str, int]) -> tuple[int, ...]:
         """Channels of every feature of a subnet."""
         return tuple(subnet.get(unit, unit) for unit in self.feature_units())
+
+    def adopt(self, subnet: Subnet) -> Subnet:
+        """The subnet of this backbone that a given one stands for.
+
+        Raises:
+            SubnetError: If it does not belong to this backbone.
+        """
+        return self.search_space.validate(subnet)
 
     def last_units(self, stages: Sequence[str]) -> list[str]:
         """The unit that the last convolution of each stage (a child of the backbone) writes."""
@@ -359,7 +367,7 @@ class SlimmableBackbone:
                 continue
             shrink_conv_(conv, inputs, self.subnet[layer.outputs])
             if norm is not None:
-                shrink_batch_norm_(norm, self.subnet[layer.outputs])
+                shrink_norm_(norm, self.subnet[layer.outputs])
             block = self.get_submodule(layer.conv.rpartition('.')[0])
             if isinstance(block, ConvModule):  # it repeats the convolution's numbers
                 block.in_channels, block.out_channels = conv.in_channels, conv.out_channels

@@ -15,26 +15,18 @@ from .layers import SlimmableLinear
 from .slimmable import Layer, SlimmableBackbone
 
 
-@MODELS.register_module()
-class SlimmableVGG(SlimmableBackbone, VGG):
-    """VGG (mmpretrain's) as a supernet, or as one static subnet of it.
+class VGGUnits(SlimmableBackbone):
+    """The width units of a VGG, of whichever of the OpenMMLab packages.
 
-    Width units: ``conv1`` .. one for every convolution. With ``norm_cfg=None``, the default as in
+    ``conv1`` .. one for every convolution. With ``norm_cfg=None``, the default as in
     mmpretrain, there is no normalisation; the convolutions carry the masks then. With
     ``num_classes`` VGG's own classifier follows; its hidden layers keep their 4096 channels. The
     units are the same with and without it, so that a subnet searched with it can be the backbone of
     a detector.
-
-    Args:
-        depth: 11, 13, 16 or 19.
-        subnet, ratios, divisor, grids, norm_cfg: See :class:`SlimmableBackbone`.
-        **kwargs: See :class:`mmpretrain.models.VGG`.
     """
 
-    def __init__(self, depth: int, norm_cfg: Mapping[str, Any] | None = None, **kwargs) -> None:
-        super().__init__(depth=depth, norm_cfg=norm_cfg, **kwargs)
-        if self.num_classes > 0 and self.subnet is None:  # VGG has no setting for its type
-            self.classifier[0].__class__ = SlimmableLinear
+    def __init__(self, norm_cfg: Mapping[str, Any] | None = None, **kwargs) -> None:
+        super().__init__(norm_cfg=norm_cfg, **kwargs)
 
     def identity(self) -> dict[str, Any]:
         return dict(type='SlimmableVGG', stage_blocks=list(self.stage_blocks))
@@ -42,11 +34,14 @@ class SlimmableVGG(SlimmableBackbone, VGG):
     def declare_layers(self) -> Iterator[Layer]:
         inputs, number = None, 0
         for k, module in enumerate(self.features):
+            if not isinstance(module, (ConvModule, nn.Conv2d)):
+                continue
+            number += 1
+            conv, norm = f'features.{k}', None
             if isinstance(module, ConvModule):
-                number += 1
-                norm = f'features.{k}.bn' if module.with_norm else None
-                yield Layer(f'features.{k}.conv', norm, inputs, f'conv{number}')
-                inputs = f'conv{number}'
+                conv, norm = f'{conv}.conv', f'{conv}.bn' if module.with_norm else None
+            yield Layer(conv, norm, inputs, f'conv{number}')
+            inputs = f'conv{number}'
         if self.num_classes > 0:
             for k, module in enumerate(self.classifier):
                 if isinstance(module, nn.Linear):
@@ -68,3 +63,21 @@ class SlimmableVGG(SlimmableBackbone, VGG):
 
     def run_part(self, part: str, x: Tensor) -> Tensor:
         return super().run_part(part, x.flatten(1) if part == 'classifier' else x)
+
+
+@MODELS.register_module()
+class SlimmableVGG(VGGUnits, VGG):
+    """VGG (mmpretrain's) as a supernet, or as one static subnet of it.
+
+    Width units: see :class:`VGGUnits`.
+
+    Args:
+        depth: 11, 13, 16 or 19.
+        subnet, ratios, divisor, grids, norm_cfg: See :class:`SlimmableBackbone`.
+        **kwargs: See :class:`mmpretrain.models.VGG`.
+    """
+
+    def __init__(self, depth: int, norm_cfg: Mapping[str, Any] | None = None, **kwargs) -> None:
+        super().__init__(depth=depth, norm_cfg=norm_cfg, **kwargs)
+        if self.num_classes > 0 and self.subnet is None:  # VGG has no setting for its type
+            self.classifier[0].__class__ = SlimmableLinear

@@ -11,7 +11,6 @@ from mmpse.models import (
     model_costs,
     with_subnet,
 )
-from mmpse.models.fit import fit_channels
 from mmpse.registry import MODELS
 
 BACKBONE = dict(type='mmpse.SlimmableMobileNetV2', widen_factor=0.35)
@@ -86,41 +85,3 @@ def test_costs_of_a_whole_detector(space):
         costs = model_costs(model, (3, 64, 64))
         subnet = space.uniform(0.5)
         assert costs_of(space, costs, subnet) == measure(model, subnet, (3, 64, 64))
-
-
-def test_necks_and_heads_follow_the_backbone(space):
-    subnet = space.uniform(0.5)
-    backbone = dict(BACKBONE, subnet=subnet.to_dict(), out_indices=(1, 2, 4, 7))
-    widths = [subnet[unit] for unit in ('layer2', 'layer3', 'layer5', 'conv2')]
-
-    fitted = fit_channels(dict(backbone=backbone, neck=dict(in_channels=[1, 2, 3, 4])))
-    assert fitted['neck']['in_channels'] == widths
-    fitted = fit_channels(dict(backbone=backbone, neck=[dict(in_channels=[1] * 4), dict()]))
-    assert fitted['neck'][0]['in_channels'] == widths
-    fitted = fit_channels(dict(backbone=backbone, neck=dict(in_channels=2048)))
-    assert fitted['neck']['in_channels'] == widths[-1]
-
-    fitted = fit_channels(
-        dict(
-            backbone=backbone,
-            decode_head=dict(in_channels=1, in_index=3, c1_in_channels=1),
-            auxiliary_head=[dict(in_channels=1, in_index=2), dict(in_channels=[1], in_index=[0])],
-        )
-    )
-    assert fitted['decode_head']['in_channels'] == widths[3]
-    assert fitted['decode_head']['c1_in_channels'] == widths[0]
-    assert fitted['auxiliary_head'][0]['in_channels'] == widths[2]
-    assert fitted['auxiliary_head'][1]['in_channels'] == [widths[0]]
-
-
-def test_what_cannot_be_fitted(scope):
-    backbone = dict(BACKBONE, out_indices=(2, 7))
-    with pytest.raises(ValueError, match='neck.in_channels lists 3 features, .* gives 2'):
-        fit_channels(dict(backbone=backbone, neck=dict(in_channels=[1, 2, 3])))
-    with pytest.raises(ValueError, match='decode_head.in_index is 3, but the backbone gives 2'):
-        fit_channels(dict(backbone=backbone, decode_head=dict(in_channels=1, in_index=3)))
-    concat = dict(in_channels=[1, 1], in_index=[0, 1], input_transform='resize_concat')
-    with pytest.raises(ValueError, match='concatenates features'):
-        fit_channels(dict(backbone=backbone, decode_head=concat))
-    with pytest.raises(ValueError, match='needs a slimmable backbone, got MobileNetV2'):
-        fit_channels(dict(backbone=dict(type='mmpretrain.MobileNetV2')))

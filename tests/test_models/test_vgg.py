@@ -5,7 +5,7 @@ from mmpretrain.models import VGG
 from torch import nn
 
 from mmpse.models import SlimmableVGG, costs_of, measure, model_costs
-from mmpse.models.fit import WeightsOnMeta
+from mmpse.models.meta import WeightsOnMeta
 
 BN = dict(type='BN')
 

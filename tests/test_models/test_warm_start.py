@@ -14,7 +14,7 @@ from mmpse.models import (
     WarmStart,
     load_public,
 )
-from mmpse.models.fit import WeightsOnMeta
+from mmpse.models.meta import WeightsOnMeta
 from mmpse.registry import MODELS
 
 CLASSES = 7

@@ -1,0 +1,38 @@
+"""Put a searched backbone into a detector or segmentor.
+
+python tools/transfer.py CONFIG --subnet best_subnet.json [--checkpoint retrained.pth] -o NEW.py
+python tools/transfer.py CONFIG --supernet -o NEW.py
+
+CONFIG is any config of mmdet or mmseg (a file, or 'mmdet::...', 'mmseg::...') with a ResNet, VGG or
+MobileNetV2 backbone. The new config inherits from it; necks and heads follow the subnet's widths.
+"""
+
+import argparse
+
+import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
+from mmpse.transfer import transfer
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('config', help="config file, or 'mmdet::...', 'mmseg::...'")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument('--subnet', help='subnet file of a search or of tools/make_subnet.py')
+    what.add_argument(
+        '--supernet', action='store_true', help='train the model itself as a supernet'
+    )
+    parser.add_argument('--checkpoint', help='the retrained classifier, or the supernet')
+    parser.add_argument('-o', '--out', required=True, help='config file to write')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    transfer(args.config, args.out, args.subnet, args.checkpoint)
+    print(args.out)
+
+
+if __name__ == '__main__':
+    main()
