@@ -19,11 +19,13 @@ from mmpse.models import Stage, distances, find_backbone, run_stage, split_stage
 from mmpse.registry import LOOPS
 from mmpse.space import (
     BudgetError,
+    Joined,
     SearchSpace,
     SpreadSampler,
     StageTable,
     Subnet,
     TableCost,
+    UniformSampler,
     join,
     split_cost,
 )
@@ -35,6 +37,7 @@ from .searches import within_limits
 
 UNIFORM = 21  # uniform subnets among the candidates
 SHARE = 8  # candidates of a stage that each process judges before they are written down
+MUTATION = 0.2  # probability with which a unit of a mutant is drawn anew
 MOST = 100_000  # joined subnets that are tried against further limits
 
 
@@ -42,13 +45,13 @@ MOST = 100_000  # joined subnets that are tried against further limits
 class StageWiseSearchLoop(SearchLoop):
     """Search of the stages by their distance to the fullnet, then of the joined subnets.
 
-    For every stage, candidates (boundary widths included) are drawn, spread over what the stage can
-    cost, and judged by the distance of their output to the fullnet's on the first images of the
-    held-out split; see :func:`mmpse.models.stage_errors`. Subnets and fullnet normalise by batch
-    statistics there, as in training. The stages are then joined exactly: of all subnets made of
-    judged candidates with equal widths at the boundaries, and within the budget, those of the
-    least sum of distances. These are judged as by every other search, and the best of them wins;
-    it may cost less than the window.
+    For every stage, candidates (boundary widths included) are drawn: the uniform ones, and others
+    spread over what the stage can cost. They are judged by the distance of their output to the
+    fullnet's on the first images of the held-out split; see :func:`mmpse.models.stage_errors`.
+    Subnets and fullnet normalise by batch statistics there, as in training. The stages are then
+    joined exactly: of all subnets made of judged candidates with equal widths at the boundaries,
+    and within the budget, those of the least sum of distances. These are judged as by every other
+    search, and the best of them wins; it may cost less than the window.
 
     Distances are kept in ``stages.db`` beside the archive, in the same format; a unit that is not
     of the stage has width 0 there, and the score is minus the distance. Any supernet can be
@@ -57,7 +60,10 @@ class StageWiseSearchLoop(SearchLoop):
     Args:
         stages: Names of the parts of each stage; ``None``: the backbone's own. See
             :func:`mmpse.models.split_stages`. They need not be those of the training.
-        candidates: Candidates per stage; a stage that has fewer is tried out entirely.
+        candidates: Candidates of a stage in each round; a stage that has fewer is tried out
+            entirely.
+        rounds: Rounds of candidates. Those of the first are drawn, those of the others are mutants
+            of what the best joined subnets so far are made of.
         batches: Batches of the ``val_dataloader`` on which distances are taken. The fullnet's
             features in front of one stage and behind it are in memory at a time.
         joined: Joined subnets to judge.
@@ -72,13 +78,15 @@ class StageWiseSearchLoop(SearchLoop):
         runner: Runner,
         *args,
         stages: Sequence[Sequence[str]] | None = None,
-        candidates: int = 1000,
+        candidates: int = 500,
+        rounds: int = 2,
         batches: int = 2,
         joined: int = 20,
         **kwargs,
     ) -> None:
         for name, value, least in (
             ('candidates', candidates, UNIFORM),
+            ('rounds', rounds, 1),
             ('batches', batches, 1),
             ('joined', joined, 1),
         ):
@@ -92,9 +100,10 @@ class StageWiseSearchLoop(SearchLoop):
             )
         self.stages = split_stages(find_backbone(self.model), stages)
         self.candidates = candidates
+        self.rounds = rounds
         self.batches = batches
         self.joined = joined
-        self._joined: list[Candidate] = []
+        self._proposed: list[Candidate] = []
         super().__init__(runner, *args, **kwargs)
 
     @property
@@ -105,34 +114,45 @@ class StageWiseSearchLoop(SearchLoop):
         return within_limits(self.budget, widths)
 
     def propose(self, generation: int) -> list[Candidate]:
-        return [] if generation else self._joined
+        return [] if generation else self._proposed
 
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(checkpoint['state_dict'])
         names = [stage.units for stage in self.stages]
         spaces = [self.space.restricted_to(units) for units in names]
         costs = split_cost(self.space, self.budget.cost, names)
         uniform = [self.space.uniform(ratio) for ratio in np.linspace(0, 1, UNIFORM)]
-        rows = [
-            draw_candidates(
-                space,
-                cost,
-                space.array(uniform),
-                self.candidates,
-                np.random.default_rng([self.seed, k]),
-            )
-            for k, (space, cost) in enumerate(zip(spaces, costs))
-        ]
-        self.model.load_state_dict(checkpoint['state_dict'])
-        found = self._judge_stages(spaces, rows)
-        tables = [
-            StageTable(
-                inputs=column(space, stage.inputs, own),
-                outputs=column(space, stage.outputs, own),
-                cost=cost(own).astype(np.float64),
-                distance=distance,
-            )
-            for stage, space, cost, own, distance in zip(self.stages, spaces, costs, rows, found)
-        ]
+        rows = [space.array(uniform) for space in spaces]
+        joined: list[Joined] = []
+        for round_ in range(self.rounds):
+            for k, (space, cost) in enumerate(zip(spaces, costs)):
+                rng = np.random.default_rng([self.seed, round_, k])
+                parents = rows[k][sorted({subnet.rows[k] for subnet in joined})]
+                rows[k] = more_candidates(
+                    rows[k], self.candidates * (round_ + 1), space, cost, parents, rng
+                )
+            found = self._judge_stages(spaces, rows)
+            tables = [
+                StageTable(
+                    inputs=column(space, stage.inputs, own),
+                    outputs=column(space, stage.outputs, own),
+                    cost=cost(own).astype(np.float64),
+                    distance=distance,
+                )
+                for stage, space, cost, own, distance in zip(
+                    self.stages, spaces, costs, rows, found
+                )
+            ]
+            joined = self._join(spaces, rows, tables)
+
+    def _join(
+        self,
+        spaces: Sequence[SearchSpace],
+        rows: Sequence[np.ndarray],
+        tables: Sequence[StageTable],
+    ) -> list[Joined]:
+        """The best joined subnets; they are proposed."""
+        self._proposed, result = [], []
         for subnet in itertools.islice(join(tables, self.budget.high), MOST):
             widths = {
                 name: width
@@ -141,19 +161,20 @@ class StageWiseSearchLoop(SearchLoop):
             }
             widths = tuple(widths[name] for name in self.space.names)
             if self.within(np.array([widths]))[0]:
-                if not self._joined:
-                    self.runner.logger.info(
-                        f'joined: least distance {subnet.distance:.4f} at {subnet.cost:,.0f} '
-                        f'{self.budget.resource}.'
-                    )
-                self._joined.append(('joined', widths))
-            if len(self._joined) == self.joined:
-                return
-        if not self._joined:
+                result.append(subnet)
+                self._proposed.append(('joined', widths))
+            if len(result) == self.joined:
+                break
+        if not result:
             raise BudgetError(
                 f'no joined subnet is within {self.budget}; judge more candidates of each stage '
                 f'(train_cfg.candidates={self.candidates} now) or choose another budget'
             )
+        self.runner.logger.info(
+            f'joined: distances from {result[0].distance:.4f}, at {result[0].cost:,.0f} '
+            f'{self.budget.resource}, to {result[-1].distance:.4f}.'
+        )
+        return result
 
     def _judge_stages(
         self, spaces: Sequence[SearchSpace], rows: Sequence[np.ndarray]
@@ -273,32 +294,39 @@ class StageJudge:
         return self.backbone.active([subnet], self._execution, self.stage.parts)
 
 
-def draw_candidates(
+def more_candidates(
+    rows: np.ndarray,
+    count: int,
     space: SearchSpace,
     cost: TableCost,
-    uniform: np.ndarray,
-    count: int,
+    parents: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Up to ``count`` subnets of a stage, ``(subnets, units)``; all of them if there are no more.
+    """Candidates of a stage: ``rows`` and others, none twice, up to ``count`` or all there are.
 
     Args:
+        rows: Candidates so far, ``(subnets, units)``.
+        count: The number of candidates.
         space: The space of the stage.
-        cost: The cost of the stage; subnets are drawn spread over it.
-        uniform: Widths of uniform subnets, which come first. Those of all stages have equal widths
-            at the boundaries, so that there is always something to join.
-        count: The number of subnets.
+        cost: The cost of the stage.
+        parents: Those whose mutants the others are; if there are none, they are spread over the
+            cost.
         rng: Random numbers.
     """
+    known = dict.fromkeys(map(tuple, rows.tolist()))
     if space.size <= count:
-        return np.array(list(itertools.product(*(unit.candidates for unit in space.units))))
-    rows = dict.fromkeys(map(tuple, uniform.tolist()))
-    sampler = SpreadSampler(space, cost)
+        everything = itertools.product(*(unit.candidates for unit in space.units))
+        return np.array(list({**known, **dict.fromkeys(everything)}))
+    draws = UniformSampler(space, cost) if len(parents) else SpreadSampler(space, cost)
     for _ in range(100):  # a space that is not much larger has repeats
-        if len(rows) >= count:
+        if len(known) >= count:
             break
-        rows.update(dict.fromkeys(map(tuple, sampler.sample(rng, count).tolist())))
-    return np.array(list(rows)[:count])
+        others = draws.sample(rng, count)
+        if len(parents):
+            some = parents[rng.integers(len(parents), size=count)]
+            others = np.where(rng.random(some.shape) < MUTATION, others, some)
+        known.update(dict.fromkeys(map(tuple, others.tolist())))
+    return np.array(list(known)[:count])
 
 
 def column(space: SearchSpace, unit: str | None, rows: np.ndarray) -> np.ndarray:
