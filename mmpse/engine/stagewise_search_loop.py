@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import torch
 from mmengine import dist
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpse.models import Stage, distances, find_backbone, run_stage, split_stages, stage_errors
+from mmpse.models import find_backbone, split_stages
 from mmpse.registry import LOOPS
 from mmpse.space import (
     BudgetError,
@@ -23,7 +21,6 @@ from mmpse.space import (
     SearchSpace,
     SpreadSampler,
     StageTable,
-    Subnet,
     TableCost,
     UniformSampler,
     join,
@@ -34,6 +31,7 @@ from .archive import Archive, Judged
 from .parallel import gather, on_main
 from .search_loop import Candidate, Clock, SearchLoop, search_progress
 from .searches import within_limits
+from .stage_judge import StageJudge
 
 UNIFORM = 21  # uniform subnets among the candidates
 SHARE = 8  # candidates of a stage that each process judges before they are written down
@@ -239,7 +237,8 @@ class StageWiseSearchLoop(SearchLoop):
 
     @property
     def stages_path(self) -> Path:
-        return self.archive.path.with_name('stages.db')
+        archive = Path(self.archive_path or Path(self.runner.work_dir) / 'archive.db')
+        return archive.with_name('stages.db')
 
     def _open_stages(self) -> dict[tuple[int, ...], float]:
         """The distances that are known."""
@@ -248,50 +247,6 @@ class StageWiseSearchLoop(SearchLoop):
         )
         self.stage_archive = Archive(self.stages_path, identity)
         return {row.widths: -row.score for row in self.stage_archive.rows()}
-
-
-class StageJudge:
-    """Distances of stages' subnets to the fullnet.
-
-    Args:
-        model: A supernet with its weights.
-        images: Batches of preprocessed images ``(B, C, H, W)``.
-    """
-
-    def __init__(self, model: ImageClassifier, images: Sequence[torch.Tensor]) -> None:
-        self.model = model
-        self.backbone = model.backbone
-        self._targets = list(images)
-        # sliced execution has no place for gradient checkpointing, which nothing needs here
-        checkpointing = getattr(self.backbone, 'with_cp', False)
-        self._execution = 'masked' if checkpointing else 'sliced'
-        self.backbone.train()  # with norm_eval or frozen stages, not all of it is
-        norms = [m for m in self.backbone.modules() if isinstance(m, _BatchNorm) and m.training]
-        model.eval()
-        for norm in norms:
-            norm.train()
-
-    @torch.no_grad()
-    def enter(self, stage: Stage) -> None:
-        """Go on to the next stage, from the fullnet's output of the one before."""
-        self.stage = stage
-        self._inputs = self._targets
-        with self._active(self.backbone.search_space.fullnet):
-            self._targets = [run_stage(self.model, stage, x) for x in self._inputs]
-
-    @torch.no_grad()
-    def __call__(self, subnet: Subnet) -> float:
-        """The distance of a subnet of the stage; ``inf`` if it is not a number."""
-        errors = 0
-        with self._active(subnet):
-            for x, target in zip(self._inputs, self._targets):
-                output = run_stage(self.model, self.stage, x)
-                errors = errors + stage_errors(self.backbone, self.stage, output, target).double()
-        distance = distances(errors).item()
-        return distance if math.isfinite(distance) else math.inf
-
-    def _active(self, subnet: Subnet):
-        return self.backbone.active([subnet], self._execution, self.stage.parts)
 
 
 def more_candidates(
