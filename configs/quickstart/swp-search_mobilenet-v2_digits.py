@@ -8,6 +8,6 @@ train_cfg = dict(
     budget=dict(flops='50%'),
     input_shape=(3, 32, 32),
     metric='accuracy/top1',
-    candidates=200,
+    candidates=100,
     calibration=4,
 )

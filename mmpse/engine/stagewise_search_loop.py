@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,17 @@ import torch
 from mmengine import dist
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpse.models import Stage, distances, find_backbone, run_stage, split_stages, stage_errors
+from mmpse.models import find_backbone, split_stages
 from mmpse.registry import LOOPS
 from mmpse.space import (
     BudgetError,
+    Joined,
     SearchSpace,
     SpreadSampler,
     StageTable,
-    Subnet,
     TableCost,
+    UniformSampler,
     join,
     split_cost,
 )
@@ -32,9 +31,11 @@ from .archive import Archive, Judged
 from .parallel import gather, on_main
 from .search_loop import Candidate, Clock, SearchLoop, search_progress
 from .searches import within_limits
+from .stage_judge import StageJudge
 
 UNIFORM = 21  # uniform subnets among the candidates
 SHARE = 8  # candidates of a stage that each process judges before they are written down
+MUTATION = 0.2  # probability with which a unit of a mutant is drawn anew
 MOST = 100_000  # joined subnets that are tried against further limits
 
 
@@ -42,13 +43,13 @@ MOST = 100_000  # joined subnets that are tried against further limits
 class StageWiseSearchLoop(SearchLoop):
     """Search of the stages by their distance to the fullnet, then of the joined subnets.
 
-    For every stage, candidates (boundary widths included) are drawn, spread over what the stage can
-    cost, and judged by the distance of their output to the fullnet's on the first images of the
-    held-out split; see :func:`mmpse.models.stage_errors`. Subnets and fullnet normalise by batch
-    statistics there, as in training. The stages are then joined exactly: of all subnets made of
-    judged candidates with equal widths at the boundaries, and within the budget, those of the
-    least sum of distances. These are judged as by every other search, and the best of them wins;
-    it may cost less than the window.
+    For every stage, candidates (boundary widths included) are drawn: the uniform ones, and others
+    spread over what the stage can cost. They are judged by the distance of their output to the
+    fullnet's on the first images of the held-out split; see :func:`mmpse.models.stage_errors`.
+    Subnets and fullnet normalise by batch statistics there, as in training. The stages are then
+    joined exactly: of all subnets made of judged candidates with equal widths at the boundaries,
+    and within the budget, those of the least sum of distances. These are judged as by every other
+    search, and the best of them wins; it may cost less than the window.
 
     Distances are kept in ``stages.db`` beside the archive, in the same format; a unit that is not
     of the stage has width 0 there, and the score is minus the distance. Any supernet can be
@@ -57,7 +58,10 @@ class StageWiseSearchLoop(SearchLoop):
     Args:
         stages: Names of the parts of each stage; ``None``: the backbone's own. See
             :func:`mmpse.models.split_stages`. They need not be those of the training.
-        candidates: Candidates per stage; a stage that has fewer is tried out entirely.
+        candidates: Candidates of a stage in each round; a stage that has fewer is tried out
+            entirely.
+        rounds: Rounds of candidates. Those of the first are drawn, those of the others are mutants
+            of what the best joined subnets so far are made of.
         batches: Batches of the ``val_dataloader`` on which distances are taken. The fullnet's
             features in front of one stage and behind it are in memory at a time.
         joined: Joined subnets to judge.
@@ -72,13 +76,15 @@ class StageWiseSearchLoop(SearchLoop):
         runner: Runner,
         *args,
         stages: Sequence[Sequence[str]] | None = None,
-        candidates: int = 1000,
+        candidates: int = 500,
+        rounds: int = 2,
         batches: int = 2,
         joined: int = 20,
         **kwargs,
     ) -> None:
         for name, value, least in (
             ('candidates', candidates, UNIFORM),
+            ('rounds', rounds, 1),
             ('batches', batches, 1),
             ('joined', joined, 1),
         ):
@@ -92,9 +98,10 @@ class StageWiseSearchLoop(SearchLoop):
             )
         self.stages = split_stages(find_backbone(self.model), stages)
         self.candidates = candidates
+        self.rounds = rounds
         self.batches = batches
         self.joined = joined
-        self._joined: list[Candidate] = []
+        self._proposed: list[Candidate] = []
         super().__init__(runner, *args, **kwargs)
 
     @property
@@ -105,34 +112,45 @@ class StageWiseSearchLoop(SearchLoop):
         return within_limits(self.budget, widths)
 
     def propose(self, generation: int) -> list[Candidate]:
-        return [] if generation else self._joined
+        return [] if generation else self._proposed
 
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(checkpoint['state_dict'])
         names = [stage.units for stage in self.stages]
         spaces = [self.space.restricted_to(units) for units in names]
         costs = split_cost(self.space, self.budget.cost, names)
         uniform = [self.space.uniform(ratio) for ratio in np.linspace(0, 1, UNIFORM)]
-        rows = [
-            draw_candidates(
-                space,
-                cost,
-                space.array(uniform),
-                self.candidates,
-                np.random.default_rng([self.seed, k]),
-            )
-            for k, (space, cost) in enumerate(zip(spaces, costs))
-        ]
-        self.model.load_state_dict(checkpoint['state_dict'])
-        found = self._judge_stages(spaces, rows)
-        tables = [
-            StageTable(
-                inputs=column(space, stage.inputs, own),
-                outputs=column(space, stage.outputs, own),
-                cost=cost(own).astype(np.float64),
-                distance=distance,
-            )
-            for stage, space, cost, own, distance in zip(self.stages, spaces, costs, rows, found)
-        ]
+        rows = [space.array(uniform) for space in spaces]
+        joined: list[Joined] = []
+        for round_ in range(self.rounds):
+            for k, (space, cost) in enumerate(zip(spaces, costs)):
+                rng = np.random.default_rng([self.seed, round_, k])
+                parents = rows[k][sorted({subnet.rows[k] for subnet in joined})]
+                rows[k] = more_candidates(
+                    rows[k], self.candidates * (round_ + 1), space, cost, parents, rng
+                )
+            found = self._judge_stages(spaces, rows)
+            tables = [
+                StageTable(
+                    inputs=column(space, stage.inputs, own),
+                    outputs=column(space, stage.outputs, own),
+                    cost=cost(own).astype(np.float64),
+                    distance=distance,
+                )
+                for stage, space, cost, own, distance in zip(
+                    self.stages, spaces, costs, rows, found
+                )
+            ]
+            joined = self._join(spaces, rows, tables)
+
+    def _join(
+        self,
+        spaces: Sequence[SearchSpace],
+        rows: Sequence[np.ndarray],
+        tables: Sequence[StageTable],
+    ) -> list[Joined]:
+        """The best joined subnets; they are proposed."""
+        self._proposed, result = [], []
         for subnet in itertools.islice(join(tables, self.budget.high), MOST):
             widths = {
                 name: width
@@ -141,19 +159,20 @@ class StageWiseSearchLoop(SearchLoop):
             }
             widths = tuple(widths[name] for name in self.space.names)
             if self.within(np.array([widths]))[0]:
-                if not self._joined:
-                    self.runner.logger.info(
-                        f'joined: least distance {subnet.distance:.4f} at {subnet.cost:,.0f} '
-                        f'{self.budget.resource}.'
-                    )
-                self._joined.append(('joined', widths))
-            if len(self._joined) == self.joined:
-                return
-        if not self._joined:
+                result.append(subnet)
+                self._proposed.append(('joined', widths))
+            if len(result) == self.joined:
+                break
+        if not result:
             raise BudgetError(
                 f'no joined subnet is within {self.budget}; judge more candidates of each stage '
                 f'(train_cfg.candidates={self.candidates} now) or choose another budget'
             )
+        self.runner.logger.info(
+            f'joined: distances from {result[0].distance:.4f}, at {result[0].cost:,.0f} '
+            f'{self.budget.resource}, to {result[-1].distance:.4f}.'
+        )
+        return result
 
     def _judge_stages(
         self, spaces: Sequence[SearchSpace], rows: Sequence[np.ndarray]
@@ -218,7 +237,8 @@ class StageWiseSearchLoop(SearchLoop):
 
     @property
     def stages_path(self) -> Path:
-        return self.archive.path.with_name('stages.db')
+        archive = Path(self.archive_path or Path(self.runner.work_dir) / 'archive.db')
+        return archive.with_name('stages.db')
 
     def _open_stages(self) -> dict[tuple[int, ...], float]:
         """The distances that are known."""
@@ -229,76 +249,39 @@ class StageWiseSearchLoop(SearchLoop):
         return {row.widths: -row.score for row in self.stage_archive.rows()}
 
 
-class StageJudge:
-    """Distances of stages' subnets to the fullnet.
-
-    Args:
-        model: A supernet with its weights.
-        images: Batches of preprocessed images ``(B, C, H, W)``.
-    """
-
-    def __init__(self, model: ImageClassifier, images: Sequence[torch.Tensor]) -> None:
-        self.model = model
-        self.backbone = model.backbone
-        self._targets = list(images)
-        # sliced execution has no place for gradient checkpointing, which nothing needs here
-        checkpointing = getattr(self.backbone, 'with_cp', False)
-        self._execution = 'masked' if checkpointing else 'sliced'
-        self.backbone.train()  # with norm_eval or frozen stages, not all of it is
-        norms = [m for m in self.backbone.modules() if isinstance(m, _BatchNorm) and m.training]
-        model.eval()
-        for norm in norms:
-            norm.train()
-
-    @torch.no_grad()
-    def enter(self, stage: Stage) -> None:
-        """Go on to the next stage, from the fullnet's output of the one before."""
-        self.stage = stage
-        self._inputs = self._targets
-        with self._active(self.backbone.search_space.fullnet):
-            self._targets = [run_stage(self.model, stage, x) for x in self._inputs]
-
-    @torch.no_grad()
-    def __call__(self, subnet: Subnet) -> float:
-        """The distance of a subnet of the stage; ``inf`` if it is not a number."""
-        errors = 0
-        with self._active(subnet):
-            for x, target in zip(self._inputs, self._targets):
-                output = run_stage(self.model, self.stage, x)
-                errors = errors + stage_errors(self.backbone, self.stage, output, target).double()
-        distance = distances(errors).item()
-        return distance if math.isfinite(distance) else math.inf
-
-    def _active(self, subnet: Subnet):
-        return self.backbone.active([subnet], self._execution, self.stage.parts)
-
-
-def draw_candidates(
+def more_candidates(
+    rows: np.ndarray,
+    count: int,
     space: SearchSpace,
     cost: TableCost,
-    uniform: np.ndarray,
-    count: int,
+    parents: np.ndarray,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Up to ``count`` subnets of a stage, ``(subnets, units)``; all of them if there are no more.
+    """Candidates of a stage: ``rows`` and others, none twice, up to ``count`` or all there are.
 
     Args:
+        rows: Candidates so far, ``(subnets, units)``.
+        count: The number of candidates.
         space: The space of the stage.
-        cost: The cost of the stage; subnets are drawn spread over it.
-        uniform: Widths of uniform subnets, which come first. Those of all stages have equal widths
-            at the boundaries, so that there is always something to join.
-        count: The number of subnets.
+        cost: The cost of the stage.
+        parents: Those whose mutants the others are; if there are none, they are spread over the
+            cost.
         rng: Random numbers.
     """
+    known = dict.fromkeys(map(tuple, rows.tolist()))
     if space.size <= count:
-        return np.array(list(itertools.product(*(unit.candidates for unit in space.units))))
-    rows = dict.fromkeys(map(tuple, uniform.tolist()))
-    sampler = SpreadSampler(space, cost)
+        everything = itertools.product(*(unit.candidates for unit in space.units))
+        return np.array(list({**known, **dict.fromkeys(everything)}))
+    draws = UniformSampler(space, cost) if len(parents) else SpreadSampler(space, cost)
     for _ in range(100):  # a space that is not much larger has repeats
-        if len(rows) >= count:
+        if len(known) >= count:
             break
-        rows.update(dict.fromkeys(map(tuple, sampler.sample(rng, count).tolist())))
-    return np.array(list(rows)[:count])
+        others = draws.sample(rng, count)
+        if len(parents):
+            some = parents[rng.integers(len(parents), size=count)]
+            others = np.where(rng.random(some.shape) < MUTATION, others, some)
+        known.update(dict.fromkeys(map(tuple, others.tolist())))
+    return np.array(list(known)[:count])
 
 
 def column(space: SearchSpace, unit: str | None, rows: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ class StageTable(NamedTuple):
     inputs: np.ndarray  # width of the boundary in front of the stage; any constant for the first
     outputs: np.ndarray  # width of the boundary behind it; any constant for the last
     cost: np.ndarray
-    distance: np.ndarray
+    distance: np.ndarray  # a candidate whose distance is inf is not joined
 
 
 class Joined(NamedTuple):
@@ -53,10 +53,10 @@ def join(tables: Sequence[StageTable], limit: float) -> Iterator[Joined]:
             yield joined
             continue
         table = tables[stage]
-        rows = np.arange(len(table.cost))
+        fits = np.isfinite(table.distance)
         if stage:
-            rows = rows[table.inputs == tables[stage - 1].outputs[joined.rows[-1]]]
-        for row in rows.tolist():
+            fits &= table.inputs == tables[stage - 1].outputs[joined.rows[-1]]
+        for row in np.flatnonzero(fits).tolist():
             cost = joined.cost + table.cost[row]
             distance = joined.distance + table.distance[row]
             costs, distances = fronts[stage + 1].get(table.outputs[row], EMPTY)

@@ -16,7 +16,7 @@ from torch import multiprocessing
 
 from mmpse.engine import read_archive, relative_losses
 from mmpse.engine.judge import Judge
-from mmpse.engine.stagewise_search_loop import StageJudge
+from mmpse.engine.stage_judge import StageJudge
 from mmpse.models import SlimmableMobileNetV2, StageWiseClassifier
 from mmpse.space import Subnet
 

@@ -13,6 +13,8 @@ def random_tables(rng):
     for k in range(count):
         rows = rng.integers(1, 8)
         distance = rng.random(rows) if rng.random() < 0.7 else rng.integers(0, 4, rows) / 4
+        if rng.random() < 0.2:
+            distance[rng.integers(rows)] = np.inf  # could not be judged
         tables.append(
             StageTable(
                 inputs=rng.choice([8, 16, 24], rows) if k else np.zeros(rows, int),
@@ -30,8 +32,9 @@ def brute_force(tables, limit):
         ends = [(t.inputs[row], t.outputs[row]) for t, row in zip(tables, rows)]
         if all(a[1] == b[0] for a, b in itertools.pairwise(ends)):
             cost = sum(table.cost[row] for table, row in zip(tables, rows))
-            if cost <= limit:
-                found.append((sum(t.distance[row] for t, row in zip(tables, rows)), cost, rows))
+            distance = sum(table.distance[row] for table, row in zip(tables, rows))
+            if cost <= limit and np.isfinite(distance):
+                found.append((distance, cost, rows))
     return sorted(found)
 
 

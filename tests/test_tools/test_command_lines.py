@@ -504,3 +504,33 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+def test_stage_wise_search_shared_and_killed(search_file, digits, tmp_path):
+    """Two processes, and one that is killed while it judges stages, find what one finds."""
+    cfg = small(QUICK / 'swp-search_mobilenet-v2_digits.py', digits, tmp_path)
+    cfg.load_from = Config.fromfile(search_file).load_from
+    cfg.train_cfg.update(candidates=30, joined=5, calibration=2)
+    file = tmp_path / 'stagewise.py'
+    cfg.dump(file)
+
+    def found(place):
+        return read_archive(place / 'stages.db'), *results(place)
+
+    for processes in (1, 2):
+        place = tmp_path / str(processes)
+        launch('tools/train.py', file, '--work-dir', place, processes=processes)
+    assert found(tmp_path / '2') == found(tmp_path / '1')
+
+    killed = tmp_path / 'killed'
+    command = ['tools/train.py', str(file), '--work-dir', str(killed), '--resume']
+    for target in (100, 300):
+        with subprocess.Popen([sys.executable, *command], cwd=ROOT) as job:
+            while job.poll() is None:
+                with contextlib.suppress(ArchiveError):  # not made yet
+                    if len(read_archive(killed / 'stages.db')) >= target:
+                        job.kill()
+        assert job.returncode == -signal.SIGKILL
+    run(*command)
+    assert found(killed) == found(tmp_path / '1')
