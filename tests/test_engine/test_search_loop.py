@@ -66,11 +66,13 @@ def test_search_writes_the_best_subnet_inside_the_budget(cfg):
         assert loop.budget.low <= row.resources['flops'] <= loop.budget.high
     assert {row.origin for row in judged} == {'uniform', 'prior', 'mutation', 'crossover'}
     log = log_of(runner)
+    space, budget = loop.space, loop.budget
+    tiny, full = budget.cost(space.array([space.tinynet, space.fullnet]))
     for text in (
-        'search space: 25 units, 1.49e+19 subnets',
-        'flops: 219,544 (tinynet), ',
-        '1,314,720 (fullnet)',
-        'the budget can be met: 624,492 to 657,360 FLOPs',
+        f'search space: {len(space)} units, {space.size:.3g} subnets',
+        f'flops: {tiny:,} (tinynet), ',
+        f'{full:,} (fullnet)',
+        f'the budget can be met: {budget.low:,.0f} to {budget.high:,.0f} FLOPs',
         'EvolutionSearchLoop: 18 subnets to judge in 1 processes; the archive holds 0',
         's a subnet, ETA',
     ):
