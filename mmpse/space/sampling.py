@@ -243,7 +243,7 @@ class PriorSampler:
             BudgetError: If ``max_trials`` draws one after the other are not inside.
         """
         found: list[np.ndarray] = []
-        missing, misses, batch = count, 0, min(count + count // 4 + 8, 1024)
+        missing, misses, batch = count, 0, 256
         while missing > 0:
             rows = self._draws.sample(rng, batch)
             inside = np.flatnonzero(self.budget.contains(rows))[:missing]
@@ -258,5 +258,5 @@ class PriorSampler:
                     "or 'cost')"
                 )
             found.append(rows[inside])
-            batch = min(2 * batch, 1024)
+            batch = 1024
         return np.concatenate(found)
