@@ -80,6 +80,12 @@ class ConditionalSampler:
 
     def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Draw widths, integer array ``(count, units)``, some of them just outside the window."""
+        most = max(step.weight.shape[1] for step in self._steps)
+        at_once = max(CELLS // 8 // most, 1)
+        parts = [min(at_once, count - start) for start in range(0, count, at_once)]
+        return np.concatenate([self._sample(rng, part) for part in parts])
+
+    def _sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
         widths = np.empty((count, len(self.candidates)), dtype=np.int64)
         state = np.zeros(count, dtype=np.int64)
         window = self._tables[-1][0, self._low :]
