@@ -80,8 +80,6 @@ def main() -> None:
         cfg.setdefault('model_wrapper_cfg', wrapper)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.train()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()  # else its threads may abort the exit
 
 
 if __name__ == '__main__':
