@@ -179,7 +179,7 @@ def test_search_joins_the_best_stages_within_the_budget(swp_search_cfg, checkpoi
     for k, mask in enumerate(masks):
         of_stage = [row for row in rows if row.generation == k]
         sizes = loop.space.restricted_to(loop.stages[k].units).size
-        assert len(of_stage) == min(25, sizes)
+        assert len(of_stage) == min(2 * 25, sizes)  # two rounds
         assert all(np.array_equal(np.array(row.widths) > 0, mask) for row in of_stage)
 
     def total(widths):
