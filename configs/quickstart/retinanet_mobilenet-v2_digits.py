@@ -73,7 +73,7 @@ test_evaluator = dict(
     type='CocoMetric', ann_file='data/digits/scenes/annotations/test.json', metric='bbox'
 )
 
-max_epochs = 4
+max_epochs = 5
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4),
@@ -85,5 +85,5 @@ param_scheduler = [
 ]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
 test_cfg = dict(type='TestLoop')
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=2, max_keep_ckpts=2))
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=1, max_keep_ckpts=2))
 custom_hooks = [dict(type='mmpse.ChannelsLastHook')]
