@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from .slimmable import SlimmableBackbone
+
 IMAGE_SIZE = 384  # of the watched image: large enough for SSD, and three times a power of two
 
 
@@ -43,7 +45,7 @@ class Consumer:
 
 
 def find_consumers(
-    model: nn.Module, backbone: nn.Module, widths: Sequence[int]
+    model: nn.Module, backbone: SlimmableBackbone, widths: Sequence[int]
 ) -> dict[str, Consumer]:
     """Find the layers that read the backbone's features.
 
@@ -99,7 +101,11 @@ def find_consumers(
                 return dict(seen)
 
             try:
-                runs = [run(k) for k in range(len(widths))]
+                # what is no unit's, such as the scores of VGG's classifier, keeps its width
+                runs = [
+                    run(k) if isinstance(unit, str) else {}
+                    for k, unit in enumerate(backbone.feature_units())
+                ]
                 halves = [
                     run(k, width // 2)
                     if any(int(marked.sum()) > width for marked in runs[k].values())
@@ -107,7 +113,7 @@ def find_consumers(
                     for k, width in enumerate(widths)
                 ]
             finally:
-                del backbone.forward
+                backbone.__dict__.pop('forward', None)
     finally:
         model.train(training)
 

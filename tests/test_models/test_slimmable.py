@@ -98,6 +98,7 @@ def test_part_of_the_backbone_is_not_pruned(tmp_path):
             type='mmpse.FitToBackbone',
             architecture='mmpretrain.ImageClassifier',
             backbone=dict(type='mmpse.SlimmableResNet', depth=18, subnet=path),
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
             head=dict(type='mmpretrain.LinearClsHead', num_classes=2, in_channels=1),
         )
     )

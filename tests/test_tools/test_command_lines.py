@@ -141,11 +141,12 @@ def test_benchmarks_write_ratios(tmp_path):
     rows = {(row['mode'], row['n']): row for row in json.loads(out.read_text())}
     assert rows.keys() == {
         *(('plain', 1), ('masked', 2), ('sliced', 2)),
+        *(('stage-wise masked', 2), ('stage-wise sliced', 2)),
         *(('sandwich', 4), ('spos', 1)),
     }
     for (mode, n), row in rows.items():
         assert mode != 'plain' or (row['ratio'] == 1 and row['memory_ratio'] == 1)
-        images = 8 * (n if mode == 'sandwich' else 1)
+        images = 8 * (n if mode == 'sandwich' else 2 if 'stage-wise' in mode else 1)
         assert row['subnet_images_per_s'] == pytest.approx(images / row['seconds'])
         assert 0.3 < row['memory_ratio'] < 1.2
 
