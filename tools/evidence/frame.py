@@ -12,10 +12,8 @@ import json
 import math
 import os
 import platform
-import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -32,7 +30,6 @@ import mmpse
 from mmpse.models import device_name
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORD_KEYS = ('command', 'date', 'seconds', 'cpu_seconds', 'machine', 'code')  # of every record
 Advance = Callable[[float], None]  # is told the share of a unit that is done, in [0, 1]
 
 
@@ -53,8 +50,15 @@ class Scale(NamedTuple):
     bfloat16: bool
 
 
-def run_units(units: Iterable[Unit], folder: Path, work_dir: Path) -> None:
-    """Run the units that have no record in ``folder`` yet."""
+def run_units(units: Iterable[Unit], command: str, folder: Path, work_dir: Path) -> None:
+    """Run the units that have no record in ``folder`` yet.
+
+    Args:
+        units: What is to be done.
+        command: What does one of them anew, with ``--only`` its name.
+        folder: Of the records.
+        work_dir: Place for checkpoints, which are removed as soon as the record is there.
+    """
     units = list(units)
     todo = [unit for unit in units if not (folder / f'{unit.name}.json').exists()]
     columns = (
@@ -74,7 +78,9 @@ def run_units(units: Iterable[Unit], folder: Path, work_dir: Path) -> None:
                 place, lambda share, done=done: progress.update(task, completed=done + share)
             )
             seconds = time.monotonic() - wall, time.process_time() - cpu
-            write_json(folder / f'{unit.name}.json', dict(figures, **circumstances(*seconds)))
+            again = dict(command=f'{command} --only {unit.name}')
+            record = dict(figures, **again, **circumstances(*seconds))
+            write_json(folder / f'{unit.name}.json', record)
             shutil.rmtree(place, ignore_errors=True)
             progress.update(task, completed=done + 1)
 
@@ -82,20 +88,18 @@ def run_units(units: Iterable[Unit], folder: Path, work_dir: Path) -> None:
 def circumstances(seconds: float, cpu_seconds: float) -> dict[str, Any]:
     """What a record says of how it came about."""
     device = get_device()
-    values = (
-        shlex.join(['python', os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
-        datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
-        round(seconds, 1),
-        round(cpu_seconds, 1),
-        dict(
+    return dict(
+        date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+        seconds=round(seconds, 1),
+        cpu_seconds=round(cpu_seconds, 1),
+        machine=dict(
             device=device_name(device),
             threads=torch.get_num_threads(),
             python=platform.python_version(),
             torch=torch.__version__,
         ),
-        code_version(),
+        code=code_version(),
     )
-    return dict(zip(RECORD_KEYS, values, strict=True))
 
 
 def code_version() -> str:

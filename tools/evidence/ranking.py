@@ -179,7 +179,9 @@ def main() -> None:
             f'--only {args.only!r} matches none of the units of work: '
             f'{", ".join(unit.name for unit in units[:3])}, ...'
         )
-    run_units(chosen, experiment.folder, args.work_dir / experiment.folder.name)
+    command = 'python tools/evidence/ranking.py --data-root DATA'
+    command += f' --network {args.network} --scale {args.scale}'
+    run_units(chosen, command, experiment.folder, args.work_dir / experiment.folder.name)
 
 
 if __name__ == '__main__':
