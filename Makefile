@@ -11,7 +11,7 @@ BOOT := $(shell command -v $(or $(PYTHON),python3) 2>/dev/null)
 # the Python that mmpse is installed for: install.py decides, and makes it if need be
 PY = $(shell "$(BOOT)" tools/install.py --print-python)
 
-.PHONY: help install demo test test-slow lint format
+.PHONY: help install demo test test-slow results lint format
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1	/p' Makefile
@@ -29,6 +29,9 @@ test: lint  ## lint, format check and the tests that take seconds
 
 test-slow: lint  ## the same with all tests
 	"$(PY)" -m pytest -m '' $(PYTEST_ARGS)
+
+results: install  ## rewrite docs/results.md from its records; trains nothing
+	"$(PY)" tools/evidence/report.py
 
 lint: install  ## check style and formatting
 	"$(PY)" -m ruff check

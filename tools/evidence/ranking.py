@@ -9,16 +9,21 @@ time, so that other jobs of the machine do not count), and judge the same subnet
 of the training set. Run again after a kill: nothing is done twice. `make results` writes the page.
 """
 
+from __future__ import annotations
+
 import argparse
 import fnmatch
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from frame import ROOT, Advance, Scale, Unit, load_config, read_json, run_units, train, write_json
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmpse.engine.judge import Judge, calibration_batches
 from mmpse.engine.search_loop import memory_format_of
@@ -28,7 +33,7 @@ from mmpse.registry import MODELS
 from mmpse.space import SpreadSampler, Subnet
 
 SCALES = dict(
-    small=Scale(images=12_000, splits=6, epochs=4, seconds=(240, 80), bfloat16=True),
+    small=Scale(images=12_000, splits=6, epochs=4, seconds=(180, 60), bfloat16=True),
     full=Scale(images=None, splits=25, epochs=100, seconds=(7200, 1800), bfloat16=False),
 )
 WAYS = {  # of training a supernet: config and execution
@@ -38,12 +43,13 @@ WAYS = {  # of training a supernet: config and execution
     'spos': ('spos', 'sliced'),
     'stage-wise': ('swp', 'sliced'),
 }
+SUBNETS = 24
 INPUT_SHAPE = (3, 32, 32)
 METRIC = 'accuracy/top1'
 CALIBRATION = 8  # batches
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,10 +61,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--threads', type=int, default=1, help='of the CPU')
     parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/ranking')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def fixed_subnets(path: Path, model: dict, count: int = 24) -> list[Subnet]:
+def fixed_subnets(path: Path, model: dict, count: int) -> list[Subnet]:
     """The subnets of ``path``, from the fewest FLOPs to the fullnet; drawn where it is missing."""
     if not path.exists():
         with DefaultScope.overwrite_default_scope('mmpretrain'):
@@ -84,9 +90,9 @@ class Experiment:
         self.scale, self.network, self.data_root = SCALES[args.scale], args.network, args.data_root
         self.folder = args.out / f'{args.network}-{args.scale}'
         model = self.config('static').model.to_dict()
-        self.subnets = fixed_subnets(self.folder / 'subnets.json', model)
+        self.subnets = fixed_subnets(self.folder / 'subnets.json', model, SUBNETS)
 
-    def config(self, way: str):
+    def config(self, way: str) -> Config:
         return load_config(f'{way}_{self.network}', self.scale, self.data_root)
 
     def units(self, seeds: int) -> list[Unit]:
@@ -158,7 +164,7 @@ class Experiment:
             record['distances'] = self.distances(runner.model, held_out)
         return record
 
-    def distances(self, model: StageWiseClassifier, held_out) -> list[float]:
+    def distances(self, model: StageWiseClassifier, held_out: DataLoader) -> list[float]:
         """What the stage-wise search ranks by: distances to the fullnet, summed over the stages."""
         batches = [model.data_preprocessor(batch, False)['inputs'] for batch in held_out]
         judge, sums = StageJudge(model, batches), [0.0] * len(self.subnets)
@@ -168,8 +174,8 @@ class Experiment:
         return sums
 
 
-def main() -> None:
-    args = parse_args()
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_args(arguments)
     torch.set_num_threads(args.threads)
     experiment = Experiment(args)
     units = experiment.units(args.seeds)
