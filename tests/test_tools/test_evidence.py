@@ -102,6 +102,33 @@ def test_killed_experiment_does_nothing_twice(rank, monkeypatch):
         assert str(folder) not in json.dumps(content)  # no paths of this machine
 
 
+def test_killed_training_keeps_its_time(tiny, cifar10, tmp_path, monkeypatch):
+    import frame
+
+    monkeypatch.setattr(frame, 'INTERVAL', 1)
+    shares = []
+
+    def advance(share):
+        shares.append(share)
+        if len(shares) == 3:
+            raise KeyboardInterrupt
+
+    def train(seconds):
+        cfg = frame.load_config('psenet_resnet20_b64', tiny, str(cifar10))
+        cfg.custom_hooks[-1].execution = 'sliced'
+        return frame.train(cfg, 0, tmp_path / 'work', advance, seconds=seconds)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(1000)
+    assert 0 < shares[0] < shares[1] < shares[2]
+    seconds = shares[1] * 1000  # known to the last checkpoint
+    runner, figures = train(seconds)  # already over
+    assert figures['steps'] == 3 and len(shares) == 3
+    (clock,) = [hook for hook in runner.hooks if isinstance(hook, frame.Clock)]
+    assert clock.passed == pytest.approx(seconds)
+    assert clock.rates == [0.1]  # not the one that the killed training had come to
+
+
 def test_supernets_are_judged_without_the_test_set(rank, monkeypatch):
     read = []
     load_data_list = CIFAR10.load_data_list

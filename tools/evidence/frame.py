@@ -30,6 +30,7 @@ import mmpse
 from mmpse.models import device_name
 
 ROOT = Path(__file__).resolve().parents[2]
+INTERVAL = 500  # steps between the checkpoints of a training by the clock
 Advance = Callable[[float], None]  # is told the share of a unit that is done, in [0, 1]
 
 
@@ -221,14 +222,14 @@ def train(
     cfg.log_level = 'WARNING'
     cfg.resume = True
     cfg.param_scheduler = None
-    if epochs is None:
+    by_epoch = epochs is not None
+    if by_epoch:
+        cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=epochs + 1)
+    else:
         cfg.train_cfg = dict(by_epoch=False, max_iters=1_000_000_000)
         cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
-    else:
-        cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=epochs + 1)
-    cfg.log_processor = dict(by_epoch=epochs is not None)
-    by_epoch = epochs is not None
-    checkpoint = dict(by_epoch=by_epoch, interval=1 if by_epoch else 500, max_keep_ckpts=1)
+    cfg.log_processor = dict(by_epoch=by_epoch)
+    checkpoint = dict(by_epoch=by_epoch, interval=1 if by_epoch else INTERVAL, max_keep_ckpts=1)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', save_last=by_epoch, **checkpoint)
     cfg.default_hooks.param_scheduler = None
     clock = Clock(advance, seconds)

@@ -36,13 +36,26 @@ SCALES = dict(
     small=Scale(images=12_000, splits=6, epochs=4, seconds=(180, 60), bfloat16=True),
     full=Scale(images=None, splits=25, epochs=100, seconds=(7200, 1800), bfloat16=False),
 )
-WAYS = {  # of training a supernet: config and execution
-    'parallel-masked': ('psenet', 'masked'),
-    'parallel-sliced': ('psenet', 'sliced'),
-    'sandwich': ('autoslim', 'sliced'),
-    'spos': ('spos', 'sliced'),
-    'stage-wise': ('swp', 'sliced'),
+WAYS = {  # of training a supernet: its config, and settings of its SupernetHook
+    'parallel-masked': ('psenet', dict(execution='masked')),
+    'parallel-sliced': ('psenet', dict(execution='sliced')),
+    'sandwich': ('autoslim', dict(execution='sliced')),
+    'spos': ('spos', dict(execution='sliced')),
+    'stage-wise': ('swp', dict(execution='sliced')),
 }
+PARTS = {  # the parallel way with other settings than its n=4, fullnet, tinynet, SpreadSampler
+    'n=1': dict(n=1, fullnet=False, tinynet=False),
+    'n=2': dict(n=2),
+    'n=8': dict(n=8),
+    'n=16': dict(n=16),
+    'no-fullnet': dict(fullnet=False),
+    'no-tinynet': dict(tinynet=False),
+    'neither': dict(fullnet=False, tinynet=False),
+    'uniform-sampler': dict(sampler=dict(type='mmpse.UniformSampler')),
+    'ratio-sampler': dict(sampler=dict(type='mmpse.RatioSampler')),
+    'distillation': dict(distillation=dict()),
+}
+WAYS.update({name: ('psenet', dict(part, execution='sliced')) for name, part in PARTS.items()})
 SUBNETS = 24
 INPUT_SHAPE = (3, 32, 32)
 METRIC = 'accuracy/top1'
@@ -101,14 +114,16 @@ class Experiment:
         # both ends first: that a recipe does not tell subnets apart shows early
         first = sorted(range(count), key=lambda k: -abs(2 * k - count + 1))
         units = [self.alone(k, 0) for k in first]
-        units += [self.supernet(way, self.scale.seconds[0], 0) for way in WAYS]
+        ways = [way for way in WAYS if way not in PARTS]
+        units += [self.supernet(way, self.scale.seconds[0], 0) for way in ways]
         units += [self.alone(k, seed) for seed in range(1, seeds) for k in range(1, count, 3)]
-        units += [self.supernet(way, self.scale.seconds[0], 1) for way in WAYS if seeds > 1]
-        for seconds in self.scale.seconds[1:]:
-            units += [self.supernet(way, seconds, 0) for way in WAYS]
-        for seconds in self.scale.seconds:
-            for seed in range(seeds):
-                units += [self.supernet(way, seconds, seed) for way in WAYS]
+        units += [
+            self.supernet(way, seconds, seed)
+            for of_ways, times in ((ways, self.scale.seconds), (PARTS, self.scale.seconds[:1]))
+            for seed in range(seeds)
+            for seconds in times
+            for way in of_ways
+        ]
         return list({unit.name: unit for unit in units}.values())
 
     def alone(self, index: int, seed: int) -> Unit:
@@ -140,10 +155,10 @@ class Experiment:
     def judge_supernet(
         self, work_dir: Path, advance: Advance, way: str, seconds: float, seed: int
     ) -> dict:
-        config, execution = WAYS[way]
+        config, settings = WAYS[way]
         cfg, judged_by = self.config(config), self.config('static')
         (hook,) = [hook for hook in cfg.custom_hooks if hook.type == 'mmpse.SupernetHook']
-        hook.execution = execution
+        hook.update(settings)
         runner, figures = train(cfg, seed, work_dir, advance, seconds=seconds)
         model = judged_by.model.to_dict()
         model.setdefault('data_preprocessor', judged_by.data_preprocessor.to_dict())

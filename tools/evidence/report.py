@@ -51,15 +51,11 @@ wall-clock. It includes the loading of the data, and not the judging.
 **Splits.** Supernets are trained, recalibrated and judged on parts of the *training* set. The test
 set is used for one thing: the accuracy of a network trained alone, once, at its end.
 """
+EXPECTED = [  # of experiments 1 and 3: network and scale
+    *('resnet20_b64-small', 'resnet20_b64-full'),
+    *('mobilenet-v2-w0p5_b128-small', 'mobilenet-v2-w0p5_b128-full'),
+]
 NOT_RUN = """
-## 2. Accuracy at equal FLOPs and equal total time
-
-Not run.
-
-## 3. What each part brings
-
-Not run.
-
 ## 4. Transfer
 
 Not run.
@@ -77,13 +73,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--results', type=Path, default=ROOT / 'docs/results')
     results = parser.parse_args(arguments).results
+    run = [Ranking(path) for path in sorted(results.glob('ranking/*/'))]
+    missing = [name for name in EXPECTED if name not in [of.folder.name for of in run]]
     text = INTRODUCTION + '\n## 1. Ranking at equal time\n'
-    text += ''.join(map(ranking, sorted(path for path in results.glob('ranking/*/'))))
+    text += ''.join(map(ranking, run)) + not_run(missing)
+    text += '\n## 2. Accuracy at equal FLOPs and equal total time\n\nNot run.\n'
+    text += '\n## 3. What each part brings\n'
+    text += ''.join(map(parts, run)) + not_run(missing)
     page = results.parent / 'results.md'
     temporary = page.with_name(f'.{page.name}.{os.getpid()}.tmp')
     temporary.write_text(text + NOT_RUN, encoding='utf-8')
     os.replace(temporary, page)
     print(f'{page} rewritten')
+
+
+def not_run(names: Sequence[str]) -> str:
+    return ''.join(
+        f'\n### {name}\n\nNot run: `python tools/evidence/ranking.py --data-root DATA '
+        f'--network {name.rpartition("-")[0]} --scale {name.rpartition("-")[2]}`\n'
+        for name in names
+    )
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -122,9 +131,8 @@ class Ranking:
         return [r for r in self.supernets if (r['way'], r['seconds_allowed']) == (way, seconds)]
 
 
-def ranking(folder: Path) -> str:
-    of = Ranking(folder)
-    text = f'\n### {folder.name}\n'
+def ranking(of: Ranking) -> str:
+    folder, text = of.folder, f'\n### {of.folder.name}\n'
     accuracies = of.accuracies()
     trained = np.isfinite(accuracies)
     text += setup(of)
@@ -240,6 +248,32 @@ def bootstrap(rankings: dict, accuracies: np.ndarray, trained: np.ndarray) -> di
 
 def tau(a: np.ndarray, b: np.ndarray) -> float:
     return kendalltau(a, b).statistic
+
+
+def parts(of: Ranking) -> str:
+    """Supernets with one setting changed, against the one with none changed."""
+    accuracies, reference = np.array(of.accuracies()), 'parallel-sliced'
+    changed = sorted({record['way'] for record in of.supernets} - NAMES.keys())
+    text = f'\n### {of.folder.name}\n'
+    rows = []
+    for way in [reference, *changed]:
+        records = of.of(way, of.seconds[0]) if of.seconds else []
+        if records and np.isfinite(accuracies).all():
+            taus = [tau(np.array(record['scores']), accuracies) for record in records]
+            rows.append(
+                [
+                    f'{NAMES[way]}, n=4' if way == reference else way,
+                    round(statistics.mean(record['steps'] for record in records)),
+                    spread(taus, '.3f'),
+                    spread([record['scores'][-1] for record in records], '.1f'),
+                    spread([statistics.mean(record['scores']) for record in records], '.1f'),
+                    len(records),
+                ]
+            )
+    if not changed or not rows:
+        return text + "\nNot run: `--only 'supernet_*'` of the command above trains them.\n"
+    header = 'changed', 'steps', "Kendall's τ", 'fullnet (%)', 'mean of all (%)', 'seeds'
+    return text + table(header, rows) + note(of.folder, 'parts')
 
 
 def verdict(of_ways: dict[str, list | None], figures: dict[str, list]) -> str:
