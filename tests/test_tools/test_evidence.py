@@ -18,7 +18,7 @@ from mmpse.registry import DATASETS
 def tools(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools/evidence')
     yield
-    for name in ('frame', 'ranking', 'report'):
+    for name in ('cost', 'frame', 'ranking', 'report'):
         sys.modules.pop(name, None)
 
 
@@ -226,6 +226,23 @@ def test_page_follows_the_records(tmp_path):
         '**parallel (PSE-Net), sliced (-0.600) ranks no better than FLOPs alone (0.600), '
         'single path (SPOS) (0.600) and misses the goal of 0.75.**'
     ) in page
+
+
+def test_tables_of_benchmarks_are_copied_into_the_page(tmp_path, monkeypatch):
+    import cost
+    import report
+
+    command = ['tools/benchmarks/sampling.py', '--widen-factor', '0.5', '--size', '64']
+    command += ['--budgets', '50%', '--max-trials', '3000']
+    monkeypatch.setitem(cost.BENCHMARKS, 'sampling', command)
+    place = ['--out', str(tmp_path / 'results/cost'), '--work-dir', str(tmp_path / 'work')]
+    cost.main(['--only', 'sampling', *place])
+    record = json.loads((tmp_path / 'results/cost/sampling.json').read_text())
+    assert record['command'] == 'python tools/evidence/cost.py --only sampling'
+    report.main(['--results', str(tmp_path / 'results')])
+    page = (tmp_path / 'results.md').read_text()
+    for row in record['rows']:
+        assert f'| {row["sampler"]} | ' in page and f'| {row["seconds_per_1000"]:.3g} |' in page
 
 
 def test_the_page_in_the_repository_is_that_of_its_records(tmp_path):

@@ -55,16 +55,6 @@ EXPECTED = [  # of experiments 1 and 3: network and scale
     *('resnet20_b64-small', 'resnet20_b64-full'),
     *('mobilenet-v2-w0p5_b128-small', 'mobilenet-v2-w0p5_b128-full'),
 ]
-NOT_RUN = """
-## 4. Transfer
-
-Not run.
-
-## 5. Cost
-
-Not run for this page. `tools/benchmarks/train_step.py` and `tools/benchmarks/judge.py` print the
-tables; the README quotes one of them.
-"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -80,9 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text += '\n## 2. Accuracy at equal FLOPs and equal total time\n\nNot run.\n'
     text += '\n## 3. What each part brings\n'
     text += ''.join(map(parts, run)) + not_run(missing)
+    text += '\n## 4. Transfer\n\nNot run.\n'
+    text += '\n## 5. Cost\n' + cost(results / 'cost')
     page = results.parent / 'results.md'
     temporary = page.with_name(f'.{page.name}.{os.getpid()}.tmp')
-    temporary.write_text(text + NOT_RUN, encoding='utf-8')
+    temporary.write_text(text, encoding='utf-8')
     os.replace(temporary, page)
     print(f'{page} rewritten')
 
@@ -330,14 +322,32 @@ def accuracies_at_equal_time(of: Ranking, seconds: float) -> str:
     )
 
 
+def cost(folder: Path) -> str:
+    """The tables of the benchmarks."""
+    text = ''
+    for path in sorted(folder.glob('*.json')):
+        record = read_json(path)
+        rows = [[shown(value) for value in row.values()] for row in record['rows']]
+        text += f'\n### {path.stem}\n' + table(list(record['rows'][0]), rows)
+        text += note(folder, path.stem)
+        text += (
+            f'\n{record["seconds"] / 60:.0f} minutes on {machine_name(record["machine"])}, '
+            f'{record["date"][:10]}, code {record["code"]}. Rerun: `{record["command"]}`\n'
+        )
+    return text or '\nNot run: `python tools/evidence/cost.py`\n'
+
+
+def shown(value: Any) -> str:
+    return f'{value:.3g}' if isinstance(value, float) else '' if value is None else str(value)
+
+
+def machine_name(machine: dict) -> str:
+    return f'{machine["device"]}, {machine["threads"]} thread(s), torch {machine["torch"]}'
+
+
 def provenance(of: Ranking) -> str:
     commands = sorted({record['command'].partition(' --only')[0] for record in of.records})
-    machines = sorted(
-        {
-            f'{machine["device"]}, {machine["threads"]} thread(s), torch {machine["torch"]}'
-            for machine in (record['machine'] for record in of.records)
-        }
-    )
+    machines = sorted({machine_name(record['machine']) for record in of.records})
     hours = sum(record['cpu_seconds'] for record in of.records) / 3600
     dates = sorted(record['date'][:10] for record in of.records)
     codes = ', '.join(dict.fromkeys(r['code'] for r in sorted(of.records, key=lambda r: r['date'])))
