@@ -168,7 +168,7 @@ def test_held_out_images_are_not_trained_on(tiny, cifar10, scope, network, way):
 
 
 def test_unknown_unit_is_named(rank):
-    with pytest.raises(SystemExit, match="'nothing' matches none of the units of work: alone_"):
+    with pytest.raises(SystemExit, match='nothing matches none of the units of work: alone_'):
         rank('nothing')
 
 

@@ -33,7 +33,7 @@ from mmpse.registry import MODELS
 from mmpse.space import SpreadSampler, Subnet
 
 SCALES = dict(
-    small=Scale(images=12_000, splits=6, epochs=4, seconds=(180, 60), bfloat16=True),
+    small=Scale(images=12_000, splits=6, epochs=4, seconds=(120, 480), bfloat16=True),
     full=Scale(images=None, splits=25, epochs=100, seconds=(7200, 1800), bfloat16=False),
 )
 WAYS = {  # of training a supernet: its config, and settings of its SupernetHook
@@ -70,7 +70,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--network', default='resnet20_b64', help='as the configs name it')
     parser.add_argument('--scale', choices=list(SCALES), default='small')
     parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument('--only', default='*', metavar='PATTERN', help='units of work to run')
+    parser.add_argument(
+        '--only', nargs='+', default=['*'], metavar='PATTERN', help='units of work to run'
+    )
     parser.add_argument('--threads', type=int, default=1, help='of the CPU')
     parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/ranking')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
@@ -194,10 +196,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     experiment = Experiment(args)
     units = experiment.units(args.seeds)
-    chosen = [unit for unit in units if fnmatch.fnmatch(unit.name, args.only)]
+    chosen = [u for u in units if any(fnmatch.fnmatch(u.name, pattern) for pattern in args.only)]
     if not chosen:
         raise SystemExit(
-            f'--only {args.only!r} matches none of the units of work: '
+            f'--only {" ".join(args.only)} matches none of the units of work: '
             f'{", ".join(unit.name for unit in units[:3])}, ...'
         )
     command = 'python tools/evidence/ranking.py --data-root DATA'
