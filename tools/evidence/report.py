@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--results', type=Path, default=ROOT / 'docs/results')
     results = parser.parse_args(arguments).results
-    run = [Ranking(path) for path in sorted(results.glob('ranking/*/'))]
+    run = [of for of in map(Ranking, sorted(results.glob('ranking/*/'))) if of.alone]
     missing = [name for name in EXPECTED if name not in [of.folder.name for of in run]]
     text = INTRODUCTION + '\n## 1. Ranking at equal time\n'
     text += ''.join(map(ranking, run)) + not_run(missing)
