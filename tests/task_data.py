@@ -31,9 +31,9 @@ def write_coco(root: Path, rng: np.random.Generator, images: dict[str, int]) -> 
             content['images'].append(
                 dict(id=number, file_name=name, width=size[0], height=size[1], license=1)
             )
-            # an image without objects, and one whose first object is a crowd
+            # an image without objects; a crowd among those of every other image
             for j in range(0 if k == 1 else 3):
-                instance = crowd(rng, size) if (k, j) == (2, 0) else polygon(rng, size)
+                instance = crowd(rng, size) if k % 2 == j == 0 else polygon(rng, size)
                 number_of_object = len(content['annotations']) + 1
                 category = content['categories'][int(rng.integers(80))]['id']
                 instance.update(id=number_of_object, image_id=number, category_id=category)
