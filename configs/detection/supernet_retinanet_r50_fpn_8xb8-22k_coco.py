@@ -1,5 +1,5 @@
 # Train mmdet's published RetinaNet R-50 on as a supernet, its channels sorted first: every batch of
-# 8 images is shared by 4 subnets. 22,000 iterations of batch 64 are the 12 epochs of mmdet's 1x; the
+# 8 images is shared by 4 subnets. 22,000 iterations of batch 64 are 12 epochs, as mmdet's 1x. The
 # learning rate (twice the 1x one) and the clipping are this project's, and not tuned.
 # Another detector to start from:
 #   --cfg-options model.init_cfg.checkpoint=my_retinanet_r50.pth

@@ -1,6 +1,6 @@
 # Train mmseg's published PSPNet R-50-D8 on as a supernet, its channels sorted first: every batch of
-# 8 images is shared by 4 subnets. mmseg's 40,000 iterations, with a batch of 32 instead of 8; this is
-# not tuned.
+# 8 images is shared by 4 subnets. The schedule is that of 40,000 iterations of mmseg, with a batch
+# of 32 instead of 8; it is not tuned.
 # Another segmentor to start from:
 #   --cfg-options model.init_cfg.checkpoint=my_pspnet_r50-d8.pth
 _base_ = [
