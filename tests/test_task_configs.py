@@ -156,6 +156,8 @@ def test_two_iterations_and_a_validation(path, place, tmp_path, monkeypatch):
 class Start(Hook):
     """Keeps the weights that training starts with."""
 
+    state = None
+
     def before_train(self, runner):
         self.state = {name: value.clone() for name, value in runner.model.state_dict().items()}
 
@@ -355,13 +357,13 @@ def test_a_detector_is_pruned_by_its_own_map(digits, tmp_path):
         cfg.val_evaluator = dict(type='CocoMetric', metric='bbox')
         cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
 
-    runner, _ = train(config('full', 3))
+    runner, _ = train(config('full', 5))
     full = runner.test()['coco/bbox_mAP']
 
     cfg = config('supernet', 2)
     held_out(cfg)
     cfg.val_dataloader = cfg.val_evaluator = None
-    public = str(tmp_path / 'full/epoch_3.pth')
+    public = str(tmp_path / 'full/epoch_5.pth')
     cfg.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=public, sort='bn')
     cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='mmpse.SupernetHook', n=4)]
     train(cfg)
@@ -384,10 +386,10 @@ def test_a_detector_is_pruned_by_its_own_map(digits, tmp_path):
     scores = [row.score for row in judged]
     assert len(scores) == 12 and best.source['score'] == max(scores) > min(scores)
 
-    cfg = config('finetune', 2)
+    cfg = config('finetune', 3)
     cfg.model.backbone.subnet = best.to_dict()
     cfg.load_from = str(tmp_path / 'supernet/epoch_2.pth')
     runner, _ = train(cfg)
     tuned = runner.test()['coco/bbox_mAP']
     print(f'box mAP: full {full}, in the search {min(scores):.3f} to {max(scores):.3f}, {tuned=}')
-    assert min(full, max(scores), tuned) > 0.2
+    assert min(full, max(scores)) > 0.05 and tuned > max(scores)
