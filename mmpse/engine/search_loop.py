@@ -268,7 +268,7 @@ class SearchLoop(BaseLoop):
             checkpoint_sha256=file_digest(self.runner._load_from),
             metric=self.metric,
             calibration=self.calibration,
-            calibration_batch_size=self.dataloader.batch_size,
+            calibration_batch_size=getattr(self.dataloader.batch_sampler, 'batch_size', None),
             calibration_dataset=self.runner.cfg.train_dataloader.dataset.to_dict(),
             seed=self.seed,
             dataset=self.runner.cfg.val_dataloader.dataset.to_dict(),
