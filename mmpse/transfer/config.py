@@ -57,7 +57,7 @@ def transfer(
         FitError: If a module reads the backbone's features in a way that cannot be fitted.
     """
     out = Path(out)
-    text = rewrite(config, subnet, checkpoint, out.parent)
+    text = rewrite(config, load_config(config), subnet, checkpoint, out.parent)
     temporary = out.with_name(f'.{out.stem}.{os.getpid()}.tmp.py')
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -74,12 +74,19 @@ def transfer(
 
 def rewrite(
     config: str,
+    old: Config,
     subnet: str | os.PathLike | Mapping | None,
     checkpoint: str | None = None,
     folder: Path | None = None,
 ) -> str:
-    """The text of the new config, to be written into ``folder``; see :func:`transfer`."""
-    old = load_config(config)
+    """The text of the new config, to be written into ``folder``; see :func:`transfer`.
+
+    Args:
+        config: The config's name.
+        old: Its content, as :func:`load_config` reads it.
+        subnet, checkpoint: See :func:`transfer`.
+        folder: Where the new config will be; ``None`` names a base by its whole path.
+    """
     path, model = find_model(old, config)
     _check_stages(model.backbone, config)
     subnet = None if subnet is None else Subnet.load(subnet)

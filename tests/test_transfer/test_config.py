@@ -255,8 +255,9 @@ KINDS = [
 
 @pytest.mark.parametrize('config', KINDS)
 def test_every_kind_of_model(config):
-    path, model = find_model(load_config(config), config)
-    cfg = Config.fromstring(rewrite(config, half_subnet(model.backbone)), '.py')
+    old = load_config(config)
+    _, model = find_model(old, config)
+    cfg = Config.fromstring(rewrite(config, old, half_subnet(model.backbone)), '.py')
     run(cfg.model, cfg.default_scope)
 
 
