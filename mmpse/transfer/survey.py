@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from rich.progress import track
@@ -84,8 +86,7 @@ def _try(
     try:
         new = Config.fromstring(rewrite(config, old, half_subnet(owner.backbone)), '.py')
         if path != ['model'] or not run_it:
-            with WeightsOnMeta():
-                build_model(new)
+            _without_storage(build_model, new)
         if run_it:
             part = new
             for key in path:
@@ -142,14 +143,20 @@ def half_subnet(config: Mapping[str, Any]) -> Subnet:
         return MODELS.build(dict(whole, divisor=32)).search_space.uniform(0.5)
 
 
-def run(config: Mapping[str, Any], scope: str) -> nn.Module:
+def run(config: Mapping[str, Any], scope: str) -> dict[str, torch.Tensor]:
     """Loss and forward of a config's model on a small random batch.
+
+    Returns:
+        The weights that the model was built with.
 
     Raises:
         Exception: Whatever goes wrong.
     """
     with DefaultScope.overwrite_default_scope(scope):
         model = _small(config)
+        weights = model.state_dict()  # some add modules when they run first
+        for counter in ('epoch', 'iter'):  # some losses change with them
+            MessageHub.get_current_instance().update_info(counter, 0)
         torch.manual_seed(0)
         detector = hasattr(model, 'with_bbox')
         if hasattr(model, 'encode_decode'):
@@ -159,17 +166,17 @@ def run(config: Mapping[str, Any], scope: str) -> nn.Module:
         else:
             inputs, samples = _identity_batch()
         model.train()
-        losses, _ = model.parse_losses(model.loss(inputs, samples))
+        losses, _ = model.parse_losses(model.loss(inputs, copy.deepcopy(samples)))  # some edit them
         if not torch.isfinite(losses):
             raise FloatingPointError(f'the loss is {losses}')
         model.eval()
         with torch.no_grad():
             model(inputs[:1], samples[:1], mode='tensor' if detector else 'predict')
-    return model
+    return weights
 
 
-def reload(config: Mapping[str, Any], scope: str, model: nn.Module) -> None:
-    """Rebuild a model from its config as it is dumped, and see that the weights fit.
+def reload(config: Mapping[str, Any], scope: str, weights: Mapping[str, torch.Tensor]) -> None:
+    """Rebuild a model from its config as it is dumped, and see that its weights fit.
 
     Raises:
         Exception: Whatever goes wrong.
@@ -177,9 +184,18 @@ def reload(config: Mapping[str, Any], scope: str, model: nn.Module) -> None:
     # what Config.dump writes, but for the layout of the text, which takes it longest
     text = f'model = {Config(dict(model=config)).to_dict()["model"]!r}'
     dumped = Config.fromstring(text, '.py').model
-    with DefaultScope.overwrite_default_scope(scope), WeightsOnMeta():
-        again = _small(dumped)
-    again.to('meta').load_state_dict(model.to('meta').state_dict())
+    with DefaultScope.overwrite_default_scope(scope):
+        again = _without_storage(_small, dumped)
+    again.to('meta').load_state_dict({key: value.to('meta') for key, value in weights.items()})
+
+
+def _without_storage(build: Callable[[Any], nn.Module], config: Any) -> nn.Module:
+    """Build a model without storage; with, where something is computed from its weights."""
+    try:
+        with WeightsOnMeta():
+            return build(config)
+    except Exception:  # all kinds; a config that is wrong fails again
+        return build(config)
 
 
 def _small(config: Mapping[str, Any]) -> nn.Module:
@@ -202,16 +218,18 @@ def _small(config: Mapping[str, Any]) -> nn.Module:
     return revert_sync_batchnorm(MODELS.build(ConfigDict(small(config))))
 
 
-def _detection_batch(model: nn.Module) -> tuple[torch.Tensor, list]:
-    from mmdet.models import SSDVGG, DetDataPreprocessor
+def _detection_batch(model: nn.Module, size: int = 320) -> tuple[torch.Tensor, list]:
+    from mmdet.models import DetDataPreprocessor
     from mmdet.testing import demo_mm_inputs
+    from mmengine.structures import InstanceData
 
-    size = 320 if isinstance(model.backbone, SSDVGG) else 256
     batch = demo_mm_inputs(2, (3, size, size), [3, 2], 2, with_mask=True, with_semantic=True)
     preprocessor = model.data_preprocessor
     if not isinstance(preprocessor, DetDataPreprocessor):  # its tracker has one
         preprocessor = DetDataPreprocessor()
     batch = preprocessor(batch, True)
+    for sample in batch['data_samples']:
+        sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes)  # for Fast R-CNN
     return batch['inputs'], batch['data_samples']
 
 

@@ -216,6 +216,14 @@ def test_configs_that_cannot_be(text, message, subnet, tmp_path):
     assert [p.name for p in tmp_path.glob('*.py')] == ['old.py']
 
 
+def test_the_old_config_is_not_overwritten(subnet, tmp_path):
+    old = tmp_path / 'old.py'
+    old.write_text(f"_base_ = '{FASTER}'\n")
+    with pytest.raises(TransferError, match='old.py is the old config'):
+        transfer(str(old), old, subnet(depth=50))
+    assert old.read_text() == f"_base_ = '{FASTER}'\n"
+
+
 @pytest.mark.parametrize(
     ('family', 'arguments', 'key'),
     [
