@@ -73,7 +73,8 @@ def survey(package: str, out: str | os.PathLike, keep: str = '') -> dict[str, di
             models[model] = result
         results[config] = models[model]
         temporary = out.with_name(f'.{out.name}.tmp')
-        temporary.write_text(json.dumps(results, indent=1))
+        rows = ',\n'.join(f'{json.dumps(k)}: {json.dumps(v)}' for k, v in results.items())
+        temporary.write_text(f'{{\n{rows}\n}}\n')
         os.replace(temporary, out)
     return results
 

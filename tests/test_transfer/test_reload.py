@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from mmdet.apis import init_detector
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, DefaultScope
@@ -42,7 +43,7 @@ def coco(tmp_path, rng):
             annotation = dict(id=2 * k + crowd, image_id=k, category_id=1 + 2 * crowd)
             annotation.update(bbox=[x, y, w, h], area=w * h, iscrowd=crowd)
             annotations.append(dict(annotation, segmentation=runs if crowd else polygon))
-    classes = [dict(id=i, name=name) for i, name in enumerate(('person', 'bicycle', 'car'), 1)]
+    classes = [dict(id=k, name=name) for k, name in enumerate(CocoDataset.METAINFO['classes'], 1)]
     content = dict(images=images, annotations=annotations, categories=classes)
     (tmp_path / 'coco/annotations/instances_val2017.json').write_text(json.dumps(content))
     return tmp_path / 'coco'
