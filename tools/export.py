@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
-from mmpse.transfer import export_onnx, export_plain, load_model
+from mmpse.transfer import backbone_of, export_onnx, export_plain, load_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,7 +39,7 @@ def main() -> None:
     export = export_plain if plain else export_onnx
     console = Console()
     with console.status(f'exporting to {args.out}, about half a minute'):
-        part = model.backbone if plain or args.backbone else model
+        part = backbone_of(model) if plain or args.backbone else model
         outputs = export(part, args.out, args.input_shape)
     console.print(f'{args.out}: checked against PyTorch')
     for name, shape in outputs.items():

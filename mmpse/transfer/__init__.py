@@ -1,7 +1,7 @@
 """A searched backbone inside a detector or segmentor; export."""
 
 from .config import TransferError, transfer
-from .export import ExportError, export_onnx, export_plain, load_model
+from .export import ExportError, backbone_of, export_onnx, export_plain, load_model
 from .plain import PlainBackbone
 from .survey import survey
 
@@ -9,6 +9,7 @@ __all__ = [
     'ExportError',
     'PlainBackbone',
     'TransferError',
+    'backbone_of',
     'export_onnx',
     'export_plain',
     'load_model',

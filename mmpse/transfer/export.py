@@ -51,6 +51,21 @@ def load_model(config: str, checkpoint: str) -> nn.Module:
     return model.eval()
 
 
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The backbone of a model.
+
+    Raises:
+        ExportError: If it has none.
+    """
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, nn.Module):
+        raise ExportError(
+            f'{type(model).__name__} has no backbone; give the config of a classifier, detector or '
+            'segmentor'
+        )
+    return backbone
+
+
 def export_onnx(
     model: nn.Module, out: str | os.PathLike, input_shape: Sequence[int]
 ) -> dict[str, tuple[int, ...]]:

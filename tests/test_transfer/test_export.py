@@ -116,35 +116,54 @@ def flat(value):
     return [value] if isinstance(value, torch.Tensor) else [x for item in value for x in flat(item)]
 
 
-@pytest.mark.parametrize(
-    ('config', 'outputs'), [(classifier, 1), (detector, 9), (segmentor, 1)], ids=lambda x: str(x)
-)
-def test_onnx_of_a_whole_model(config, outputs, tmp_path):
-    path, checkpoint = saved(config(), tmp_path)
-    model = load_model(path, checkpoint)
-    shapes = export_onnx(model, tmp_path / 'model.onnx', SHAPE)
-    session = onnxruntime.InferenceSession(tmp_path / 'model.onnx')
+WHOLE = [
+    (classifier, ['output']),
+    (detector, [f'output_{i}_{k}' for i in range(3) for k in range(3)]),
+]
+WHOLE += [(segmentor, ['output'])]
+
+
+def outputs_of_onnx(path, x, expected):
+    """Names of the outputs, which are those of the model."""
+    session = onnxruntime.InferenceSession(path)
+    outputs = session.run(None, {'images': x.numpy()})
+    for found, value in zip(outputs, flat(expected), strict=True):
+        np.testing.assert_allclose(found, value.numpy(), rtol=1e-4, atol=1e-4 * value.abs().max())
+    return [output.name for output in session.get_outputs()]
+
+
+@pytest.mark.parametrize(('config', 'names'), WHOLE, ids=[config.__name__ for config, _ in WHOLE])
+def test_onnx_of_a_whole_model(config, names, tmp_path):
+    model = load_model(*saved(config(), tmp_path))
+    out = tmp_path / 'model.onnx'
+    shapes = export_onnx(model, out, SHAPE)
     x = torch.randn(3, *SHAPE)  # another batch size than those that were checked
     with torch.no_grad():
-        expected = flat(model(x))
-    assert len(shapes) == outputs == len(expected)
-    for name, value in zip(shapes, expected, strict=True):
-        (found,) = session.run([name], {'images': x.numpy()})
-        assert found.shape == (3, *shapes[name][1:])
-        np.testing.assert_allclose(found, value.numpy(), rtol=1e-4, atol=1e-4 * value.abs().max())
+        assert outputs_of_onnx(out, x, model(x)) == names == list(shapes)
 
 
-def test_onnx_of_the_backbone_by_the_tool(tmp_path):
+def test_onnx_of_a_backbone(tmp_path):
+    model = BACKBONES['MobileNetV2']()
+    shapes = export_onnx(model, tmp_path / 'model.onnx', SHAPE)
+    x = torch.randn(1, *SHAPE)
+    with torch.no_grad():
+        features = model(x)
+        names = outputs_of_onnx(tmp_path / 'model.onnx', x, features)
+    assert names == ['feature_0', 'feature_1', 'feature_2']
+    assert list(shapes.values()) == [tuple(feature.shape) for feature in features]
+
+
+def test_the_tool(tmp_path):
     path, checkpoint = saved(detector(), tmp_path)
-    out = tmp_path / 'backbone.onnx'
+    out = tmp_path / 'backbone.json'
     command = [sys.executable, 'tools/export.py', path, checkpoint, '-o', str(out)]
-    command += ['--backbone', '--input-shape', *map(str, SHAPE)]
+    command += ['--input-shape', *map(str, SHAPE)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-3000:]
     assert 'checked against PyTorch' in result.stdout
-    session = onnxruntime.InferenceSession(out)
-    assert [o.name for o in session.get_outputs()] == ['feature_0', 'feature_1', 'feature_2']
-    assert [o.shape[1:] for o in session.get_outputs()] == [[64, 8, 12], [128, 4, 6], [256, 2, 3]]
+    assert 'feature_2 (1, 256, 2, 3)' in result.stdout
+    plain = PlainBackbone(out)
+    plain.load_state_dict(torch.load(out.with_suffix('.pth'), weights_only=True))
 
 
 def test_a_model_without_raw_outputs(tmp_path):
