@@ -153,10 +153,14 @@ def test_benchmarks_write_ratios(tmp_path):
     out, half = tmp_path / 'latency.json', tmp_path / 'half.json'
     SlimmableMobileNetV2().search_space.uniform(0.5).save(half)
     run(
-        *('tools/benchmarks/latency.py', QUICK / 'retrain_mobilenet-v2_digits.py', '--rounds', 2),
-        *('--subnets', 'full=None', f'half={half}', '--input-shape', 3, 32, 32, '--json', out),
+        *('tools/benchmarks/latency.py', QUICK / 'retinanet_mobilenet-v2_digits.py', '--rounds', 2),
+        *('--subnets', 'full=None', f'half={half}', '--input-shape', 3, 64, 64, '--json', out),
+        *('--parts', 'backbone', 'model', '--runtimes', 'eager', 'onnxruntime'),
     )
-    assert [row['name'] for row in json.loads(out.read_text())] == ['full', 'half']
+    rows = {(row['part'], row['runtime'], row['name']): row for row in json.loads(out.read_text())}
+    assert len(rows) == 8
+    for (*_, name), row in rows.items():
+        assert row['latency_ms'] > 0 and (name != 'full' or row['ratio'] == 1)
 
     out = tmp_path / 'sampling.json'
     run(

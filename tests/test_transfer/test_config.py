@@ -216,6 +216,14 @@ def test_configs_that_cannot_be(text, message, subnet, tmp_path):
     assert [p.name for p in tmp_path.glob('*.py')] == ['old.py']
 
 
+def test_the_old_config_is_not_overwritten(subnet, tmp_path):
+    old = tmp_path / 'old.py'
+    old.write_text(f"_base_ = '{FASTER}'\n")
+    with pytest.raises(TransferError, match='old.py is the old config'):
+        transfer(str(old), old, subnet(depth=50))
+    assert old.read_text() == f"_base_ = '{FASTER}'\n"
+
+
 @pytest.mark.parametrize(
     ('family', 'arguments', 'key'),
     [
@@ -255,8 +263,9 @@ KINDS = [
 
 @pytest.mark.parametrize('config', KINDS)
 def test_every_kind_of_model(config):
-    path, model = find_model(load_config(config), config)
-    cfg = Config.fromstring(rewrite(config, half_subnet(model.backbone)), '.py')
+    old = load_config(config)
+    _, model = find_model(old, config)
+    cfg = Config.fromstring(rewrite(config, old, half_subnet(model.backbone)), '.py')
     run(cfg.model, cfg.default_scope)
 
 
