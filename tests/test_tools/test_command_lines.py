@@ -328,8 +328,8 @@ from mmpse.engine import Judge
 judge = Judge.__call__
 
 
-def noted(self, subnet):
-    verdict = judge(self, subnet)
+def noted(self, subnet, least):
+    verdict = judge(self, subnet, least)
     with open(os.environ['JUDGED'], 'a') as file:
         print(list(subnet.values()), file=file)
     return verdict
@@ -391,11 +391,11 @@ from mmpse.engine import Judge
 judge, count = Judge.__call__, []
 
 
-def failing(self, subnet):
+def failing(self, subnet, least):
     count.append(subnet)
     if os.environ['RANK'] == '1' and len(count) == 3:
         {failure}
-    return judge(self, subnet)
+    return judge(self, subnet, least)
 
 
 Judge.__call__ = failing
