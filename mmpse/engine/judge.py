@@ -77,7 +77,7 @@ class Judge:
         memory = available_memory() // (2 * processes)
         loaders = [dataloader] if share is None else parts_of(dataloader, share, seed)
         whole = sum(map(images_of, loaders))
-        self.parts = [BatchCache(x, memory * images_of(x) // whole) for x in loaders]
+        self.parts = [BatchCache(x, memory * images_of(x) // max(whole, 1)) for x in loaders]
         self.evaluator = evaluator
         # with metrics of its own, since some keep what they saw of the ground truth
         self.part_evaluator = Evaluator([copy.copy(metric) for metric in evaluator.metrics])
