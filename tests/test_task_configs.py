@@ -5,7 +5,6 @@ have the names that the configs read. Only the images are small, and so are the 
 resized to.
 """
 
-import copy
 import json
 from pathlib import Path
 
@@ -325,71 +324,3 @@ def test_true_boxes_of_held_out_images_judge_as_an_annotation_file_does(place, m
     for name in ('coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_75'):
         assert ours[name] == expected[name]
     assert 0.1 < ours['coco/bbox_mAP'] < ours['coco/bbox_mAP_50']
-
-
-@pytest.mark.slow
-def test_a_detector_is_pruned_by_its_own_map(digits, tmp_path):
-    """The same chain on data that can be learned: the quickstart's detector, scenes of digits."""
-
-    def config(name: str, epochs: int, **backbone) -> Config:
-        cfg = Config.fromfile(ROOT / 'configs/quickstart/retinanet_mobilenet-v2_digits.py')
-        cfg.work_dir, cfg.log_level, cfg.launcher = str(tmp_path / name), 'WARNING', 'none'
-        cfg.model.backbone.update(subnet=None, init_cfg=None, **backbone)
-        for split in ('train', 'test'):
-            cfg[f'{split}_dataloader'].dataset.data_root = str(digits)
-        cfg.test_evaluator.ann_file = str(digits / 'scenes/annotations/test.json')
-        cfg.train_cfg.max_epochs = epochs
-        cfg.param_scheduler[1].T_max = epochs
-        cfg.default_hooks.checkpoint.interval = epochs
-        return cfg
-
-    def held_out(cfg: Config) -> None:
-        of_all = cfg.train_dataloader.dataset.to_dict()
-        parts = dict(type='mmpretrain.KFoldDataset', num_splits=10, fold=0, seed=0)
-        cfg.train_dataloader.dataset = dict(parts, dataset=of_all)
-        cfg.train_dataloader.batch_sampler.drop_last = True  # 540 images, batches of 8
-        pipeline = cfg.test_dataloader.dataset.pipeline
-        pipeline[-1].meta_keys = (*pipeline[-1].meta_keys, 'instances')
-        cfg.val_dataloader = copy.deepcopy(cfg.test_dataloader)
-        cfg.val_dataloader.dataset = dict(
-            parts, test_mode=True, dataset=dict(of_all, pipeline=pipeline)
-        )
-        cfg.val_evaluator = dict(type='CocoMetric', metric='bbox')
-        cfg.test_dataloader = cfg.test_evaluator = cfg.test_cfg = None
-
-    runner, _ = train(config('full', 5))
-    full = runner.test()['coco/bbox_mAP']
-
-    cfg = config('supernet', 2)
-    held_out(cfg)
-    cfg.val_dataloader = cfg.val_evaluator = None
-    public = str(tmp_path / 'full/epoch_5.pth')
-    cfg.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=public, sort='bn')
-    cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='mmpse.SupernetHook', n=4)]
-    train(cfg)
-
-    cfg = config('search', 1)
-    held_out(cfg)
-    cfg.param_scheduler = None
-    cfg.load_from = str(tmp_path / 'supernet/epoch_2.pth')
-    cfg.val_cfg = dict(type='ValLoop')
-    cfg.train_cfg = dict(
-        type='mmpse.EvolutionSearchLoop',
-        budget=dict(flops='70%'),
-        input_shape=(3, 128, 128),
-        metric='coco/bbox_mAP',
-        **dict(population=6, generations=2, parents=2, mutants=3, calibration=4),
-    )
-    train(cfg)
-    judged = read_archive(tmp_path / 'search/archive.db')
-    best = Subnet.load(tmp_path / 'search/best_subnet.json')
-    scores = [row.score for row in judged]
-    assert len(scores) == 12 and best.source['score'] == max(scores) > min(scores)
-
-    cfg = config('finetune', 3)
-    cfg.model.backbone.subnet = best.to_dict()
-    cfg.load_from = str(tmp_path / 'supernet/epoch_2.pth')
-    runner, _ = train(cfg)
-    tuned = runner.test()['coco/bbox_mAP']
-    print(f'box mAP: full {full}, in the search {min(scores):.3f} to {max(scores):.3f}, {tuned=}')
-    assert min(full, max(scores)) > 0.05 and tuned > max(scores)
