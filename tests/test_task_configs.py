@@ -81,7 +81,7 @@ def shrink(cfg: Config) -> None:
         cfg.model.data_preprocessor.size = CROP
     cfg.log_level = 'WARNING'
     cfg.launcher = 'none'
-    cfg.default_hooks.checkpoint = None
+    cfg.setdefault('default_hooks', {})['checkpoint'] = None
 
 
 def write_backbone(backbone: dict) -> dict[str, torch.Tensor]:
