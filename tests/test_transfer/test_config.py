@@ -318,6 +318,7 @@ KINDS = [
     'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
     'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
+    'mmdet::ssd/ssd300_coco.py',
     'mmdet::yolof/yolof_r50-c5_8xb8-1x_coco.py',
     'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py',
     'mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py',
