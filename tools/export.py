@@ -37,13 +37,12 @@ def main() -> None:
     model = load_model(args.config, args.checkpoint)
     plain = args.out.suffix == '.json'
     export = export_plain if plain else export_onnx
-    console = Console()
-    with console.status(f'exporting to {args.out}, about half a minute'):
+    with Console().status(f'exporting to {args.out}, about half a minute'):
         part = backbone_of(model) if plain or args.backbone else model
         outputs = export(part, args.out, args.input_shape)
-    console.print(f'{args.out}: checked against PyTorch')
+    print(f'{args.out}: checked against PyTorch')
     for name, shape in outputs.items():
-        console.print(f'    {name} {shape}')
+        print(f'    {name} {shape}')
 
 
 if __name__ == '__main__':
