@@ -145,28 +145,31 @@ class SupernetHook(Hook):
         self.losses.close()
 
     def _check_batches(self, runner: Runner) -> None:
-        loader = runner.train_dataloader
-        batch_size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
-        infinite = isinstance(loader.sampler, InfiniteSampler)
+        batches = runner.train_dataloader.batch_sampler  # DataLoader's own, or the config's
+        batch_size = getattr(batches, 'batch_size', None)
+        sampler = getattr(batches, 'sampler', None)
+        drop_last = getattr(batches, 'drop_last', False)
+        infinite = isinstance(sampler, InfiniteSampler)
         if not infinite and dist.get_world_size() > 1:
-            counts = dist.all_gather_object(len(loader))
+            counts = dist.all_gather_object(len(runner.train_dataloader))
             if len(set(counts)) > 1:
                 raise ValueError(
                     f'SupernetHook: the processes would run {counts} batches, and those that run '
                     'more would wait for ever; set train_dataloader.sampler.round_up=True'
                 )
-        if batch_size is None or self.serial:
+        if batch_size is None or sampler is None or self.serial:
             return  # batches of a sampler's own making: checked one by one, by the backbone
         sizes = {batch_size}
-        if not loader.drop_last and not infinite:
-            sizes.add(len(loader.sampler) % batch_size or batch_size)
+        if not drop_last and not infinite:
+            sizes.add(len(sampler) % batch_size or batch_size)
         for size in sizes:
             if size % self.n:
                 raise ValueError(
                     f'SupernetHook: n={self.n} subnets cannot share a batch of {size} images '
-                    f'(batch size {batch_size}, drop_last={loader.drop_last}); set '
+                    f'(batch size {batch_size}, drop_last={drop_last}); set '
                     'train_dataloader.batch_size to a multiple of n and '
-                    'train_dataloader.drop_last=True'
+                    'train_dataloader.drop_last=True (of a batch_sampler: '
+                    'train_dataloader.batch_sampler.drop_last)'
                 )
 
     def _accumulate(self, runner: Runner) -> None:

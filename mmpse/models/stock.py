@@ -14,10 +14,21 @@ from mmpse.space import SearchSpace, Subnet, SubnetError
 
 from .mobilenet_v2 import MobileNetV2Units, SlimmableMobileNetV2
 from .resnet import ResNetUnits, SlimmableResNet
+from .slicing import shrink_conv_, slice_on_load
 from .slimmable import Layer, SlimmableBackbone
 from .vgg import SlimmableVGG, VGGUnits
 
 PACKAGES = ('mmdet', 'mmpretrain', 'mmseg')
+
+
+# plugins of a block -> their layers that read its channels, and those whose output it adds to them
+PLUGINS = dict(
+    ContextBlock=(
+        ('conv_mask', 'channel_add_conv.0', 'channel_mul_conv.0'),
+        ('channel_add_conv.3', 'channel_mul_conv.3'),
+    ),
+    GeneralizedAttention=(('query_conv', 'key_conv', 'value_conv'), ('proj_conv',)),
+)
 
 
 class UnsupportedBackboneError(ValueError):
@@ -64,21 +75,40 @@ class _OfStock:
     """
 
     def __init__(self, subnet=None, **kwargs) -> None:
-        if kwargs.get('plugins'):
-            types = sorted({plugin['cfg']['type'] for plugin in kwargs['plugins']})
+        plugins = {plugin['cfg']['type'] for plugin in kwargs.get('plugins') or ()}
+        if plugins - PLUGINS.keys():
             raise UnsupportedBackboneError(
-                f'backbone.plugins adds {", ".join(types)} between the convolutions; only '
-                'convolutions and normalisations can be pruned'
+                f'backbone.plugins adds {", ".join(sorted(plugins))} between the convolutions; of '
+                f'plugins only {", ".join(PLUGINS)} can be pruned'
             )
-        if subnet is None and kwargs.get('dcn'):
+        if subnet is None and (plugins or kwargs.get('dcn')):
             raise UnsupportedBackboneError(
-                'a backbone with deformable convolutions (dcn) cannot be a supernet; search one '
-                'without, and give this one the subnet'
+                'a backbone with deformable convolutions (dcn) or plugins cannot be a supernet; '
+                'search one without, and give this one the subnet'
             )
         super().__init__(subnet=subnet, **kwargs)
         layers = self._whole(self.identity())[1]
         self.absent_layers = layers[len(self.layers_of_units) :]
         self.register_load_state_dict_pre_hook(partial(_rename, layers=layers))
+
+    def _shrink(self) -> None:
+        plugins = {}  # name -> the convolution that it follows
+        for name, block in self.named_modules():
+            for k in (1, 2, 3):
+                for plugin in getattr(block, f'after_conv{k}_plugin_names', ()):
+                    plugins[f'{name}.{plugin}'] = f'{name}.conv{k}'
+        for plugin in plugins:
+            state = self.get_submodule(plugin).state_dict()
+            slice_on_load(self, {f'{plugin}.{key}': value.shape for key, value in state.items()})
+        super()._shrink()
+        for plugin, conv in plugins.items():
+            width, module = self.get_submodule(conv).out_channels, self.get_submodule(plugin)
+            reading, writing = PLUGINS[type(module).__name__]
+            for name, layer in module.named_modules():
+                if name in reading:
+                    shrink_conv_(layer, width, layer.out_channels)
+                elif name in writing:
+                    shrink_conv_(layer, layer.in_channels, width)
 
     def _whole(self, identity: dict[str, Any], grid: Mapping[str, Any] | None = None):
         arguments = {k: v for k, v in identity.items() if k != 'type'}

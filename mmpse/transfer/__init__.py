@@ -1,6 +1,18 @@
-"""A searched backbone inside a detector or segmentor."""
+"""A searched backbone inside a detector or segmentor; export."""
 
 from .config import TransferError, transfer
+from .export import ExportError, backbone_of, export_onnx, export_plain, load_model
+from .plain import PlainBackbone
 from .survey import survey
 
-__all__ = ['TransferError', 'survey', 'transfer']
+__all__ = [
+    'ExportError',
+    'PlainBackbone',
+    'TransferError',
+    'backbone_of',
+    'export_onnx',
+    'export_plain',
+    'load_model',
+    'survey',
+    'transfer',
+]

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
-from torch import nn
+from torch import Tensor, nn
 
 from mmpse.models import SliceError, SlimmableBackbone
 from mmpse.models.stock import FAMILIES, PACKAGES
@@ -57,7 +57,11 @@ def transfer(
         FitError: If a module reads the backbone's features in a way that cannot be fitted.
     """
     out = Path(out)
-    text = rewrite(config, subnet, checkpoint, out.parent)
+    if out.exists() and '::' not in config and out.samefile(config):
+        raise TransferError(
+            f'{out} is the old config, from which the new one inherits; give -o another'
+        )
+    text = rewrite(config, load_config(config), subnet, checkpoint, out.parent)
     temporary = out.with_name(f'.{out.stem}.{os.getpid()}.tmp.py')
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -74,12 +78,19 @@ def transfer(
 
 def rewrite(
     config: str,
+    old: Config,
     subnet: str | os.PathLike | Mapping | None,
     checkpoint: str | None = None,
     folder: Path | None = None,
 ) -> str:
-    """The text of the new config, to be written into ``folder``; see :func:`transfer`."""
-    old = load_config(config)
+    """The text of the new config, to be written into ``folder``; see :func:`transfer`.
+
+    Args:
+        config: The config's name.
+        old: Its content, as :func:`load_config` reads it.
+        subnet, checkpoint: See :func:`transfer`.
+        folder: Where the new config will be; ``None`` names a base by its whole path.
+    """
     path, model = find_model(old, config)
     _check_stages(model.backbone, config)
     subnet = None if subnet is None else Subnet.load(subnet)
@@ -169,11 +180,7 @@ def check_checkpoint(backbone: SlimmableBackbone, checkpoint: str) -> None:
     Raises:
         TransferError: If weights are missing, left over or of another subnet.
     """
-    try:
-        content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-    except Exception as error:
-        raise TransferError(f'cannot read the checkpoint {checkpoint}: {error}') from error
-    state = content.get('state_dict', content)
+    state = read_weights(checkpoint)
     state = {k[len(PREFIX) :]: v for k, v in state.items() if k.startswith(PREFIX)}
     try:
         found = backbone.load_state_dict(state, strict=False)
@@ -190,6 +197,19 @@ def check_checkpoint(backbone: SlimmableBackbone, checkpoint: str) -> None:
             f'place in it ({", ".join(left[:3])}); give the retrained classifier of the subnet, or '
             'the supernet'
         )
+
+
+def read_weights(checkpoint: str) -> dict[str, Tensor]:
+    """The weights in a checkpoint.
+
+    Raises:
+        TransferError: If it cannot be read.
+    """
+    try:
+        content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+    except Exception as error:  # whatever the reader of its kind raises
+        raise TransferError(f'cannot read the checkpoint {checkpoint}: {error}') from error
+    return content.get('state_dict', content)
 
 
 def _changes(

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from rich.progress import track
 from torch import nn
 
+from mmpse.models.meta import WeightsOnMeta
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
 from .config import TransferError, build_model, find_model, load_config, rewrite
 
-IGNORED = ('train_cfg', 'test_cfg', 'init_cfg', 'pretrained', 'data_preprocessor', 'depth')
+# what changes neither the layers that read the features nor the losses that are computed
+IGNORED = (
+    *('train_cfg', 'test_cfg', 'init_cfg', 'pretrained', 'data_preprocessor', 'requires_grad'),
+    *('depth', 'style', 'frozen_stages', 'norm_eval', 'num_classes', 'class_weight'),
+)
 
 
 def survey(package: str, out: str | os.PathLike, keep: str = '') -> dict[str, dict[str, Any]]:
     """Transfer a subnet of about half the width into every config of a package.
 
-    Each distinct model is built. One model of each structure (the rest differs in depth, test or
-    training settings only) also runs its loss and its forward on a small random batch, and is
-    rebuilt from its dumped config. Goes on where it was stopped.
+    Equal models are tried once. Each distinct one is built. One model of each structure (the rest
+    differs in :data:`IGNORED` only) also runs its loss and its forward on a small random batch, and
+    its weights are loaded into what its dumped config builds. Goes on where it was stopped.
 
     Args:
         package: ``'mmdet'`` or ``'mmseg'``.
@@ -44,46 +51,55 @@ def survey(package: str, out: str | os.PathLike, keep: str = '') -> dict[str, di
     """
     out = Path(out)
     results = json.loads(out.read_text()) if out.exists() else {}
-    models: dict[str, str] = {r['model']: n for n, r in results.items() if r['error'] is None}
-    structures: dict[str, str] = {
-        r['structure']: r['ran'] for r in results.values() if r['error'] is None
-    }
-    for config in track(list(configs_of(package)), description=package):
+    models = {result['model']: result for result in results.values()}
+    structures = {r['structure']: r['ran'] for r in results.values() if r['error'] is None}
+    # the smaller depths first: they stand for their structures
+    configs = sorted(configs_of(package), key=lambda name: ('r101' in name, name))
+    for config in track(configs, description=package):
         if config in results or keep not in config:
             continue
         try:
-            path, owner = find_model(load_config(config), config)
+            old = load_config(config)
+            path, owner = find_model(old, config)
         except TransferError:
             continue  # no config of a model with such a backbone
-        result = dict(backbone=owner.backbone.type, ran=None, error=None)
-        try:
-            subnet = half_subnet(owner.backbone)
-            new = Config.fromstring(rewrite(config, subnet), '.py')
-            result['model'] = _key(new.model)
-            result['structure'] = _key(new.model, IGNORED)
-            if result['model'] not in models:
-                if path != ['model'] or result['structure'] in structures:
-                    build_model(new)
-                if result['structure'] not in structures:
-                    structures[result['structure']] = config
-                    part = new
-                    for key in path:
-                        part = part[key]
-                    try:
-                        reload(part, new.default_scope, run(part, new.default_scope))
-                    except Exception:
-                        result['original'] = _error_of(owner, new.default_scope)
-                        raise
-            models[result['model']] = config
-            result['ran'] = structures[result['structure']]
-        except Exception as error:  # whatever it is, it belongs into the table
-            result['error'] = _line(error)
-            structures = {k: v for k, v in structures.items() if v != config}
-        results[config] = result
+        model, structure = _key(old.model), _key(old.model, IGNORED)
+        if model not in models:
+            result = dict(backbone=owner.backbone.type, model=model, structure=structure)
+            ran = structures.get(structure)
+            result.update(_try(config, old, path, owner, run_it=ran is None))
+            if result['error'] is None:
+                result['ran'] = structures[structure] = ran or config
+            models[model] = result
+        results[config] = models[model]
         temporary = out.with_name(f'.{out.name}.tmp')
-        temporary.write_text(json.dumps(results, indent=1))
+        rows = ',\n'.join(f'{json.dumps(k)}: {json.dumps(v)}' for k, v in results.items())
+        temporary.write_text(f'{{\n{rows}\n}}\n')
         os.replace(temporary, out)
     return results
+
+
+def _try(
+    config: str, old: Config, path: list[str], owner: Mapping[str, Any], run_it: bool
+) -> dict[str, Any]:
+    """What becomes of a config: ``error`` and, if its run fails, ``original``."""
+    result: dict[str, Any] = dict(error=None, ran=None)
+    try:
+        new = Config.fromstring(rewrite(config, old, half_subnet(owner.backbone)), '.py')
+        if path != ['model'] or not run_it:
+            _without_storage(build_model, new)
+        if run_it:
+            part = new
+            for key in path:
+                part = part[key]
+            try:
+                reload(part, new.default_scope, run(part, new.default_scope))
+            except Exception:
+                result['original'] = _error_of(owner, new.default_scope)
+                raise
+    except Exception as error:  # whatever it is, it belongs into the table
+        result['error'] = _line(error)
+    return result
 
 
 def _error_of(config: Mapping[str, Any], scope: str) -> str | None:
@@ -124,17 +140,24 @@ def half_subnet(config: Mapping[str, Any]) -> Subnet:
             deep_stem=config.get('deep_stem', kind != 'ResNet'),
         )
     # multiples of 32, so that a group normalisation has its groups
-    return MODELS.build(dict(whole, divisor=32)).search_space.uniform(0.5)
+    with WeightsOnMeta():
+        return MODELS.build(dict(whole, divisor=32)).search_space.uniform(0.5)
 
 
-def run(config: Mapping[str, Any], scope: str) -> nn.Module:
+def run(config: Mapping[str, Any], scope: str) -> dict[str, torch.Tensor]:
     """Loss and forward of a config's model on a small random batch.
+
+    Returns:
+        The weights that the model was built with.
 
     Raises:
         Exception: Whatever goes wrong.
     """
     with DefaultScope.overwrite_default_scope(scope):
         model = _small(config)
+        weights = model.state_dict()  # some add modules when they run first
+        for counter in ('epoch', 'iter'):  # some losses change with them
+            MessageHub.get_current_instance().update_info(counter, 0)
         torch.manual_seed(0)
         detector = hasattr(model, 'with_bbox')
         if hasattr(model, 'encode_decode'):
@@ -144,24 +167,36 @@ def run(config: Mapping[str, Any], scope: str) -> nn.Module:
         else:
             inputs, samples = _identity_batch()
         model.train()
-        losses, _ = model.parse_losses(model.loss(inputs, samples))
+        losses, _ = model.parse_losses(model.loss(inputs, copy.deepcopy(samples)))  # some edit them
         if not torch.isfinite(losses):
             raise FloatingPointError(f'the loss is {losses}')
         model.eval()
         with torch.no_grad():
-            model(inputs, samples, mode='tensor' if detector else 'predict')
-    return model
+            model(inputs[:1], samples[:1], mode='tensor' if detector else 'predict')
+    return weights
 
 
-def reload(config: Mapping[str, Any], scope: str, model: nn.Module) -> None:
-    """Rebuild a model from its config as it is dumped, and load the weights.
+def reload(config: Mapping[str, Any], scope: str, weights: Mapping[str, torch.Tensor]) -> None:
+    """Rebuild a model from its config as it is dumped, and see that its weights fit.
 
     Raises:
         Exception: Whatever goes wrong.
     """
-    dumped = Config.fromstring(Config(dict(model=config)).pretty_text, '.py').model
+    # what Config.dump writes, but for the layout of the text, which takes it longest
+    text = f'model = {Config(dict(model=config)).to_dict()["model"]!r}'
+    dumped = Config.fromstring(text, '.py').model
     with DefaultScope.overwrite_default_scope(scope):
-        _small(dumped).load_state_dict(model.state_dict())
+        again = _without_storage(_small, dumped)
+    again.to('meta').load_state_dict({key: value.to('meta') for key, value in weights.items()})
+
+
+def _without_storage(build: Callable[[Any], nn.Module], config: Any) -> nn.Module:
+    """Build a model without storage; with, where something is computed from its weights."""
+    try:
+        with WeightsOnMeta():
+            return build(config)
+    except Exception:  # all kinds; a config that is wrong fails again
+        return build(config)
 
 
 def _small(config: Mapping[str, Any]) -> nn.Module:
@@ -169,7 +204,7 @@ def _small(config: Mapping[str, Any]) -> nn.Module:
 
     def small(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
-            return [small(item) for item in value]
+            return type(value)(small(item) for item in value)
         if not isinstance(value, Mapping):
             return value
         value = {k: small(v) for k, v in value.items() if k != 'batch_augments'}  # full-size pads
@@ -187,12 +222,15 @@ def _small(config: Mapping[str, Any]) -> nn.Module:
 def _detection_batch(model: nn.Module, size: int = 320) -> tuple[torch.Tensor, list]:
     from mmdet.models import DetDataPreprocessor
     from mmdet.testing import demo_mm_inputs
+    from mmengine.structures import InstanceData
 
     batch = demo_mm_inputs(2, (3, size, size), [3, 2], 2, with_mask=True, with_semantic=True)
     preprocessor = model.data_preprocessor
     if not isinstance(preprocessor, DetDataPreprocessor):  # its tracker has one
         preprocessor = DetDataPreprocessor()
     batch = preprocessor(batch, True)
+    for sample in batch['data_samples']:
+        sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes)  # for Fast R-CNN
     return batch['inputs'], batch['data_samples']
 
 

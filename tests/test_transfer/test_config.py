@@ -9,7 +9,13 @@ from mmdet.apis import init_detector
 from mmengine.config import Config
 from mmseg.apis import init_model
 
-from mmpse.models import SlimmableMobileNetV2, SlimmableResNet, SlimmableVGG, find_backbone
+from mmpse.models import (
+    SlimmableMobileNetV2,
+    SlimmableResNet,
+    SlimmableVGG,
+    UnsupportedBackboneError,
+    find_backbone,
+)
 from mmpse.registry import MODELS
 from mmpse.space import SubnetError
 from mmpse.transfer import TransferError, survey, transfer
@@ -101,6 +107,67 @@ def test_backbone_loads_what_mmpretrain_retrained(kind):
         torch.testing.assert_close(ours, theirs)
     else:
         torch.testing.assert_close(backbone(x), retrained(x))
+
+
+@pytest.mark.parametrize(
+    ('plugin', 'position', 'layer'),
+    [
+        (dict(type='ContextBlock', ratio=0.25), 3, 'channel_add_conv.3'),
+        (
+            dict(
+                type='GeneralizedAttention',
+                attention_type='1111',
+                num_heads=4,
+                position_embedding_dim=256,
+            ),
+            2,
+            'proj_conv',
+        ),
+    ],
+    ids=['GCNet', 'empirical attention'],
+)
+def test_plugins_between_the_convolutions(plugin, position, layer):
+    """A static subnet computes what the full network does with the missing channels at zero."""
+    plugins = [
+        dict(cfg=plugin, stages=(False, False, True, True), position=f'after_conv{position}')
+    ]
+    config = dict(type='mmpse.Slimmable', architecture='mmdet.ResNet', depth=50, plugins=plugins)
+    space = SlimmableResNet(depth=50).search_space
+    full, small = (
+        MODELS.build(dict(config, subnet=subnet.to_dict()))
+        for subnet in (space.fullnet, space.uniform(0.5))
+    )
+    with torch.no_grad():
+        for name, parameter in full.named_parameters():
+            if layer in name or name.endswith('gamma'):  # they start at zero
+                parameter.normal_(0, 0.1)
+        small.load_state_dict(full.state_dict())
+        for unit in full.layers_of_units:
+            width = small.subnet[unit.outputs]
+            norm = full.get_submodule(unit.norm)
+            norm.weight[width:] = norm.bias[width:] = 0
+        for name, module in full.named_modules():
+            if name.endswith(layer):
+                width = small.get_submodule(name).out_channels
+                assert width < module.out_channels
+                module.weight[width:] = 0
+                if module.bias is not None:
+                    module.bias[width:] = 0
+        evaluated(full), evaluated(small)
+        x = torch.randn(1, 3, 64, 64)
+        for feature, whole in zip(small(x), full(x), strict=True):
+            width = feature.shape[1]
+            scale = whole.abs().max()
+            torch.testing.assert_close(feature / scale, whole[:, :width] / scale)
+            assert not whole[:, width:].any()
+
+
+def test_no_supernet_with_plugins():
+    plugins = [dict(cfg=dict(type='ContextBlock', ratio=0.25), position='after_conv3')]
+    with pytest.raises(UnsupportedBackboneError, match='plugins cannot be a supernet'):
+        MODELS.build(
+            dict(type='mmpse.Slimmable', architecture='mmdet.ResNet', depth=50, plugins=plugins)
+        )
 
 
 def test_the_beginning_of_a_backbone_takes_the_subnet_of_the_whole():
@@ -202,9 +269,9 @@ def test_supernet_of_a_segmentor(tmp_path):
         ),
         (
             "_base_ = 'mmdet::dcn/faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py'\n"
-            "model = dict(backbone=dict(plugins=[dict(cfg=dict(type='ContextBlock', ratio=0.1), "
+            "model = dict(backbone=dict(plugins=[dict(cfg=dict(type='NonLocal2d'), "
             "position='after_conv3')]))",
-            'backbone.plugins adds ContextBlock',
+            'backbone.plugins adds NonLocal2d',
         ),
     ],
 )
@@ -214,6 +281,14 @@ def test_configs_that_cannot_be(text, message, subnet, tmp_path):
     with pytest.raises(ValueError, match=message):
         transfer(str(path), tmp_path / 'new.py', subnet(depth=50))
     assert [p.name for p in tmp_path.glob('*.py')] == ['old.py']
+
+
+def test_the_old_config_is_not_overwritten(subnet, tmp_path):
+    old = tmp_path / 'old.py'
+    old.write_text(f"_base_ = '{FASTER}'\n")
+    with pytest.raises(TransferError, match='old.py is the old config'):
+        transfer(str(old), old, subnet(depth=50))
+    assert old.read_text() == f"_base_ = '{FASTER}'\n"
 
 
 @pytest.mark.parametrize(
@@ -243,6 +318,7 @@ KINDS = [
     'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
     'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
+    'mmdet::ssd/ssd300_coco.py',
     'mmdet::yolof/yolof_r50-c5_8xb8-1x_coco.py',
     'mmseg::deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024.py',
     'mmseg::deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024.py',
@@ -255,8 +331,9 @@ KINDS = [
 
 @pytest.mark.parametrize('config', KINDS)
 def test_every_kind_of_model(config):
-    path, model = find_model(load_config(config), config)
-    cfg = Config.fromstring(rewrite(config, half_subnet(model.backbone)), '.py')
+    old = load_config(config)
+    _, model = find_model(old, config)
+    cfg = Config.fromstring(rewrite(config, old, half_subnet(model.backbone)), '.py')
     run(cfg.model, cfg.default_scope)
 
 

@@ -1,9 +1,12 @@
 """Measure the latency of a config's model with several subnets, side by side.
 
 python tools/benchmarks/latency.py CONFIG --input-shape 3 224 224 \\
-    --subnets full=None searched=best_subnet.json [--batch 1] [--json FILE]
+    --subnets full=None uniform=uniform.json searched=best_subnet.json \\
+    --parts backbone model --runtimes eager onnxruntime [--batch 1] [--json FILE]
 
-All subnets run interleaved, round by round; the table gives medians, and ratios to the first one.
+CONFIG may be that of a classifier, a single-stage detector or a segmentor; the whole model runs up
+to its raw outputs. Everything runs interleaved, round by round; the table gives medians, and ratios
+to the first subnet.
 """
 
 import argparse
@@ -21,7 +24,14 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
-from mmpse.models import RUNTIMES, device_name, measure_latencies, prepared, with_subnet
+from mmpse.models import (
+    RUNTIMES,
+    device_name,
+    find_backbone,
+    measure_latencies,
+    prepared,
+    with_subnet,
+)
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
@@ -36,7 +46,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--input-shape', nargs=3, type=int, required=True, metavar=('C', 'H', 'W'))
     parser.add_argument('--batch', type=int, default=1, help='images per forward')
-    parser.add_argument('--runtime', choices=RUNTIMES, default='eager')
+    parser.add_argument('--parts', nargs='+', choices=['backbone', 'model'], default=['model'])
+    parser.add_argument('--runtimes', nargs='+', choices=RUNTIMES, default=['eager'])
     parser.add_argument('--rounds', type=int, default=50, help='rounds, after 5 that warm up')
     parser.add_argument('--json', type=Path, help='write the figures to this file')
     return parser.parse_args()
@@ -54,28 +65,39 @@ def main() -> None:
         subnet = None if path == 'None' else Subnet.load(path)
         model = MODELS.build(with_subnet(cfg.model.to_dict(), subnet)).to(device)
         model.eval()
-        calls[name] = prepared(model, x, args.runtime)
+        for part in args.parts:
+            network = model if part == 'model' else find_backbone(model)
+            for runtime in args.runtimes:
+                calls[part, runtime, name] = prepared(network, x, runtime)
     times = measure_latencies(
         calls, args.rounds, track=partial(track, description='rounds', transient=True)
     )
 
-    first = next(iter(times.values()))
+    first = args.subnets[0].partition('=')[0]
     rows = [
         dict(
+            part=part,
+            runtime=runtime,
             name=name,
             latency_ms=1e3 * statistics.median(values),
-            ratio=statistics.median(v / f for v, f in zip(values, first, strict=True)),
+            ratio=statistics.median(
+                v / f for v, f in zip(values, times[part, runtime, first], strict=True)
+            ),
         )
-        for name, values in times.items()
+        for part in args.parts
+        for runtime in args.runtimes
+        for (p, r, name), values in times.items()
+        if (p, r) == (part, runtime)
     ]
     shape = 'x'.join(map(str, [args.batch, *args.input_shape]))
-    table = Table(
-        title=f'{shape}, {args.runtime}, {device_name(device)}, {torch.get_num_threads()} threads'
-    )
-    for column in ('subnet', 'median ms', 'ratio'):
-        table.add_column(column, justify='left' if column == 'subnet' else 'right')
+    table = Table(title=f'{shape}, {device_name(device)}, {torch.get_num_threads()} threads')
+    for column in ('part', 'runtime', 'subnet'):
+        table.add_column(column)
+    for column in ('median ms', 'ratio'):
+        table.add_column(column, justify='right')
     for row in rows:
-        table.add_row(row['name'], f'{row["latency_ms"]:.2f}', f'{row["ratio"]:.3f}')
+        latency, ratio = f'{row["latency_ms"]:.2f}', f'{row["ratio"]:.3f}'
+        table.add_row(row['part'], row['runtime'], row['name'], latency, ratio)
     Console().print(table)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=2) + '\n')

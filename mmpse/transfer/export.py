@@ -1,0 +1,291 @@
+"""Models for other runtimes: ONNX, and backbones for plain PyTorch. All are checked."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import operator
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.model import revert_sync_batchnorm
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmpse.models import SliceError
+
+from .config import build_model, load_config, read_weights
+from .plain import PlainBackbone
+
+TOLERANCE = 1e-4  # of the largest value of an output
+SCHEMA = 'mmpse.backbone/1'
+
+
+class ExportError(RuntimeError):
+    """A model that cannot be exported, or comes out differently."""
+
+
+def load_model(config: str, checkpoint: str) -> nn.Module:
+    """The model of a config with all its weights from a checkpoint, in eval mode.
+
+    Raises:
+        TransferError: If the config or the checkpoint cannot be read.
+        ExportError: If the checkpoint is not one of this model.
+    """
+    model = revert_sync_batchnorm(build_model(load_config(config)))
+    try:
+        found = model.load_state_dict(read_weights(checkpoint), strict=False)
+    except (SliceError, RuntimeError) as error:
+        raise ExportError(f'{checkpoint} is not a checkpoint of {config}: {error}') from error
+    missing, left = found.missing_keys, found.unexpected_keys
+    if missing or left:
+        raise ExportError(
+            f'{checkpoint} is not a checkpoint of {config}: {len(missing)} weights are missing '
+            f'({", ".join(missing[:3])}), {len(left)} have no place in it ({", ".join(left[:3])}); '
+            'give the checkpoint that was trained with this config'
+        )
+    return model.eval()
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The backbone of a model.
+
+    Raises:
+        ExportError: If it has none.
+    """
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, nn.Module):
+        raise ExportError(
+            f'{type(model).__name__} has no backbone; give the config of a classifier, detector or '
+            'segmentor'
+        )
+    return backbone
+
+
+def export_onnx(
+    model: nn.Module, out: str | os.PathLike, input_shape: Sequence[int]
+) -> dict[str, tuple[int, ...]]:
+    """Write a model's raw outputs, before any decoding, as ONNX and compare it with PyTorch.
+
+    Its input ``images`` is what the model's data preprocessor puts out, ``(B, C, H, W)`` for any B.
+
+    Args:
+        model: A classifier, a single-stage detector, a segmentor, or a backbone; in eval mode.
+        out: The ONNX file to write.
+        input_shape: ``(C, H, W)``.
+
+    Returns:
+        Name of every output -> its shape for one image.
+
+    Raises:
+        ExportError: If there are no raw outputs, PyTorch cannot export the model, or onnxruntime
+            computes anything else from it.
+    """
+    import onnxruntime  # an optional requirement
+
+    x = _images(2, input_shape)
+    expected = _outputs(model, x)
+    single = _outputs(model, x[:1])
+    with _written(out) as (temporary,):
+        try:
+            torch.onnx.export(
+                model,
+                (x,),
+                temporary,
+                input_names=['images'],
+                output_names=list(expected),
+                dynamic_shapes=({0: torch.export.Dim('batch')},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # it raises whatever goes wrong in it
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            raise ExportError(
+                f'PyTorch cannot export {type(model).__name__} to ONNX: {reason}'
+            ) from error
+        session = onnxruntime.InferenceSession(temporary, providers=['CPUExecutionProvider'])
+        for images, outputs in ((x, expected), (x[:1], single)):
+            values = session.run(list(outputs), {'images': images.numpy()})
+            compare(outputs, dict(zip(outputs, map(torch.from_numpy, values), strict=True)))
+    return {name: tuple(value.shape) for name, value in single.items()}
+
+
+def export_plain(
+    backbone: nn.Module, out: str | os.PathLike, input_shape: Sequence[int]
+) -> dict[str, tuple[int, ...]]:
+    """Write a backbone as a JSON file of its layers and, beside it, a ``.pth`` of its weights.
+
+    :class:`PlainBackbone` reads them; it needs PyTorch only. The names of the weights stay.
+
+    Args:
+        backbone: The backbone, in eval mode.
+        out: The JSON file to write.
+        input_shape: ``(C, H, W)`` of the image that both are compared on; others work as well.
+
+    Returns:
+        Name of every feature -> its shape for one image.
+
+    Raises:
+        ExportError: If the backbone has other layers than those of ``torch.nn``, operations that
+            are not sums, or comes out differently.
+    """
+    out = Path(out)
+    x = _images(1, input_shape)
+    expected = _outputs(backbone, x)
+    network = describe(backbone)
+    with _written(out, out.with_suffix('.pth')) as (network_file, weights_file):
+        network_file.write_text(_lines(network), encoding='utf-8')
+        plain = PlainBackbone(network_file).eval()
+        state = backbone.state_dict()
+        torch.save({key: state[key] for key in plain.state_dict()}, weights_file)
+        plain.load_state_dict(torch.load(weights_file, weights_only=True))
+        compare(expected, _outputs(plain, x))
+    return {name: tuple(value.shape) for name, value in expected.items()}
+
+
+def describe(backbone: nn.Module) -> dict[str, Any]:
+    """A backbone as data: its layers in the order of the forward.
+
+    A layer has ``name``, ``type`` (a class of ``torch.nn``), ``arguments`` and ``inputs``, numbers
+    of values: 0 are the images, k is what the k-th layer puts out. Several inputs are added.
+
+    Raises:
+        ExportError: If it has other layers or operations.
+    """
+
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+            return not any(True for _ in module.children())
+
+    try:
+        graph = Tracer().trace(backbone)
+    except Exception as error:  # a forward may do whatever it likes with what is traced
+        raise ExportError(
+            f'cannot follow the forward of {type(backbone).__name__}: {error}'
+        ) from error
+    layers: list[dict[str, Any]] = []
+    number: dict[fx.Node, int] = {}
+    features: list[int] = []
+    for node in graph.nodes:
+        inputs = [number[n] for n in node.all_input_nodes]
+        if node.op == 'placeholder':
+            number[node] = 0
+            continue
+        if node.op == 'output':
+            outputs = node.args[0]
+            outputs = outputs if isinstance(outputs, (tuple, list)) else [outputs]
+            features = [number[n] for n in outputs]
+            continue
+        if node.op == 'call_module':
+            layer = _layer(node.target, backbone.get_submodule(node.target))
+        elif node.op == 'call_function' and node.target in (operator.add, operator.iadd, torch.add):
+            layer = dict(name=f'sum{len(layers) + 1}', type='Identity', arguments={})
+        else:
+            raise ExportError(
+                f'{type(backbone).__name__} does {node.format_node()}; only layers and sums can be '
+                'written as plain layers: export it as ONNX'
+            )
+        layers.append(dict(layer, inputs=inputs))
+        number[node] = len(layers)
+    subnet = getattr(backbone, 'subnet', None)
+    return dict(
+        schema=SCHEMA,
+        subnet=None if subnet is None else subnet.to_dict(),
+        features=features,
+        layers=layers,
+    )
+
+
+def _layer(name: str, module: nn.Module) -> dict[str, Any]:
+    """A layer as data."""
+    kinds = [kind for kind in type(module).__mro__ if getattr(nn, kind.__name__, None) is kind]
+    if isinstance(module, _BatchNorm):  # a synchronised one, for instance
+        kinds = [nn.BatchNorm2d]
+    if kinds[0] is nn.Module:
+        raise ExportError(
+            f'{name} is a {type(module).__name__}, which torch.nn does not have: export the '
+            'backbone as ONNX'
+        )
+    arguments = {
+        key: getattr(module, key)
+        for key in inspect.signature(kinds[0]).parameters
+        if hasattr(module, key) and key != 'inplace'  # values may be read again
+    }
+    if 'bias' in arguments:
+        arguments['bias'] = arguments['bias'] is not None
+    return dict(name=name, type=kinds[0].__name__, arguments=arguments)
+
+
+def _lines(network: Mapping[str, Any]) -> str:
+    """JSON with one layer a line."""
+    layers = ',\n'.join(f'  {json.dumps(layer)}' for layer in network['layers'])
+    rest = json.dumps({k: v for k, v in network.items() if k != 'layers'})
+    return f'{rest[:-1]}, "layers": [\n{layers}\n]}}\n'
+
+
+def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
+    """Make sure that outputs are equal within the tolerance.
+
+    Raises:
+        ExportError: If not; the worst output is named.
+    """
+    errors = {
+        name: float((got[name] - value).abs().max() / value.abs().max().clamp(min=1e-12))
+        if got[name].shape == value.shape
+        else float('inf')
+        for name, value in expected.items()
+    }
+    worst = max(errors, key=errors.get)
+    if not errors[worst] <= TOLERANCE:  # NaN too
+        raise ExportError(
+            f'the exported model computes something else: {worst} differs by {errors[worst]:.1e} '
+            f'of its largest value, allowed are {TOLERANCE:.0e}; nothing was written'
+        )
+
+
+def _images(batch: int, shape: Sequence[int]) -> Tensor:
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """Name -> value of the raw outputs of a model."""
+    kind = 'output' if hasattr(model, 'data_preprocessor') else 'feature'
+    try:
+        return dict(_named(model(x), kind))
+    except Exception as error:  # a forward of another kind raises whatever it does
+        raise ExportError(
+            f'{type(model).__name__} gives no raw outputs for images of {tuple(x.shape)} alone '
+            f'({type(error).__name__}: {error}); classifiers, single-stage detectors and '
+            'segmentors do; of others export the backbone (--backbone)'
+        ) from error
+
+
+def _named(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, (tuple, list)):
+        for k, item in enumerate(value):
+            yield from _named(item, f'{name}_{k}')
+    else:
+        raise TypeError(f'an output is a {type(value).__name__}')
+
+
+@contextmanager
+def _written(*paths: str | os.PathLike) -> Iterator[list[Path]]:
+    """Temporary files that become these at the end, or vanish."""
+    paths = [Path(path) for path in paths]
+    temporary = [path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}') for path in paths]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        for new, path in zip(temporary, paths, strict=True):
+            os.replace(new, path)
+    finally:
+        for new in temporary:
+            new.unlink(missing_ok=True)
