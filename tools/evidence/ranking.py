@@ -174,7 +174,8 @@ class Experiment:
             METRIC,
             memory_format_of(runner.model),
         )
-        scores, losses = zip(*map(judge, self.subnets))
+        verdicts = [judge(subnet) for subnet in self.subnets]
+        scores, losses = [v.score for v in verdicts], [v.loss for v in verdicts]
         record = dict(kind='supernet', way=way, seconds_allowed=seconds, **figures)
         record.update(scores=scores, losses=losses)
         if isinstance(runner.model, StageWiseClassifier):
