@@ -27,7 +27,7 @@ from mmpse.models import find_backbone, measure
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
-CROP = (64, 128)
+CROP = (48, 64)  # the smallest that images are resized to, as with Cityscapes
 TASKS = ('detection', 'segmentation')
 STEPS = ('supernet', 'search', 'finetune')  # of pruning on the task itself
 CONFIGS = [
