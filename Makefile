@@ -9,9 +9,10 @@ export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= 100000000000
 BOOT := $(shell command -v $(or $(PYTHON),python3) 2>/dev/null)
 # the Python that mmpse is installed for: install.py decides, and makes it if need be
-PY = $(shell "$(BOOT)" tools/install.py --print-python)
+# (before 4.4, make exports nothing to $(shell))
+PY = $(shell PYTHON="$(PYTHON)" "$(BOOT)" tools/install.py --print-python)
 
-.PHONY: help install demo test test-slow lint format
+.PHONY: help install demo test test-slow results lint format
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1	/p' Makefile
@@ -24,11 +25,18 @@ install:  ## mmpse and the OpenMMLab stack; about 10 minutes, continues when int
 demo: install  ## supernet, search, retraining, detection and segmentation on embedded data
 	"$(PY)" tools/demo.py $(DEMO_ARGS)
 
+# a process for each core: the tests' networks are too small for several threads
+test test-slow: export OMP_NUM_THREADS = 1
+PYTEST = "$(PY)" -m pytest -n auto --maxprocesses 8
+
 test: lint  ## lint, format check and the tests that take seconds
-	"$(PY)" -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: lint  ## the same with all tests
-	"$(PY)" -m pytest -m '' $(PYTEST_ARGS)
+	$(PYTEST) -m '' $(PYTEST_ARGS)
+
+results: install  ## rewrite docs/results.md from its records; trains nothing
+	"$(PY)" tools/evidence/report.py
 
 lint: install  ## check style and formatting
 	"$(PY)" -m ruff check

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import re
 from pathlib import Path
 
 import modelindex
@@ -20,17 +21,21 @@ from mmpse.space import SearchSpace
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
 
 
+TASKS = ('detection', 'segmentation')
+
+
+def is_task_step(path: Path, *steps: str) -> bool:
+    """Whether a config prunes a detector or segmentor itself, by one of these steps."""
+    step = path.stem.split('_')[0]
+    return path.parent.name in TASKS and step in (steps or ('supernet', 'search', 'finetune'))
+
+
+SIMILAR = '_.*-(full|uniform|1g)|ade20k|voc'
+
+
 @functools.cache
 def read(path: Path) -> Config:
     return Config.fromfile(path)
-
-
-@pytest.fixture
-def subnet_file(tmp_path):
-    def write(backbone: dict) -> str:
-        return str(space_of(backbone).uniform(0.5).save(tmp_path / 'subnet.json'))
-
-    return write
 
 
 def space_of(backbone: dict) -> SearchSpace:
@@ -38,19 +43,30 @@ def space_of(backbone: dict) -> SearchSpace:
         return MODELS.build(dict(backbone, subnet=None, norm_cfg=dict(type='BN'))).search_space
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_config_builds(path, subnet_file):
+@pytest.mark.parametrize(
+    'path',
+    # of the many that differ in the data set or in the backbone's files, one of each kind
+    [pytest.param(p, marks=[pytest.mark.slow] * bool(re.search(SIMILAR, p.stem))) for p in CONFIGS],
+    ids=lambda path: path.stem,
+)
+def test_config_builds(path):
     cfg = copy.deepcopy(read(path))
     assert cfg.custom_imports.imports == ['mmpse']
-    if cfg.model.backbone.get('subnet') is not None:
-        cfg.model.backbone.subnet = subnet_file(cfg.model.backbone)
+    subnet = cfg.model.backbone.get('subnet')
+    if subnet is not None:
+        space = space_of(config_that_writes(subnet).model.backbone)
+        cfg.model.backbone.subnet = space.uniform(0.5).to_dict()
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         with WeightsOnMeta():
             model = MODELS.build(cfg.model).to('meta')
         assert isinstance(model.backbone, SlimmableBackbone)
         model.eval()
         with torch.no_grad():  # necks and heads fit
-            model(torch.zeros(1, 3, 224, 224, device='meta'), mode='tensor')
+            image = torch.zeros(1, 3, 224, 224, device='meta')
+            if getattr(model, 'with_roi_head', False):  # its regions need values
+                model.rpn_head(model.extract_feat(image))
+            else:
+                model(image, mode='tensor')
         for hook in cfg.get('custom_hooks', []):
             HOOKS.build(hook)
         if 'type' in cfg.train_cfg:
@@ -69,13 +85,19 @@ def test_there_are_configs_of_every_kind():
     }
 
 
-@pytest.mark.parametrize(
-    'path', [p for p in CONFIGS if p.parent.name == 'search'], ids=lambda path: path.stem
-)
+SEARCHES = [p for p in CONFIGS if p.parent.name == 'search' or is_task_step(p, 'search')]
+RETRAINED = [p for p in CONFIGS if p.parent.name == 'retrain']
+ON_RETRAINED = [p for p in CONFIGS if p.parent.name in TASKS and not is_task_step(p)]
+
+
+@pytest.mark.parametrize('path', SEARCHES, ids=lambda path: path.stem)
 def test_searches_judge_on_held_out_training_images(path):
     cfg = read(path)
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
-    assert val.dataset.split == train.dataset.split == 'train'
+    # the same images are there to be split, and are training images
+    images = {key: value for key, value in val.dataset.items() if key != 'pipeline'}
+    assert images == {key: value for key, value in train.dataset.items() if key != 'pipeline'}
+    assert 'train' in str(images) and 'val' not in str(images)
     assert (train.num_splits, train.fold, train.seed) == (val.num_splits, val.fold, val.seed)
     assert val.test_mode and not train.get('test_mode', False)
     # the supernet that it searches was trained without those images
@@ -84,20 +106,56 @@ def test_searches_judge_on_held_out_training_images(path):
     assert supernet.model.backbone == cfg.model.backbone
 
 
-@pytest.mark.parametrize(
-    'path', [p for p in CONFIGS if p.parent.name == 'retrain'], ids=lambda path: path.stem
-)
-def test_retrained_subnets_come_from_a_search_of_the_same_backbone(path):
+@pytest.mark.parametrize('path', RETRAINED, ids=lambda path: path.stem)
+def test_retrained_subnets_are_of_the_same_backbone(path):
     cfg = copy.deepcopy(read(path))
-    search = config_that_writes(cfg.model.backbone.pop('subnet'))
-    assert search.model.backbone == cfg.model.backbone
+    source = copy.deepcopy(config_that_writes(cfg.model.backbone.pop('subnet')))
+    assert source.model.backbone == cfg.model.backbone
     assert cfg.train_dataloader.dataset.split == 'train'
     assert 'num_splits' not in cfg.train_dataloader.dataset  # all of it
 
 
+@pytest.mark.parametrize('path', ON_RETRAINED, ids=lambda path: path.stem)
+def test_detectors_and_segmentors_read_a_retrained_backbone(path):
+    backbone = read(path).model.backbone
+    retrain = config_that_writes(backbone.init_cfg.checkpoint)
+    assert backbone.subnet == retrain.model.backbone.subnet
+    name = Path(backbone.init_cfg.checkpoint).parent.name.split('_')[0]
+    assert f'_{name}' in path.stem.replace('-d8_', '_') + '_'
+
+
+@pytest.mark.parametrize(
+    'path', [p for p in CONFIGS if is_task_step(p, 'finetune')], ids=lambda path: path.stem
+)
+def test_fine_tuning_starts_from_the_supernet_that_was_searched(path):
+    cfg = read(path)
+    search = config_that_writes(cfg.model.backbone.subnet)
+    assert cfg.load_from == search.load_from
+    assert cfg.model.backbone.architecture == search.model.backbone.architecture
+    # statistics come from training, since the supernet has none
+    assert not cfg.model.backbone.norm_eval and cfg.model.backbone.get('frozen_stages', -1) == -1
+    assert 'KFoldDataset' not in str(cfg.train_dataloader)
+
+
 def config_that_writes(path: str) -> Config:
+    """The config whose job leaves a file in `work_dirs`."""
+    if Path(path).parent.name == 'subnets':
+        return read(ROOT / made_subnets()[path])
     (config,) = [p for p in CONFIGS if p.stem == Path(path).parent.name]
-    return read(config)
+    cfg = read(config)
+    last = cfg.train_cfg.get('max_epochs', cfg.train_cfg.get('max_iters'))
+    assert Path(path).name in ('best_subnet.json', f'epoch_{last}.pth', f'iter_{last}.pth')
+    return cfg
+
+
+@functools.cache
+def made_subnets() -> dict[str, str]:
+    """Subnet file -> config, of the commands in configs/README.md."""
+    commands = (ROOT / 'configs/README.md').read_text().replace('\\\n', ' ')
+    return {
+        out: config
+        for config, out in re.findall(r'tools/make_subnet\.py (\S+) .*-o (\S+)', commands)
+    }
 
 
 def test_model_index_lists_every_supernet_with_its_costs(scope):

@@ -321,6 +321,14 @@ def test_which_environment(tool, monkeypatch, environ, python):
     assert tool.target_python() == python
 
 
+def test_make_runs_the_python_that_it_is_given(tmp_path):
+    python = tmp_path / 'python'
+    python.symlink_to(sys.executable)
+    make = ['make', '--dry-run', 'test', f'PYTHON={python}']
+    commands = subprocess.run(make, cwd=REPO, text=True, capture_output=True, check=True).stdout
+    assert f'"{python}" -m pytest' in commands
+
+
 def test_two_installs_do_not_mix(bench):
     write(bench.env / 'pip-says', 'end of test')
     with bench.tool.open('r+') as lock:

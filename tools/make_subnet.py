@@ -2,6 +2,9 @@
 
 python tools/make_subnet.py CONFIG --flops 50% --input-shape 3 224 224 -o uniform.json
 python tools/make_subnet.py CONFIG --like best_subnet.json -o uniform.json
+
+--flops and --params are limits, and the largest uniform subnet within them is written; --like takes
+the one whose FLOPs are nearest to those of the other, below or above.
 """
 
 import argparse
@@ -22,9 +25,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config', help='config of a model with a slimmable backbone')
     target = parser.add_mutually_exclusive_group(required=True)
-    target.add_argument('--flops', help="FLOPs of the uniform subnet: '300M', '50%%'")
-    target.add_argument('--params', help="parameters of the uniform subnet: '2M', '50%%'")
-    target.add_argument('--like', help='uniform subnet with the FLOPs of this subnet file')
+    target.add_argument('--flops', help="most FLOPs of the uniform subnet: '300M', '50%%'")
+    target.add_argument('--params', help="most parameters of the uniform subnet: '2M', '50%%'")
+    target.add_argument('--like', help='uniform subnet of about the FLOPs of this subnet file')
     parser.add_argument('--input-shape', nargs=3, type=int, metavar=('C', 'H', 'W'))
     parser.add_argument('-o', '--out', required=True, help='subnet file to write')
     args = parser.parse_args()
@@ -34,7 +37,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def uniform_subnet(
-    model: Mapping, limit: Mapping[str, str | float], input_shape: tuple[int, ...]
+    model: Mapping,
+    limit: Mapping[str, str | float],
+    input_shape: tuple[int, ...],
+    at_most: bool = True,
 ) -> Subnet:
     """The uniformly pruned subnet whose resource is nearest to a limit.
 
@@ -42,11 +48,12 @@ def uniform_subnet(
         model: Config of the model.
         limit: One resource and its amount, e.g. ``{'flops': '50%'}``.
         input_shape: Shape ``(C, H, W)`` of one image.
+        at_most: Not above the limit.
     """
     space = find_backbone(MODELS.build(with_subnet(model, None))).search_space
     costs = model_costs(model, input_shape)
     budget = Budget(space, costs, limit)
-    subnet = space.subnet(nearest_uniform(space, budget.cost, budget.high))
+    subnet = space.subnet(nearest_uniform(space, budget.cost, budget.high, at_most))
     resources = dict(costs_of(space, costs, subnet), input_shape=list(input_shape))
     return space.subnet(list(subnet.values()), resources=resources, source=dict(origin='uniform'))
 
@@ -62,7 +69,7 @@ def main() -> None:
         input_shape = input_shape or other.resources['input_shape']
     else:
         limit = dict(flops=args.flops) if args.flops else dict(params=args.params)
-    subnet = uniform_subnet(cfg.model.to_dict(), limit, tuple(input_shape))
+    subnet = uniform_subnet(cfg.model.to_dict(), limit, tuple(input_shape), args.like is None)
     subnet.save(args.out)
     print(f'{args.out}: {subnet.resources}')
 

@@ -8,6 +8,7 @@ import os
 import os.path as osp
 
 import torch
+from mmengine import dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
@@ -80,6 +81,9 @@ def main() -> None:
         cfg.setdefault('model_wrapper_cfg', wrapper)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     runner.train()
+    if dist.is_distributed():  # a process that ends with gloo's threads running aborts
+        dist.barrier()
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ from .channels_last_hook import ChannelsLastHook
 from .judge import Judge, Verdict
 from .loss_record import LossRecord, relative_losses
 from .pareto import pareto_front
+from .racing import Race
 from .search_loop import SearchLoop
 from .searches import (
     EvolutionSearchLoop,
@@ -32,6 +33,7 @@ __all__ = [
     'Judge',
     'Judged',
     'LossRecord',
+    'Race',
     'RandomSearchLoop',
     'SearchLoop',
     'StageWiseSearchLoop',

@@ -10,8 +10,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SCHEMA = 'mmpse.archive/2'
-COLUMNS = 'search, generation, origin, widths, score, loss, resources'
+SCHEMA = 'mmpse.archive/3'
+COLUMNS = 'search, generation, origin, widths, score, loss, resources, part'
 
 
 class ArchiveError(RuntimeError):
@@ -25,13 +25,14 @@ class Judged(NamedTuple):
     generation: int
     origin: str  # how the search came to it: 'uniform', 'prior', 'mutation', 'crossover', ...
     widths: tuple[int, ...]
-    score: float
+    score: float | None  # None: dropped for its score on a part of the split (racing)
     loss: float | None  # mean negative log-likelihood of the labels, of classifiers
     resources: dict[str, float]
+    part: float | None = None  # score on the part of the split that racing judges first
 
 
 def ranking_key(row: Judged) -> tuple:
-    """Sorting key, best first: by score; equals by loss, then by cost."""
+    """Sorting key of subnets with scores, best first: by score; equals by loss, then by cost."""
     loss = float('inf') if row.loss is None else row.loss
     return (-row.score, loss, *row.resources.values(), row.widths)
 
@@ -61,13 +62,20 @@ class Archive:
                 raise sqlite3.DatabaseError(check)
             with self._db:
                 self._db.execute('CREATE TABLE IF NOT EXISTS identity (key PRIMARY KEY, value)')
+                _check_schema(self._db, self.path)
                 self._db.execute(
                     'CREATE TABLE IF NOT EXISTS searches '
                     '(id INTEGER PRIMARY KEY, settings UNIQUE, known)'
                 )
                 self._db.execute(
                     'CREATE TABLE IF NOT EXISTS judged (id INTEGER PRIMARY KEY, search, '
-                    'generation, origin, widths UNIQUE, score, loss, resources)'
+                    'generation, origin, widths, score, loss, resources, part, '
+                    'UNIQUE (widths, search))'
+                )
+                # what one search dropped, another one may judge in full
+                self._db.execute(
+                    'CREATE UNIQUE INDEX IF NOT EXISTS scored ON judged (widths) '
+                    'WHERE score IS NOT NULL'
                 )
             stored = dict(self._db.execute('SELECT key, value FROM identity'))
         except sqlite3.DatabaseError as error:
@@ -128,17 +136,19 @@ class Archive:
 
         Raises:
             ArchiveError: If they cannot be written (disk full).
-            sqlite3.IntegrityError: If one of them is in the archive.
+            sqlite3.IntegrityError: If one of them is in the archive: by the same search, or with a
+                score.
         """
         rows = [
             row._replace(widths=json.dumps(row.widths), resources=json.dumps(row.resources))
             for row in judged
         ]
+        marks = ', '.join('?' * len(Judged._fields))
         with self._writing() as db:
-            db.executemany(f'INSERT INTO judged ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)', rows)
+            db.executemany(f'INSERT INTO judged ({COLUMNS}) VALUES ({marks})', rows)
 
     def rows(self) -> list[Judged]:
-        """All judged subnets in the order of judging."""
+        """All judged subnets in the order of judging, dropped ones included."""
         return _select(self._db)
 
     def __len__(self) -> int:
@@ -148,19 +158,33 @@ class Archive:
 def _select(db: sqlite3.Connection, where: str = '', *parameters: Any) -> list[Judged]:
     rows = db.execute(f'SELECT {COLUMNS} FROM judged {where} ORDER BY id', parameters)
     return [
-        Judged(search, generation, origin, tuple(json.loads(widths)), score, loss, json.loads(cost))
-        for search, generation, origin, widths, score, loss, cost in rows
+        row._replace(widths=tuple(json.loads(row.widths)), resources=json.loads(row.resources))
+        for row in map(Judged._make, rows)
     ]
 
 
-def read_archive(path: str | os.PathLike) -> list[Judged]:
-    """All judged subnets of an archive file in the order of judging; a search may be writing it.
+def _check_schema(db: sqlite3.Connection, path: str | os.PathLike) -> None:
+    stored = db.execute("SELECT value FROM identity WHERE key = 'schema'").fetchone()
+    if stored is not None and stored != (json.dumps(SCHEMA),):
+        raise ArchiveError(
+            f'the archive {path} has the format {stored[0]} of another version of mmpse, which '
+            f'this one ({SCHEMA}) does not read; choose another work_dir or archive and search '
+            'again'
+        )
+
+
+def read_archive(path: str | os.PathLike, dropped: bool = False) -> list[Judged]:
+    """The judged subnets of an archive file in the order of judging; a search may be writing it.
+
+    Args:
+        path: The file.
+        dropped: With those that racing dropped, which have no score.
 
     Raises:
         ArchiveError: If it is missing, damaged or no archive.
     """
     with _reading(path) as db:
-        return _select(db)
+        return _select(db, '' if dropped else 'WHERE score IS NOT NULL')
 
 
 def read_identity(path: str | os.PathLike) -> dict[str, Any]:
@@ -178,6 +202,7 @@ def _reading(path: str | os.PathLike) -> Iterator[sqlite3.Connection]:
     try:
         # not `ro`: what a killed search was writing could not be rolled back
         with closing(sqlite3.connect(f'{Path(path).absolute().as_uri()}?mode=rw', uri=True)) as db:
+            _check_schema(db, path)
             yield db
     except sqlite3.DatabaseError as error:
         raise ArchiveError(

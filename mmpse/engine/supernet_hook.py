@@ -13,7 +13,6 @@ from mmengine import dist
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import nn
 
 from mmpse.models import (
     EXECUTIONS,
@@ -27,6 +26,7 @@ from mmpse.space import Subnet
 
 from .execution import measure_executions
 from .loss_record import LossRecord
+from .subnet_losses import SubnetLosses
 
 CHECKPOINT_KEY = 'mmpse_supernet'
 
@@ -100,8 +100,8 @@ class SupernetHook(Hook):
         self.sampler_cfg = dict(sampler)
         self.serial = serial
         self.distillation = None if distillation is None else Distillation(**distillation)
-        self.in_place = self.distillation is not None and self.distillation.teacher is None
-        if self.in_place and serial and not fullnet:
+        in_place = self.distillation is not None and self.distillation.teacher is None
+        if in_place and serial and not fullnet:
             raise ValueError(
                 'in-place distillation of serial subnets takes the scores of the fullnet among '
                 'them; set fullnet=True or give distillation.teacher'
@@ -127,22 +127,14 @@ class SupernetHook(Hook):
         self.sampler = TASK_UTILS.build(
             dict(self.sampler_cfg, space=space, cost=backbone_costs(self.backbone)['flops'])
         )
-        loss_module = find_loss_module(self.model)
-        self._handles = []
-        if loss_module is not None:
-            self._handles.append(loss_module.register_forward_hook(self._on_loss, with_kwargs=True))
-        elif self.distillation is not None:
-            raise ValueError(
-                f'{type(self.model).__name__} has no head.loss_module whose loss distillation '
-                'could replace; set distillation=None or use a classifier'
-            )
-        else:
+        self.losses = SubnetLosses(
+            self.model, self.backbone, self.distillation, self.serial, self.fullnet
+        )
+        if not self.losses.of_classifier:
             runner.logger.info(
                 f'SupernetHook: {type(self.model).__name__} has no head.loss_module to split its '
                 "loss by subnet with; a search's prior will rest on the cost alone."
             )
-        if self.distillation is not None:
-            self._handles.append(self.backbone.register_forward_pre_hook(self._on_images))
         how = 'one after the other on every batch' if self.serial else 'sharing every batch'
         runner.logger.info(
             f'SupernetHook: {self.n} subnets {how} ({self.execution}), fullnet={self.fullnet}, '
@@ -150,32 +142,34 @@ class SupernetHook(Hook):
         )
 
     def after_train(self, runner: Runner) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self.losses.close()
 
     def _check_batches(self, runner: Runner) -> None:
-        loader = runner.train_dataloader
-        batch_size = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)
-        infinite = isinstance(loader.sampler, InfiniteSampler)
+        batches = runner.train_dataloader.batch_sampler  # DataLoader's own, or the config's
+        batch_size = getattr(batches, 'batch_size', None)
+        sampler = getattr(batches, 'sampler', None)
+        drop_last = getattr(batches, 'drop_last', False)
+        infinite = isinstance(sampler, InfiniteSampler)
         if not infinite and dist.get_world_size() > 1:
-            counts = dist.all_gather_object(len(loader))
+            counts = dist.all_gather_object(len(runner.train_dataloader))
             if len(set(counts)) > 1:
                 raise ValueError(
                     f'SupernetHook: the processes would run {counts} batches, and those that run '
                     'more would wait for ever; set train_dataloader.sampler.round_up=True'
                 )
-        if batch_size is None or self.serial:
+        if batch_size is None or sampler is None or self.serial:
             return  # batches of a sampler's own making: checked one by one, by the backbone
         sizes = {batch_size}
-        if not loader.drop_last and not infinite:
-            sizes.add(len(loader.sampler) % batch_size or batch_size)
+        if not drop_last and not infinite:
+            sizes.add(len(sampler) % batch_size or batch_size)
         for size in sizes:
             if size % self.n:
                 raise ValueError(
                     f'SupernetHook: n={self.n} subnets cannot share a batch of {size} images '
-                    f'(batch size {batch_size}, drop_last={loader.drop_last}); set '
+                    f'(batch size {batch_size}, drop_last={drop_last}); set '
                     'train_dataloader.batch_size to a multiple of n and '
-                    'train_dataloader.drop_last=True'
+                    'train_dataloader.drop_last=True (of a batch_sampler: '
+                    'train_dataloader.batch_sampler.drop_last)'
                 )
 
     def _accumulate(self, runner: Runner) -> None:
@@ -205,7 +199,7 @@ class SupernetHook(Hook):
         self.subnets = self._draw(runner, dist.get_rank(), runner.iter)
         if self.execution == 'auto':
             self._choose_execution(runner, data_batch)
-        self._begin_iter()
+        self.losses.begin()
         passes = self._passes(self.subnets)
         for subnets in passes[:-1]:
             self.backbone.activate(subnets, self.execution)
@@ -220,19 +214,14 @@ class SupernetHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
         self.backbone.deactivate()
-        if self.stage_wise:
-            self._losses = list(self.model.subnet_losses)
-        if self._losses:
-            self._record_losses(runner)
+        losses = self.model.subnet_losses if self.stage_wise else self.losses.of_subnets()
+        if losses is not None:
+            self._record_losses(runner, losses)
         self._log_speed(runner)
         self._seed(runner, runner.iter + 1)
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
         self._seed(runner, runner.iter)
-
-    def _begin_iter(self) -> None:
-        self._losses: list[torch.Tensor] = []  # label losses of the subnets, in their order
-        self._teacher_score: torch.Tensor | None = None
 
     def _passes(self, widths: np.ndarray) -> list[list[Subnet]]:
         """The subnets of each forward of an iteration."""
@@ -265,7 +254,7 @@ class SupernetHook(Hook):
             self.execution = 'masked'  # its shapes do not change with the subnets
             runner.logger.info("SupernetHook: execution='masked', since the model is compiled.")
             return
-        self._begin_iter()
+        self.losses.begin()
         draws = [
             subnets
             for step in range(4)
@@ -278,42 +267,9 @@ class SupernetHook(Hook):
         shown = ', '.join(f'{name} {value:.3f} s' for name, value in seconds.items())
         runner.logger.info(f"SupernetHook: execution='{self.execution}' ({shown} per pass).")
 
-    # The losses of the subnets
-
-    def _on_images(self, module: nn.Module, args: tuple) -> None:
-        """Before a forward of the backbone: the teacher's scores of the same images."""
-        if self.backbone.active_subnets and self._teacher_score is None:
-            if not (self.serial and self.in_place):  # where they come from the fullnet's own pass
-                self._teacher_score = self.distillation.scores(self.model, args[0])
-
-    def _on_loss(
-        self, module: nn.Module, args: tuple, kwargs: dict, loss: torch.Tensor
-    ) -> torch.Tensor | None:
-        """After the head's loss: the label loss of every group; the loss with a teacher."""
-        groups = len(self.backbone.active_subnets)
-        if not module.training or not groups:
-            return None
-        score, target, *_ = args
-        kwargs = {key: value for key, value in kwargs.items() if key != 'avg_factor'}
-        first = len(self._losses)
-        with torch.set_grad_enabled(self.distillation is not None):
-            losses = [  # module.forward: without this hook
-                module.forward(score[g::groups], target[g::groups], **kwargs) for g in range(groups)
-            ]
-        self._losses += [loss.detach() for loss in losses]
-        if self.distillation is None:
-            return None
-        for g in range(groups):
-            if not (self.in_place and self.fullnet and first + g == 0):
-                teacher_score = self._teacher_score[g::groups]
-                losses[g] = self.distillation.loss(score[g::groups], teacher_score, losses[g])
-        if self._teacher_score is None:
-            self._teacher_score = score.detach()
-        return torch.stack(losses).mean()
-
     @torch.no_grad()
-    def _record_losses(self, runner: Runner) -> None:
-        losses = torch.stack(self._losses).float()
+    def _record_losses(self, runner: Runner, losses: torch.Tensor) -> None:
+        """Record and log the losses of this process's subnets, ``(n,)``, and the others'."""
         fixed = self.fullnet + self.tinynet
         names = ['fullnet'] * self.fullnet + ['tinynet'] * self.tinynet
         gathered = dist.all_gather(losses)
@@ -357,11 +313,6 @@ class SupernetHook(Hook):
             self.record.load_state_dict(state['record'])
             if self.execution == 'auto':
                 self.execution = state['execution']
-
-
-def find_loss_module(model: nn.Module) -> nn.Module | None:
-    """The loss module of a classifier's head, called with scores and targets ``(B, ...)``."""
-    return getattr(getattr(model, 'head', None), 'loss_module', None)
 
 
 def count_images(data_batch: Any) -> int:

@@ -82,8 +82,17 @@ def measure(model: Mapping[str, Any], subnet: Subnet, input_shape: Sequence[int]
         model: Config of the model.
         subnet: The subnet.
         input_shape: Shape ``(C, H, W)`` of one image.
+
+    Raises:
+        ValueError: If the model is a two-stage detector.
     """
     static = MODELS.build(with_subnet(model, subnet))
+    if getattr(static, 'with_roi_head', False):
+        raise ValueError(
+            f'the FLOPs of {type(static).__name__} depend on the regions that it finds in an '
+            'image, so that they cannot be counted; give a budget to the one-stage detector or '
+            'the classifier with this backbone, and transfer the subnet'
+        )
     static.eval()
     flops = FlopAnalyzer(static, torch.zeros(1, *input_shape))
     flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

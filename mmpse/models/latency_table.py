@@ -204,37 +204,36 @@ class LatencyTable:
         for key, (_, layers) in self.geometries.items():
             entry = self.content['layers'][key]
             for layer in layers:
-                out = unit[layer.outputs]
+                sides = [  # (unit, measured widths) of what varies
+                    (unit[name], entry[side])
+                    for name, side in ((layer.outputs, 'outputs'), (layer.inputs, 'inputs'))
+                    if entry[side] is not None
+                ]
                 table = scale * np.array(entry['microseconds'])
-                table = along(table, entry['outputs'], cost.candidates[out])
-                if entry['inputs'] is None:
-                    cost.add(table, out)
-                else:
-                    into = unit[layer.inputs]
-                    table = along(table.T, entry['inputs'], cost.candidates[into])
-                    cost.add(table, out, into)
+                for u, widths in sides:
+                    table = along(table, widths, cost.candidates[u]).T
+                cost.add(table.T, *(u for u, _ in sides))
         return cost
 
     def _measure_layers(self, size: Sequence[int], layers: Sequence[Layer]) -> dict[str, Any]:
         """Latency of one geometry at a grid of widths."""
         points, layer = self.content['how']['points'], layers[0]
         conv = self.backbone.get_submodule(layer.conv)
-        outputs = grid(self.space, {layer.outputs for layer in layers}, points)
-        inputs = None
-        if layer.inputs is not None and conv.groups == 1:
+        inputs = outputs = None  # where they vary
+        if layer.outputs is not None:
+            outputs = grid(self.space, {layer.outputs for layer in layers}, points)
+        if layer.inputs is not None and (outputs is None or conv.groups == 1):
             inputs = grid(self.space, {layer.inputs for layer in layers}, points)
         calls = {}
-        for o in outputs:
-            for i in inputs or [o if conv.groups > 1 else conv.in_channels]:
+        for o in outputs or [None]:
+            for i in inputs or [o if layer.inputs else conv.in_channels]:
                 calls[i, o] = self._prepared(layer_alone(self.backbone, layer, i, o), (i, *size))
         median = self._medians(calls)
-        if inputs is None:
-            return dict(inputs=None, outputs=outputs, microseconds=list(median.values()))
-        return dict(
-            inputs=inputs,
-            outputs=outputs,
-            microseconds=[[median[i, o] for o in outputs] for i in inputs],
-        )
+        if inputs is None or outputs is None:
+            microseconds = list(median.values())
+        else:
+            microseconds = [[median[i, o] for o in outputs] for i in inputs]
+        return dict(inputs=inputs, outputs=outputs, microseconds=microseconds)
 
     def _measure(self, widths: np.ndarray, what: str) -> np.ndarray:
         """Microseconds ``(subnets,)`` that whole subnets take."""
@@ -262,20 +261,28 @@ def geometries(
 ) -> dict[str, tuple[tuple[int, ...], list[Layer]]]:
     """Layers that differ in nothing but their widths.
 
+    Fully connected layers of fixed widths are none of them.
+
     Returns:
         Description of the geometry -> size of its input ``(H, W)``, and its layers.
     """
     twin = copy.deepcopy(backbone).to('meta')
     twin.eval()
     sizes: dict[str, tuple[int, ...]] = {}
-    for layer in backbone.layers_of_units:
+    layers = [layer for layer in backbone.layers_of_units if layer.inputs or layer.outputs]
+    for layer in layers:
         twin.get_submodule(layer.conv).register_forward_pre_hook(
             lambda _, args, name=layer.conv: sizes.update({name: tuple(args[0].shape[2:])})
         )
     twin(torch.empty(1, *input_shape, device='meta'))
     found: dict[str, tuple[tuple[int, ...], list[Layer]]] = {}
-    for layer in backbone.layers_of_units:
+    for layer in layers:
         conv, activation = twin.get_submodule(layer.conv), activation_of(twin, layer)
+        if isinstance(conv, nn.Linear):  # it reads a flattened feature
+            positions = conv.in_features // backbone.search_space.fullnet[layer.inputs]
+            key = f'linear, {positions} inputs a channel, {conv.out_features} outputs'
+            found.setdefault(key, ((positions,), []))[1].append(layer)
+            continue
         kind = 'depthwise' if conv.groups > 1 else 'image' if layer.inputs is None else 'conv'
         key = (
             f'{kind} {"x".join(map(str, conv.kernel_size))}, stride {conv.stride[0]}, dilation '
@@ -293,9 +300,13 @@ def activation_of(backbone: nn.Module, layer: Layer) -> nn.Module | None:
     return block.activate if isinstance(block, ConvModule) and block.with_activation else None
 
 
-def layer_alone(backbone: nn.Module, layer: Layer, inputs: int, outputs: int) -> nn.Module:
+def layer_alone(backbone: nn.Module, layer: Layer, inputs: int, outputs: int | None) -> nn.Module:
     """A layer with its normalisation and activation at any width, with new weights."""
     conv, activation = backbone.get_submodule(layer.conv), activation_of(backbone, layer)
+    if isinstance(conv, nn.Linear):
+        positions = conv.in_features // backbone.search_space.fullnet[layer.inputs]
+        linear = nn.Linear(inputs * positions, conv.out_features, conv.bias is not None)
+        return nn.Sequential(nn.Flatten(), linear).to(get_device())
     module = nn.Sequential(
         nn.Conv2d(
             inputs,

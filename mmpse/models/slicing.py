@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 
 from torch import Tensor, nn
 
@@ -83,8 +84,10 @@ def slice_on_load(
     """
     cuts: dict[str, dict[str, tuple]] = {}
     for name, shape in full_shapes.items():
-        module, _, key = name.rpartition('.')
-        cuts.setdefault(module, {})[key] = tuple(shape), (kept or {}).get(name)
+        layer, _, key = name.rpartition('.')
+        # by the module that holds the layer: SyncBN is exchanged for BN where it is not distributed
+        holder, _, child = layer.rpartition('.')
+        cuts.setdefault(holder, {})[f'{child}.{key}'] = tuple(shape), (kept or {}).get(name)
     for name, of_module in cuts.items():
         module = model.get_submodule(name)
         module.register_load_state_dict_pre_hook(partial(_slice_state, cuts=of_module))
@@ -92,7 +95,7 @@ def slice_on_load(
 
 def _slice_state(module, state_dict, prefix_, *_, cuts: Mapping[str, tuple]):
     for key, (full, kept) in cuts.items():
-        name, own = prefix_ + key, getattr(module, key)
+        name, own = prefix_ + key, attrgetter(key)(module)
         given = state_dict.get(name)
         if given is None or given.shape == own.shape:
             continue

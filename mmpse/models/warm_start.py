@@ -25,7 +25,8 @@ class WarmStart:
 
     It understands the ResNets, VGGs and MobileNetV2s of mmpretrain, mmdet, mmseg, torchvision and
     timm. As ``init_cfg`` of the backbone it leaves out what is not the backbone's (the classifier,
-    a detector's neck and head) and says so; as ``init_cfg`` of a classifier it takes everything::
+    a detector's neck and head) and says so; as ``init_cfg`` of a classifier it takes everything, as
+    it does of a detector or segmentor whose own checkpoint it is::
 
         backbone=dict(
             type='mmpse.SlimmableResNet',
@@ -88,9 +89,9 @@ def load_public(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> N
     Args:
         model: A backbone, or a model whose ``backbone`` is one; full-width weights are cut to a
             static subnet.
-        checkpoint: A state dict in any layout that :func:`to_mmpretrain` knows, or a mapping that
-            holds one as ``state_dict`` (OpenMMLab) or ``model`` (torchvision's and timm's training
-            scripts).
+        checkpoint: A state dict in the model's own names or in any layout that
+            :func:`to_mmpretrain` knows, or a mapping that holds one as ``state_dict`` (OpenMMLab)
+            or ``model`` (torchvision's and timm's training scripts).
         path: Where it came from; errors name it.
 
     Raises:
@@ -106,19 +107,22 @@ def load_public(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> N
             f'{path} holds no state dict: expected a mapping of names to tensors (or one that has '
             f'it as "state_dict" or "model"), got {type(weights).__name__}; save model.state_dict()'
         )
-    weights, layout = to_mmpretrain(weights)
-    left_out = []
-    if not hasattr(model, 'backbone'):
-        backbone = {k: v for k, v in weights.items() if k.startswith('backbone.')}
-        if not hasattr(model, 'classifier'):  # VGG's lies in the backbone
-            backbone = {
-                k: v for k, v in backbone.items() if not k.startswith('backbone.classifier.')
-            }
-        left_out = sorted(weights.keys() - backbone.keys())
-        weights = {k.removeprefix('backbone.'): v for k, v in backbone.items()}
     own = model.state_dict()
     # older checkpoints do not count batches
     counters = {k: v for k, v in own.items() if k.endswith('.num_batches_tracked')}
+    left_out = []
+    if not misfit(model, {**counters, **weights}):
+        layout = "the model's own"  # a detector's or segmentor's, for instance
+    else:
+        weights, layout = to_mmpretrain(weights)
+        if not hasattr(model, 'backbone'):
+            backbone = {k: v for k, v in weights.items() if k.startswith('backbone.')}
+            if not hasattr(model, 'classifier'):  # VGG's lies in the backbone
+                backbone = {
+                    k: v for k, v in backbone.items() if not k.startswith('backbone.classifier.')
+                }
+            left_out = sorted(weights.keys() - backbone.keys())
+            weights = {k.removeprefix('backbone.'): v for k, v in backbone.items()}
     weights = {**counters, **weights}
     problems = misfit(model, weights)
     if problems:

@@ -31,6 +31,30 @@ def test_a_subnet_cannot_be_added_twice(tmp_path):
     assert archive.rows() == [judged(0)]  # none of them, if not all
 
 
+def test_what_a_search_dropped_another_one_judges_in_full(tmp_path):
+    archive = Archive(tmp_path / 'a.db', IDENTITY)
+    dropped = judged(0)._replace(score=None, loss=None, part=0.25)
+    archive.add([dropped])
+    with pytest.raises(sqlite3.IntegrityError):
+        archive.add([judged(0)])  # the same search
+    full = judged(0)._replace(search=2, part=0.5)
+    archive.add([full])
+    for number in (2, 3):
+        with pytest.raises(sqlite3.IntegrityError):
+            archive.add([judged(0)._replace(search=number)])
+    assert archive.rows() == read_archive(archive.path, dropped=True) == [dropped, full]
+    assert read_archive(archive.path) == [full]
+
+
+def test_archive_of_another_version_is_refused(tmp_path):
+    path = Archive(tmp_path / 'a.db', IDENTITY).path
+    with sqlite3.connect(path) as db:
+        db.execute("""UPDATE identity SET value = '"mmpse.archive/2"' WHERE key = 'schema'""")
+    for open_it in (read_archive, lambda path: Archive(path, IDENTITY)):
+        with pytest.raises(ArchiveError, match='format "mmpse.archive/2" of another version'):
+            open_it(path)
+
+
 def test_equal_scores_are_ranked_by_loss_then_cost():
     first = Judged(1, 0, 'prior', (8, 8), 90.0, 0.2, dict(flops=100))
     order = [

@@ -1,13 +1,18 @@
 import copy
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import mmpretrain.models
 import numpy as np
 import pytest
 import torch
+from mmdet.datasets.samplers import AspectRatioBatchSampler
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
-from mmpse.engine import LossRecord, relative_losses
+from mmpse.engine import LossRecord, SupernetHook, relative_losses
 from mmpse.models import is_channels_last
 
 
@@ -208,6 +213,20 @@ def test_batch_that_n_does_not_divide(supernet_cfg, hook, loader, message):
     supernet_cfg.train_dataloader.update(loader)
     with pytest.raises(ValueError, match=message):
         build(supernet_cfg, **hook).train()
+
+
+@pytest.mark.parametrize(
+    ('sampler', 'drop_last', 'fits'),
+    [(DefaultSampler, False, False), (DefaultSampler, True, True), (InfiniteSampler, False, True)],
+)
+def test_batches_of_a_batch_sampler(sampler, drop_last, fits):
+    """mmdet's detectors have one, which groups images by their aspect ratio."""
+    images = range(30)
+    batches = AspectRatioBatchSampler(sampler(images), batch_size=8, drop_last=drop_last)
+    runner = SimpleNamespace(train_dataloader=DataLoader(images, batch_sampler=batches))
+    expected = nullcontext() if fits else pytest.raises(ValueError, match='batch of 6 images')
+    with expected:
+        SupernetHook(n=4)._check_batches(runner)
 
 
 def test_empty_batch_is_named(supernet_cfg):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 
@@ -44,6 +45,22 @@ def test_classifier_is_fitted_and_loads_the_supernet(scope, space, tmp_path):
     again = MODELS.build(with_subnet(CLASSIFIER, subnet)).double()
     load_checkpoint(again, str(path))
     assert torch.equal(again.head.fc.weight, static.head.fc.weight)
+
+
+def test_full_width_weights_load_where_sync_batchnorm_is_exchanged(space):
+    """MMEngine does that where training is not distributed."""
+    supernet = SlimmableMobileNetV2(widen_factor=0.35)
+    for parameter in supernet.parameters():
+        torch.nn.init.normal_(parameter)
+    norm_cfg = dict(type='SyncBN')
+    static = SlimmableMobileNetV2(
+        widen_factor=0.35, subnet=space.uniform(0.5).to_dict(), norm_cfg=norm_cfg
+    )
+    static = revert_sync_batchnorm(static)
+    static.load_state_dict(supernet.state_dict())
+    expected = supernet.state_dict()
+    for name, value in static.state_dict().items():
+        assert torch.equal(value, expected[name][tuple(map(slice, value.shape))]), name
 
 
 def test_checkpoint_with_another_head_width(scope, space):

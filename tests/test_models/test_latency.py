@@ -1,3 +1,4 @@
+import copy
 import json
 
 import numpy as np
@@ -37,17 +38,14 @@ def model(scope):
 
 
 def multiply_adds(model: nn.Module, x: torch.Tensor) -> int:
-    """Of a model's convolutions, counted in a forward."""
-    counted = []
-    hooks = [
-        m.register_forward_hook(lambda m, _, y: counted.append(m.weight[0].numel() * y[0].numel()))
-        for m in model.modules()
-        if isinstance(m, nn.Conv2d)
-    ]
-    with torch.no_grad():
-        model(x)
-    for hook in hooks:
-        hook.remove()
+    """Of a model's convolutions and of VGG's hidden layers, counted in a forward."""
+    counted, model = [], copy.deepcopy(model).to('meta')
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d) or getattr(m, 'out_features', 0) == 4096:
+            m.register_forward_hook(
+                lambda m, _, y: counted.append(m.weight[0].numel() * y[0].numel())
+            )
+    model(x.to('meta'))
     return sum(counted)
 
 
@@ -130,6 +128,22 @@ def test_prediction_is_exact_where_latency_is_linear_in_both_widths(
     assert check['drift'] == 0
     assert check['worst_error'] < 2e-3 and len(check['measured']) == 4
     assert json.loads((tmp_path / 'table.json').read_text())['check'] == check
+
+
+@pytest.mark.slow
+def test_prediction_of_a_vgg_with_its_classifier(scope, clockwork, tmp_path, rng):
+    """Its first fully connected layer reads the last convolution; the others are fixed."""
+    vgg = dict(type='mmpse.SlimmableVGG', depth=11, num_classes=10, norm_cfg=dict(type='BN'))
+    model, shape = (
+        dict(type='ImageClassifier', backbone=vgg, head=dict(type='ClsHead')),
+        (3, 224, 224),
+    )
+    table = LatencyTable(model, shape, tmp_path / 'table.json')
+    table.build(points=3, rounds=1)
+    (row,) = UniformSampler(table.space, None).sample(rng, 1)
+    static = MODELS.build(with_subnet(model, table.space.subnet(row)))
+    expected = 500 + 3e-3 * multiply_adds(static, torch.zeros(1, *shape))
+    assert table.cost()(row[None])[0] == pytest.approx(expected, rel=2e-3)
 
 
 def test_interrupted_build_goes_on(model, clockwork, tmp_path, monkeypatch):

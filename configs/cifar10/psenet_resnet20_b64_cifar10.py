@@ -1,0 +1,9 @@
+# ResNet-20 supernet with parallel subnets (PSE-Net), by the recipe of the static networks.
+_base_ = 'static_resnet20_b64_cifar10.py'
+# a supernet has no statistics of its own: its subnets are sliced and recalibrated to be judged
+val_cfg = val_dataloader = val_evaluator = None
+test_cfg = test_dataloader = test_evaluator = None
+custom_hooks = [
+    dict(type='mmpse.ChannelsLastHook'),
+    dict(type='mmpse.SupernetHook', n=4),
+]

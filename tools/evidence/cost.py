@@ -1,0 +1,46 @@
+"""What a training step, a judged subnet and a drawn subnet cost: the benchmarks, kept as records.
+
+python tools/evidence/cost.py [--only train_step]
+
+Runs tools/benchmarks with their own defaults. The machine should have nothing else to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from frame import ROOT, Advance, Unit, read_json, run_units
+
+BENCHMARKS = {
+    'train_step': ['tools/benchmarks/train_step.py'],
+    'judge': ['tools/benchmarks/judge.py'],
+    'sampling': ['tools/benchmarks/sampling.py'],
+}
+
+
+def run(work_dir: Path, advance: Advance, command: Sequence[str]) -> dict:
+    rows = work_dir.resolve() / 'rows.json'
+    rows.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run([sys.executable, *command, '--json', str(rows)], check=True, cwd=ROOT)
+    return dict(kind='cost', rows=read_json(rows))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--only', nargs='+', choices=list(BENCHMARKS), default=list(BENCHMARKS))
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/cost')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence/cost'))
+    args = parser.parse_args(arguments)
+    units = [Unit(name, functools.partial(run, command=BENCHMARKS[name])) for name in args.only]
+    run_units(units, 'python tools/evidence/cost.py', args.out, args.work_dir)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,211 @@
+"""Does a supernet rank its subnets? Each of 24 trained alone, and judged in supernets.
+
+python tools/evidence/ranking.py --data-root DATA [--scale full] [--only 'alone_*']
+
+DATA holds CIFAR-10 in its official form (the folder cifar-10-batches-py). The subnets are spread
+over the FLOPs and kept in subnets.json. Each is trained alone, every third with three seeds, and
+tested once, at its end, on the test set. Supernets are trained for equal time (on a CPU: processor
+time, so that other jobs of the machine do not count), and judge the same subnets on images held out
+of the training set. Run again after a kill: nothing is done twice. `make results` writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from frame import ROOT, Advance, Scale, Unit, load_config, read_json, run_units, train, write_json
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from mmpse.engine.judge import Judge, calibration_batches
+from mmpse.engine.search_loop import memory_format_of
+from mmpse.engine.stage_judge import StageJudge
+from mmpse.models import StageWiseClassifier, backbone_costs, measure, with_subnet
+from mmpse.registry import MODELS
+from mmpse.space import SpreadSampler, Subnet
+
+SCALES = dict(
+    small=Scale(images=12_000, splits=6, epochs=4, seconds=(120, 480), bfloat16=True),
+    full=Scale(images=None, splits=25, epochs=100, seconds=(7200, 1800), bfloat16=False),
+)
+WAYS = {  # of training a supernet: its config, and settings of its SupernetHook
+    'parallel-masked': ('psenet', dict(execution='masked')),
+    'parallel-sliced': ('psenet', dict(execution='sliced')),
+    'sandwich': ('autoslim', dict(execution='sliced')),
+    'spos': ('spos', dict(execution='sliced')),
+    'stage-wise': ('swp', dict(execution='sliced')),
+}
+PARTS = {  # the parallel way with other settings than its n=4, fullnet, tinynet, SpreadSampler
+    'n=1': dict(n=1, fullnet=False, tinynet=False),
+    'n=2': dict(n=2),
+    'n=8': dict(n=8),
+    'n=16': dict(n=16),
+    'no-fullnet': dict(fullnet=False),
+    'no-tinynet': dict(tinynet=False),
+    'neither': dict(fullnet=False, tinynet=False),
+    'uniform-sampler': dict(sampler=dict(type='mmpse.UniformSampler')),
+    'ratio-sampler': dict(sampler=dict(type='mmpse.RatioSampler')),
+    'distillation': dict(distillation=dict()),
+}
+WAYS.update({name: ('psenet', dict(part, execution='sliced')) for name, part in PARTS.items()})
+SUBNETS = 24
+INPUT_SHAPE = (3, 32, 32)
+METRIC = 'accuracy/top1'
+CALIBRATION = 8  # batches
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--data-root', help='folder of CIFAR-10; default: the config says')
+    parser.add_argument('--network', default='resnet20_b64', help='as the configs name it')
+    parser.add_argument('--scale', choices=list(SCALES), default='small')
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument(
+        '--only', nargs='+', default=['*'], metavar='PATTERN', help='units of work to run'
+    )
+    parser.add_argument('--threads', type=int, default=1, help='of the CPU')
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/ranking')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
+    return parser.parse_args(arguments)
+
+
+def fixed_subnets(path: Path, model: dict, count: int) -> list[Subnet]:
+    """The subnets of ``path``, from the fewest FLOPs to the fullnet; drawn where it is missing."""
+    if not path.exists():
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            backbone = MODELS.build(model['backbone'])
+            space, flops = backbone.search_space, backbone_costs(backbone, INPUT_SHAPE)['flops']
+            rng, drawn = np.random.default_rng(0), [space.fullnet]
+            for level in range(count - 1):
+                share = level / (count - 1), (level + 1) / (count - 1)
+                sampler = SpreadSampler(space, flops, *share, levels=1)
+                while (subnet := space.subnet(sampler.sample(rng, 1)[0])) in drawn:
+                    pass
+                drawn.append(subnet)
+            costs = [measure(model, subnet, INPUT_SHAPE) for subnet in drawn]
+            ranked = sorted(zip(drawn, costs), key=lambda pair: pair[1]['flops'])
+        write_json(path, [dict(s.to_dict(), resources=cost) for s, cost in ranked])
+    return [Subnet.from_dict(content, str(path)) for content in read_json(path)]
+
+
+class Experiment:
+    """The units of work of one network at one scale."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.scale, self.network, self.data_root = SCALES[args.scale], args.network, args.data_root
+        self.folder = args.out / f'{args.network}-{args.scale}'
+        model = self.config('static').model.to_dict()
+        self.subnets = fixed_subnets(self.folder / 'subnets.json', model, SUBNETS)
+
+    def config(self, way: str) -> Config:
+        return load_config(f'{way}_{self.network}', self.scale, self.data_root)
+
+    def units(self, seeds: int) -> list[Unit]:
+        """In the order of their worth, if there is not the time for all."""
+        count = len(self.subnets)
+        # both ends first: that a recipe does not tell subnets apart shows early
+        first = sorted(range(count), key=lambda k: -abs(2 * k - count + 1))
+        units = [self.alone(k, 0) for k in first]
+        ways = [way for way in WAYS if way not in PARTS]
+        units += [self.supernet(way, self.scale.seconds[0], 0) for way in ways]
+        units += [self.alone(k, seed) for seed in range(1, seeds) for k in range(1, count, 3)]
+        units += [
+            self.supernet(way, seconds, seed)
+            for of_ways, times in ((ways, self.scale.seconds), (PARTS, self.scale.seconds[:1]))
+            for seed in range(seeds)
+            for seconds in times
+            for way in of_ways
+        ]
+        return list({unit.name: unit for unit in units}.values())
+
+    def alone(self, index: int, seed: int) -> Unit:
+        """A subnet trained alone."""
+        return Unit(
+            f'alone_{index:02}_seed{seed}',
+            functools.partial(self.train_alone, index=index, seed=seed),
+        )
+
+    def train_alone(self, work_dir: Path, advance: Advance, index: int, seed: int) -> dict:
+        cfg = self.config('static')
+        cfg.model = with_subnet(cfg.model.to_dict(), self.subnets[index])
+        runner, figures = train(cfg, seed, work_dir, advance, epochs=self.scale.epochs)
+        return dict(
+            kind='alone',
+            subnet=index,
+            **figures,
+            held_out=runner.val()[METRIC],
+            test=runner.test()[METRIC],
+        )
+
+    def supernet(self, way: str, seconds: float, seed: int) -> Unit:
+        """A supernet trained for some seconds, and the subnets judged in it."""
+        return Unit(
+            f'supernet_{way}_{seconds:g}s_seed{seed}',
+            functools.partial(self.judge_supernet, way=way, seconds=seconds, seed=seed),
+        )
+
+    def judge_supernet(
+        self, work_dir: Path, advance: Advance, way: str, seconds: float, seed: int
+    ) -> dict:
+        config, settings = WAYS[way]
+        cfg, judged_by = self.config(config), self.config('static')
+        (hook,) = [hook for hook in cfg.custom_hooks if hook.type == 'mmpse.SupernetHook']
+        hook.update(settings)
+        runner, figures = train(cfg, seed, work_dir, advance, seconds=seconds)
+        model = judged_by.model.to_dict()
+        model.setdefault('data_preprocessor', judged_by.data_preprocessor.to_dict())
+        held_out = Runner.build_dataloader(judged_by.val_dataloader)
+        judge = Judge(
+            model,
+            runner.model.state_dict(),
+            calibration_batches(runner.train_dataloader, CALIBRATION),
+            held_out,
+            runner.build_evaluator(judged_by.val_evaluator),
+            METRIC,
+            memory_format_of(runner.model),
+        )
+        scores, losses = zip(*map(judge, self.subnets))
+        record = dict(kind='supernet', way=way, seconds_allowed=seconds, **figures)
+        record.update(scores=scores, losses=losses)
+        if isinstance(runner.model, StageWiseClassifier):
+            record['distances'] = self.distances(runner.model, held_out)
+        return record
+
+    def distances(self, model: StageWiseClassifier, held_out: DataLoader) -> list[float]:
+        """What the stage-wise search ranks by: distances to the fullnet, summed over the stages."""
+        batches = [model.data_preprocessor(batch, False)['inputs'] for batch in held_out]
+        judge, sums = StageJudge(model, batches), [0.0] * len(self.subnets)
+        for stage in model.stages:
+            judge.enter(stage)
+            sums = [total + judge(subnet) for total, subnet in zip(sums, self.subnets)]
+        return sums
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    experiment = Experiment(args)
+    units = experiment.units(args.seeds)
+    chosen = [u for u in units if any(fnmatch.fnmatch(u.name, pattern) for pattern in args.only)]
+    if not chosen:
+        raise SystemExit(
+            f'--only {" ".join(args.only)} matches none of the units of work: '
+            f'{", ".join(unit.name for unit in units[:3])}, ...'
+        )
+    command = 'python tools/evidence/ranking.py --data-root DATA'
+    command += f' --network {args.network} --scale {args.scale}'
+    run_units(chosen, command, experiment.folder, args.work_dir / experiment.folder.name)
+
+
+if __name__ == '__main__':
+    main()

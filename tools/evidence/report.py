@@ -1,0 +1,400 @@
+"""Write docs/results.md and its figures from the records beside it. Trains nothing.
+
+python tools/evidence/report.py [--results docs/results]
+
+What a reader needs to know beyond the figures is written by hand in docs/results/*.md, and put
+under the table that it is about.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from frame import ROOT, read_json
+from matplotlib.figure import Figure
+from scipy.stats import kendalltau
+
+from mmpse.evaluation import ranking_agreement
+
+OURS = ('parallel-masked', 'parallel-sliced', 'stage-wise')
+RIVALS = ('sandwich', 'spos')
+NAMES = {
+    'parallel-masked': 'parallel (PSE-Net), masked',
+    'parallel-sliced': 'parallel (PSE-Net), sliced',
+    'sandwich': 'sandwich (AutoSlim)',
+    'spos': 'single path (SPOS)',
+    'stage-wise': 'stage-wise (SP)',
+}
+GOAL = 0.75  # Kendall's tau
+FIVE = 5  # subnets of the table of accuracies
+INTRODUCTION = """# Results
+
+`make results` rewrites this page from the records in [results](results) and trains nothing: every
+figure below is in one of those JSON files, together with the command that made it, the seed, the
+machine, the time, the date and the version of the code.
+
+The experiments read CIFAR-10 from `--data-root DATA`, in its official form, the folder
+`cifar-10-batches-py`. They can be killed at any time: run again, they go on with what has no record
+yet.
+
+**Equal time** is processor time of one process with one thread (`OMP_NUM_THREADS=1`, no worker
+processes) where there is no GPU, since other jobs on the machine do not add to it; with a GPU it is
+wall-clock. It includes the loading of the data, and not the judging.
+
+**Splits.** Supernets are trained, recalibrated and judged on parts of the *training* set. The test
+set is used for one thing: the accuracy of a network trained alone, once, at its end.
+"""
+EXPECTED = [  # of experiments 1 and 3: network and scale
+    *('resnet20_b64-small', 'resnet20_b64-full'),
+    *('mobilenet-v2-w0p5_b128-small', 'mobilenet-v2-w0p5_b128-full'),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--results', type=Path, default=ROOT / 'docs/results')
+    results = parser.parse_args(arguments).results
+    run = [of for of in map(Ranking, sorted(results.glob('ranking/*/'))) if of.alone]
+    missing = [name for name in EXPECTED if name not in [of.folder.name for of in run]]
+    text = INTRODUCTION + '\n## 1. Ranking at equal time\n'
+    text += ''.join(map(ranking, run)) + not_run(missing)
+    text += '\n## 2. Accuracy at equal FLOPs and equal total time\n\nNot run.\n'
+    text += '\n## 3. What each part brings\n'
+    text += ''.join(map(parts, run)) + not_run(missing)
+    text += '\n## 4. Transfer\n\nNot run.\n'
+    text += '\n## 5. Cost\n' + cost(results / 'cost')
+    page = results.parent / 'results.md'
+    temporary = page.with_name(f'.{page.name}.{os.getpid()}.tmp')
+    temporary.write_text(text, encoding='utf-8')
+    os.replace(temporary, page)
+    print(f'{page} rewritten')
+
+
+def not_run(names: Sequence[str]) -> str:
+    return ''.join(
+        f'\n### {name}\n\nNot run: `python tools/evidence/ranking.py --data-root DATA '
+        f'--network {name.rpartition("-")[0]} --scale {name.rpartition("-")[2]}`\n'
+        for name in names
+    )
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown, its first column to the left."""
+    lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
+    return '\n' + ''.join(f'| {" | ".join(map(str, line))} |\n' for line in lines)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """The mean, and the standard deviation where there are several."""
+    mean = format(statistics.mean(values), form)
+    return f'{mean} ± {statistics.stdev(values):{form}}' if len(values) > 1 else mean
+
+
+class Ranking:
+    """The records of one network at one scale."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.flops = [s['resources']['flops'] / 1e6 for s in read_json(folder / 'subnets.json')]
+        records = [read_json(path) for path in sorted(folder.glob('*_seed*.json'))]
+        self.records = records
+        self.alone = [record for record in records if record['kind'] == 'alone']
+        self.supernets = [record for record in records if record['kind'] == 'supernet']
+        self.seconds = sorted({r['seconds_allowed'] for r in self.supernets}, reverse=True)
+
+    def accuracies(self, key: str = 'test') -> list[float]:
+        """Of every subnet trained alone, the mean over its seeds; NaN where it was not."""
+        means = []
+        for index in range(len(self.flops)):
+            values = [record[key] for record in self.alone if record['subnet'] == index]
+            means.append(statistics.mean(values) if values else float('nan'))
+        return means
+
+    def of(self, way: str, seconds: float) -> list[dict]:
+        return [r for r in self.supernets if (r['way'], r['seconds_allowed']) == (way, seconds)]
+
+
+def ranking(of: Ranking) -> str:
+    folder, text = of.folder, f'\n### {of.folder.name}\n'
+    accuracies = of.accuracies()
+    trained = np.isfinite(accuracies)
+    text += setup(of)
+    if not trained.all():
+        text += f'\nNot finished: {trained.sum()} of {len(trained)} subnets are trained alone.\n'
+    if trained.sum() < 3:
+        return text
+    picture = figure_of_accuracies(of)
+    text += f'\n![accuracy alone against FLOPs]({save(picture, folder, "accuracies")})\n'
+    text += ceiling(of)
+    for seconds in of.seconds:
+        text += agreement(of, seconds)
+    for seconds in of.seconds:
+        text += accuracies_at_equal_time(of, seconds)
+    return text + provenance(of)
+
+
+def setup(of: Ranking) -> str:
+    steps = statistics.mean(record['steps'] for record in of.alone)
+    times = [record['train_seconds'] for record in of.alone]
+    return (
+        f'\n{len(of.flops)} subnets, spread over {min(of.flops):.1f} to {max(of.flops):.1f} M '
+        f'FLOPs ([subnets.json](results/ranking/{of.folder.name}/subnets.json)), the last one the '
+        f'fullnet. Trained alone: {steps:.0f} steps each, {min(times):.0f} to {max(times):.0f} s; '
+        'the same recipe for all, and for the supernets but for the length.\n'
+        + note(of.folder, 'setup')
+    )
+
+
+def note(folder: Path, name: str) -> str:
+    """What was written by hand."""
+    path = folder / f'{name}.md'
+    return '\n' + path.read_text(encoding='utf-8') if path.exists() else ''
+
+
+def ceiling(of: Ranking) -> str:
+    """How far one training alone agrees with another one of the same subnets."""
+    tests = {(r['subnet'], r['seed']): r['test'] for r in of.alone}
+    seeds = sorted({seed for _, seed in tests})
+    repeated = [k for k in range(len(of.flops)) if all((k, seed) in tests for seed in seeds)]
+    if len(seeds) < 2 or len(repeated) < 3:
+        return '\nNoise ceiling: not run (one seed only).\n'
+    rows = [[tests[k, seed] for k in repeated] for seed in seeds]
+    taus = [kendalltau(a, b).statistic for a, b in itertools.combinations(rows, 2)]
+    noise = np.sqrt(np.var(rows, axis=0, ddof=1).mean())
+    return (
+        f'\nNoise ceiling: {len(repeated)} of the subnets were trained alone with {len(seeds)} '
+        f"seeds. Kendall's τ between two seeds: {spread(taus, '.3f')} over {len(taus)} pairs of "
+        f'seeds. Standard deviation between seeds: {noise:.2f} points of accuracy; the accuracies '
+        f'of all subnets reach from {min(of.accuracies()):.1f} to {max(of.accuracies()):.1f} %.\n'
+    )
+
+
+def agreement(of: Ranking, seconds: float) -> str:
+    accuracies = np.array(of.accuracies())
+    trained = np.isfinite(accuracies)
+    rankings: dict[str, list] = {'FLOPs alone': [of.flops]}
+    seeds: dict[str, list[dict]] = {way: of.of(way, seconds) for way in NAMES}
+    for way, name in NAMES.items():
+        if seeds[way]:
+            rankings[name] = [record['scores'] for record in seeds[way]]
+    for way, name in NAMES.items():
+        distances = [[-d for d in r['distances']] for r in seeds[way] if 'distances' in r]
+        if distances:
+            rankings[f'{name}, by its distances'] = distances
+    figures = {
+        name: [ranking_agreement(np.array(s)[trained], accuracies[trained], (3,)) for s in scores]
+        for name, scores in rankings.items()
+    }
+    redraws = bootstrap(rankings, accuracies, trained)
+    rows = []
+    for name, values in figures.items():
+        columns = [[value[key] for value in values] for key in values[0]]
+        better = (redraws[name] > redraws['FLOPs alone']).mean()
+        rows.append(
+            [
+                name,
+                *(spread(column, form) for column, form in zip(columns, ('.3f', '.3f', '.2f'))),
+                f'{redraws[name].std():.3f}',
+                '' if name == 'FLOPs alone' else f'{better:.0%}',
+                '' if name == 'FLOPs alone' else len(values),
+            ]
+        )
+    header = 'ranked by', "Kendall's τ", "Spearman's ρ", 'top-3 regret (points)'
+    header = *header, 'τ: ± with other subnets', 'τ above that of FLOPs', 'seeds'
+    text = f'\n#### Ranking, supernets trained for {seconds:g} s\n' + table(header, rows)
+    text += verdict({way: figures.get(name) for way, name in NAMES.items()}, figures)
+    text += note(of.folder, f'ranking_{seconds:g}s')
+    missing = [name for way, name in NAMES.items() if not seeds[way]]
+    if missing:
+        text += f'\nNot run: {", ".join(missing)}.\n'
+    text += (
+        '\n"± with other subnets" is the standard deviation, and "τ above that of FLOPs" the '
+        'share, over 2,000 redraws of the subnets (bootstrap). Regret: what the best of the 3 '
+        'best-ranked subnets lacks to the best of all, in points of accuracy.\n'
+    )
+    shown = {NAMES[way]: records for way, records in seeds.items() if records}
+    if shown:
+        picture = figure_of_scores(shown, accuracies)
+        text += f'\n![scores against accuracies]({save(picture, of.folder, f"{seconds:g}s")})\n'
+    return text
+
+
+def bootstrap(rankings: dict, accuracies: np.ndarray, trained: np.ndarray) -> dict:
+    """Mean τ over the seeds for 2,000 redraws of the subnets, the same ones for all rankings."""
+    rng = np.random.default_rng(0)
+    draws = rng.choice(np.flatnonzero(trained), (2000, trained.sum()))
+    return {
+        name: np.mean([[tau(np.array(s)[d], accuracies[d]) for d in draws] for s in scores], axis=0)
+        for name, scores in rankings.items()
+    }
+
+
+def tau(a: np.ndarray, b: np.ndarray) -> float:
+    return kendalltau(a, b).statistic
+
+
+def parts(of: Ranking) -> str:
+    """Supernets with one setting changed, against the one with none changed."""
+    accuracies, reference = np.array(of.accuracies()), 'parallel-sliced'
+    changed = sorted({record['way'] for record in of.supernets} - NAMES.keys())
+    text = f'\n### {of.folder.name}\n'
+    rows = []
+    for way in [reference, *changed]:
+        records = of.of(way, of.seconds[0]) if of.seconds else []
+        if records and np.isfinite(accuracies).all():
+            taus = [tau(np.array(record['scores']), accuracies) for record in records]
+            rows.append(
+                [
+                    f'{NAMES[way]}, n=4' if way == reference else way,
+                    round(statistics.mean(record['steps'] for record in records)),
+                    spread(taus, '.3f'),
+                    spread([record['scores'][-1] for record in records], '.1f'),
+                    spread([statistics.mean(record['scores']) for record in records], '.1f'),
+                    len(records),
+                ]
+            )
+    if not changed or not rows:
+        return text + "\nNot run: `--only 'supernet_*'` of the command above trains them.\n"
+    header = 'changed', 'steps', "Kendall's τ", 'fullnet (%)', 'mean of all (%)', 'seeds'
+    return text + table(header, rows) + note(of.folder, 'parts')
+
+
+def verdict(of_ways: dict[str, list | None], figures: dict[str, list]) -> str:
+    """In plain words, who ranks better."""
+
+    def mean(values: list[dict]) -> float:
+        return statistics.mean(value['kendall_tau'] for value in values)
+
+    flops = mean(figures['FLOPs alone'])
+    rivals = {NAMES[way]: mean(of_ways[way]) for way in RIVALS if of_ways[way]}
+    sentences = []
+    for way in OURS:
+        if of_ways[way] is None:
+            continue
+        own = mean(of_ways[way])
+        others = {'FLOPs alone': flops, **rivals}
+        worse = [f'{name} ({value:.3f})' for name, value in others.items() if own <= value]
+        text = f'{NAMES[way]} ({own:.3f})'
+        text += f' ranks no better than {", ".join(worse)}' if worse else ' ranks above all rivals'
+        text += f' and {"reaches" if own >= GOAL else "misses"} the goal of {GOAL}'
+        sentences.append(text)
+    return f'\n**{"; ".join(sentences)}.**\n' if sentences else ''
+
+
+def accuracies_at_equal_time(of: Ranking, seconds: float) -> str:
+    count = len(of.flops)
+    five = [round(k * (count - 1) / (FIVE - 1)) for k in range(FIVE)][::-1]
+    rows = []
+    for way, name in NAMES.items():
+        records = of.of(way, seconds)
+        if records:
+            of_five = [[record['scores'][k] for record in records] for k in five]
+            rows.append(
+                [
+                    name,
+                    round(statistics.mean(record['steps'] for record in records)),
+                    spread([record['scores'][-1] for record in records], '.1f'),
+                    spread([statistics.mean(values) for values in zip(*of_five)], '.1f'),
+                    ' '.join(f'{statistics.mean(values):.1f}' for values in of_five),
+                    spread([statistics.mean(record['scores']) for record in records], '.1f'),
+                ]
+            )
+    alone = of.accuracies('held_out')
+    if np.isfinite(alone).all():
+        of_five = [alone[k] for k in five]
+        row = ['each trained alone', '', f'{alone[-1]:.1f}', f'{statistics.mean(of_five):.1f}']
+        row += [' '.join(f'{value:.1f}' for value in of_five), f'{statistics.mean(alone):.1f}']
+        rows.append(row)
+    header = 'trained by', 'steps', 'fullnet', 'mean of 5', 'the 5, from the fullnet down'
+    return (
+        f'\n#### Accuracy on held-out training images (%), supernets trained for {seconds:g} s\n'
+        + table((*header, f'mean of all {count}'), rows)
+        + note(of.folder, f'accuracy_{seconds:g}s')
+    )
+
+
+def cost(folder: Path) -> str:
+    """The tables of the benchmarks."""
+    text = ''
+    for path in sorted(folder.glob('*.json')):
+        record = read_json(path)
+        rows = [[shown(value) for value in row.values()] for row in record['rows']]
+        text += f'\n### {path.stem}\n' + table(list(record['rows'][0]), rows)
+        text += note(folder, path.stem)
+        text += (
+            f'\n{record["seconds"] / 60:.0f} minutes on {machine_name(record["machine"])}, '
+            f'{record["date"][:10]}, code {record["code"]}. Rerun: `{record["command"]}`\n'
+        )
+    return text or '\nNot run: `python tools/evidence/cost.py`\n'
+
+
+def shown(value: Any) -> str:
+    return f'{value:.3g}' if isinstance(value, float) else '' if value is None else str(value)
+
+
+def machine_name(machine: dict) -> str:
+    return f'{machine["device"]}, {machine["threads"]} thread(s), torch {machine["torch"]}'
+
+
+def provenance(of: Ranking) -> str:
+    commands = sorted({record['command'].partition(' --only')[0] for record in of.records})
+    machines = sorted({machine_name(record['machine']) for record in of.records})
+    hours = sum(record['cpu_seconds'] for record in of.records) / 3600
+    dates = sorted(record['date'][:10] for record in of.records)
+    codes = ', '.join(dict.fromkeys(r['code'] for r in sorted(of.records, key=lambda r: r['date'])))
+    return (
+        f'\n{len(of.alone)} trainings alone and {len(of.supernets)} supernets, {hours:.1f} hours '
+        f'of processor time, {dates[0]} to {dates[-1]}, on {"; ".join(machines)}; code {codes}. '
+        f'Records: [{of.folder.name}](results/ranking/{of.folder.name}). Rerun:\n\n'
+        + ''.join(f'    {command}\n' for command in commands)
+    )
+
+
+def save(figure: Figure, folder: Path, name: str) -> str:
+    """Write a figure beside the records; its address as seen from the page."""
+    path = folder.parents[1] / f'{folder.parent.name}_{folder.name}_{name}.png'
+    figure.savefig(path, dpi=100, metadata=dict(Software=None))
+    return f'{path.parent.name}/{path.name}'
+
+
+def figure_of_accuracies(of: Ranking) -> Figure:
+    """Accuracy of every training alone against FLOPs."""
+    figure = Figure(figsize=(6, 3.6), layout='constrained')
+    axes = figure.subplots()
+    for seed in sorted({record['seed'] for record in of.alone}):
+        records = [record for record in of.alone if record['seed'] == seed]
+        x = [of.flops[record['subnet']] for record in records]
+        axes.scatter(x, [record['test'] for record in records], s=16, label=f'seed {seed}')
+    axes.set_xlabel('FLOPs (M multiply-adds)')
+    axes.set_ylabel('accuracy alone (%)')
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def figure_of_scores(records: dict[str, list[dict]], accuracies: np.ndarray) -> Figure:
+    """Score in the supernet against accuracy alone, one panel per way of training."""
+    figure = Figure(figsize=(3.2 * len(records), 3.2), layout='constrained')
+    panels = figure.subplots(1, len(records), squeeze=False)[0]
+    for axes, (name, of_way) in zip(panels, records.items()):
+        for record in of_way:
+            axes.scatter(accuracies, record['scores'], s=14, label=f'seed {record["seed"]}')
+        axes.set_title(name, fontsize=10)
+        axes.set_xlabel('accuracy alone (%)')
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel('accuracy in the supernet (%)')
+    return figure
+
+
+if __name__ == '__main__':
+    main()
