@@ -158,6 +158,9 @@ def run(config: Mapping[str, Any], scope: str) -> dict[str, torch.Tensor]:
         weights = model.state_dict()  # some add modules when they run first
         for counter in ('epoch', 'iter'):  # some losses change with them
             MessageHub.get_current_instance().update_info(counter, 0)
+        for module in model.modules():
+            if type(module).__name__ == 'L2Norm':  # SSD's has no values before init_weights
+                nn.init.constant_(module.weight, module.scale)
         torch.manual_seed(0)
         detector = hasattr(model, 'with_bbox')
         if hasattr(model, 'encode_decode'):

@@ -18,6 +18,7 @@ from mmpse.transfer import (
     ExportError,
     PlainBackbone,
     TransferError,
+    backbone_of,
     export_onnx,
     export_plain,
     load_model,
@@ -172,6 +173,9 @@ def test_a_model_without_raw_outputs(tmp_path):
     with pytest.raises(ExportError, match='FCOS gives no raw outputs.*export the backbone'):
         export_onnx(model, tmp_path / 'model.onnx', SHAPE)
     assert not list(tmp_path.glob('*.onnx'))
+    assert backbone_of(model) is model.backbone
+    with pytest.raises(ExportError, match='Linear has no backbone'):
+        backbone_of(torch.nn.Linear(1, 1))
 
 
 def test_a_difference_is_an_error():
