@@ -200,11 +200,11 @@ class Dying:
     def __init__(self, monkeypatch, target, calls):
         self.left, call = calls, target.__call__
 
-        def dying(judge, subnet):
+        def dying(judge, *args):
             if not self.left:
                 raise Stop
             self.left -= 1
-            return call(judge, subnet)
+            return call(judge, *args)
 
         monkeypatch.setattr(target, '__call__', dying)
 

@@ -18,7 +18,7 @@ from mmpse.models import (
 )
 from mmpse.models.meta import WeightsOnMeta
 from mmpse.registry import MODELS
-from mmpse.transfer.config import rewrite
+from mmpse.transfer.config import load_config, rewrite
 
 CLASSES = 7
 
@@ -177,7 +177,7 @@ def test_openmmlab_checkpoints(backbone, tmp_path, caplog):
 def test_detectors_and_segmentors_start_from_their_own_checkpoint(config, tmp_path):
     """Whole, and sorted inside the backbone: the full network computes the same."""
     stock = Config.fromstring(f'_base_ = {config!r}', '.py')
-    ours = Config.fromstring(rewrite(config, None), '.py')
+    ours = Config.fromstring(rewrite(config, load_config(config), None), '.py')
     path = str(tmp_path / 'published.pth')
     ours.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=path, sort='bn')
     with DefaultScope.overwrite_default_scope(stock.default_scope):
