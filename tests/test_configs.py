@@ -11,6 +11,7 @@ import torch
 from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
+from mmengine.runner import Runner
 
 import mmpse
 from mmpse.models import SlimmableBackbone, measure
@@ -189,6 +190,20 @@ def test_bases_resolve_from_another_project(tmp_path, base):
     path.write_text(f"_base_ = '{base}'\nmodel = dict(backbone=dict(with_cp=True))\n")
     cfg = Config.fromfile(path)
     assert cfg.model.backbone.with_cp and len(cfg.model) > 2
+
+
+def test_inherited_config_trains_in_another_project(tmp_path, digits, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = 'mmpse::quickstart/supernet_mobilenet-v2_digits.py'
+    (tmp_path / 'mine.py').write_text(
+        f"_base_ = '{base}'\n"
+        'model = dict(backbone=dict(widen_factor=0.35))\n'
+        f"train_dataloader = dict(dataset=dict(data_root='{digits}', indices=128))\n"
+        'train_cfg = dict(max_epochs=1)\n'
+        "param_scheduler = None\nwork_dir = 'work'\n"
+    )
+    Runner.from_cfg(Config.fromfile('mine.py')).train()
+    assert (tmp_path / 'work/epoch_1.pth').exists()
 
 
 def test_the_package_holds_configs_and_tools():

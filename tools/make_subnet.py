@@ -3,20 +3,21 @@
 python tools/make_subnet.py CONFIG --flops 50% --input-shape 3 224 224 -o uniform.json
 python tools/make_subnet.py CONFIG --like best_subnet.json -o uniform.json
 
---flops and --params are limits, and the largest uniform subnet within them is written; --like takes
-the one whose FLOPs are nearest to those of the other, below or above.
+CONFIG is a file, or `mmpse::...` and the like. --flops and --params are limits, and the largest
+uniform subnet within them is written; --like takes the one whose FLOPs are nearest to those of the
+other, below or above.
 """
 
 import argparse
 from collections.abc import Mapping
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import mmpse  # noqa: F401
 from mmpse.models import costs_of, find_backbone, model_costs, with_subnet
 from mmpse.registry import MODELS
 from mmpse.space import Budget, Subnet, nearest_uniform
+from mmpse.transfer.config import load_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -60,7 +61,7 @@ def uniform_subnet(
 
 def main() -> None:
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = load_config(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     input_shape = args.input_shape
     if args.like is not None:

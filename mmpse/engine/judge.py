@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from mmengine import dist
-from mmengine.config import ConfigDict
 from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import print_log
@@ -103,8 +102,7 @@ class Judge:
 
     def slice(self, subnet: Subnet) -> torch.nn.Module:
         """The subnet's static model with the supernet's weights."""
-        # mmdet's heads read their test_cfg by attributes
-        model = MODELS.build(ConfigDict(with_subnet(self.model, subnet)))
+        model = MODELS.build(with_subnet(self.model, subnet))
         model = revert_sync_batchnorm(model)
         model.load_state_dict(self.state_dict)
         return model.to(get_device(), memory_format=self.memory_format)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmcv.cnn import ConvModule
+from mmengine.config import ConfigDict
 from torch import nn
 
 from mmpse.registry import MODELS
@@ -96,7 +97,7 @@ def _note_inputs(layer: nn.Module, inputs: int) -> None:
             setattr(layer, key, inputs)
 
 
-def with_subnet(model: Mapping[str, Any], subnet: Subnet | None) -> dict[str, Any]:
+def with_subnet(model: Mapping[str, Any], subnet: Subnet | None) -> ConfigDict:
     """The config of ``model`` with its backbone as the static ``subnet``.
 
     Weights are expected from elsewhere: ``init_cfg`` of the backbone and of the model are dropped.
@@ -105,7 +106,7 @@ def with_subnet(model: Mapping[str, Any], subnet: Subnet | None) -> dict[str, An
         model: Config of a model with a slimmable backbone, a supernet or not.
         subnet: The subnet; ``None`` makes it a supernet.
     """
-    config = copy.deepcopy(dict(model))
+    config = ConfigDict(copy.deepcopy(dict(model)))  # some models read it by attributes
     config.pop('init_cfg', None)
     if config['type'] != 'mmpse.FitToBackbone':
         config.update(type='mmpse.FitToBackbone', architecture=config['type'])

@@ -73,6 +73,12 @@ class Budget:
         limit: Mapping[str, str | float],
         window: float = 0.05,
     ) -> None:
+        if not isinstance(limit, Mapping):
+            raise BudgetError(
+                f'budget must be a dict of {sorted(costs)}, e.g. dict(flops="50%"), got {limit!r}; '
+                'on a command line: --cfg-options train_cfg.budget._delete_=True '
+                'train_cfg.budget.params=2M'
+            )
         unknown = [name for name in limit if name not in costs]
         if not limit or unknown:
             hint = ' (a latency needs a latency_table)' if 'latency' in unknown else ''

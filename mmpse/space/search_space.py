@@ -150,7 +150,8 @@ class SearchSpace:
                 or a width that is not among its unit's candidates.
         """
         where = f'subnet file {subnet.path}' if subnet.path else 'subnet'
-        for key in sorted(self.backbone.keys() | subnet.backbone.keys()):
+        keys = sorted(self.backbone.keys() | subnet.backbone.keys(), key=lambda k: (k != 'type', k))
+        for key in keys:
             given, expected = subnet.backbone.get(key), self.backbone.get(key)
             if given != expected:
                 raise SubnetError(
