@@ -187,7 +187,8 @@ class Experiment:
         else:
             cfg = supernet_config(self.config, way)
         runner, figures = train(cfg, seed, work_dir, advance, seconds=self.scale.supernet)
-        runner.save_checkpoint(str(work_dir), 'weights.pth', save_optimizer=False, by_epoch=False)
+        options = dict(save_optimizer=False, save_param_scheduler=False, by_epoch=False)
+        runner.save_checkpoint(str(work_dir), 'weights.pth', **options)
         leave(work_dir / 'weights.pth', self.weights(self.supernet(way, seed)))
         return dict(kind='supernet', way=way, **figures)
 
