@@ -19,7 +19,7 @@ from frame import ROOT, Advance, Unit, read_json, run_units
 
 SETTINGS = {  # of tools/benchmarks/train_step.py
     'MobileNetV2-1.5x': [],
-    'ResNet-50': ['--rounds', '3'],
+    'ResNet-50': ['--rounds', '3', '--batch', '16'],
     'VGG16-BN': ['--rounds', '3', '--batch', '8'],
 }
 BENCHMARKS = {
