@@ -155,7 +155,7 @@ def test_benchmarks_write_ratios(tmp_path):
     rows = {(row['mode'], row['n']): row for row in json.loads(out.read_text())}
     assert rows.keys() == {
         *(('plain', 1), ('masked', 2), ('sliced', 2)),
-        *(('stage-wise masked', 2), ('stage-wise sliced', 2)),
+        *(('stage-wise masked', 4), ('stage-wise sliced', 4)),
         *(('sandwich', 4), ('spos', 1)),
     }
     for (mode, n), row in rows.items():
