@@ -3,21 +3,23 @@
 python tools/make_subnet.py CONFIG --flops 50% --input-shape 3 224 224 -o uniform.json
 python tools/make_subnet.py CONFIG --like best_subnet.json -o uniform.json
 
-CONFIG is a file, or `mmpse::...` and the like. --flops and --params are limits, and the largest
-uniform subnet within them is written; --like takes the one whose FLOPs are nearest to those of the
-other, below or above.
+CONFIG is a file, or `mmpse::...`, `mmdet::...` and the like; its backbone is a slimmable one, or a
+stock one that tools/transfer.py can replace. --flops and --params are limits for the whole model,
+and the largest uniform subnet within them is written; --like takes the one whose FLOPs are nearest
+to those of the other, below or above.
 """
 
 import argparse
 from collections.abc import Mapping
 
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import mmpse  # noqa: F401
 from mmpse.models import costs_of, find_backbone, model_costs, with_subnet
 from mmpse.registry import MODELS
 from mmpse.space import Budget, Subnet, nearest_uniform
-from mmpse.transfer.config import load_config
+from mmpse.transfer.config import load_config, rewrite
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,7 +63,18 @@ def uniform_subnet(
 
 def main() -> None:
     args = parse_args()
+    try:
+        subnet = make_subnet(args)
+    except ValueError as error:  # all that is wrong with what was given
+        raise SystemExit(f'{type(error).__name__}: {error}') from None
+    subnet.save(args.out)
+    print(f'{args.out}: {subnet.resources}')
+
+
+def make_subnet(args: argparse.Namespace) -> Subnet:
     cfg = load_config(args.config)
+    if not str(cfg.model.get('backbone', {}).get('type', '')).startswith('mmpse.'):
+        cfg = Config.fromstring(rewrite(args.config, cfg, subnet=None), '.py')  # as a supernet
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     input_shape = args.input_shape
     if args.like is not None:
@@ -70,9 +83,7 @@ def main() -> None:
         input_shape = input_shape or other.resources['input_shape']
     else:
         limit = dict(flops=args.flops) if args.flops else dict(params=args.params)
-    subnet = uniform_subnet(cfg.model.to_dict(), limit, tuple(input_shape), args.like is None)
-    subnet.save(args.out)
-    print(f'{args.out}: {subnet.resources}')
+    return uniform_subnet(cfg.model.to_dict(), limit, tuple(input_shape), args.like is None)
 
 
 if __name__ == '__main__':

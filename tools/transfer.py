@@ -10,7 +10,9 @@ MobileNetV2 backbone. The new config inherits from it; necks and heads follow th
 import argparse
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
-from mmpse.transfer import transfer
+from mmpse.models import FitError
+from mmpse.space import SubnetError
+from mmpse.transfer import TransferError, complexity, transfer
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,8 +32,14 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    transfer(args.config, args.out, args.subnet, args.checkpoint)
+    try:
+        cfg = transfer(args.config, args.out, args.subnet, args.checkpoint)
+    except (FitError, SubnetError, TransferError) as error:
+        raise SystemExit(f'{type(error).__name__}: {error}') from None
     print(args.out)
+    if args.subnet is not None:
+        for name, (cost, of_full) in complexity(cfg).items():
+            print(f'{name} of the backbone: {cost:,} of {of_full:,} ({cost / of_full:.1%})')
 
 
 if __name__ == '__main__':

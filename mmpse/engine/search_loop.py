@@ -75,6 +75,7 @@ class SearchLoop(BaseLoop):
         BudgetError: At the start, if no subnet can meet the budget.
         ArchiveError: If the archive is damaged, full, or of another supernet.
         ValueError: At the start, if ``load_from`` or the validation data is missing.
+        FileNotFoundError: At the start, if there is no such checkpoint.
     """
 
     races = False  # whether candidates are compared with the best of earlier generations
@@ -110,6 +111,12 @@ class SearchLoop(BaseLoop):
             raise ValueError(
                 'a search needs the checkpoint of a trained supernet: set load_from, e.g. '
                 '--cfg-options load_from=work_dirs/supernet/epoch_50.pth'
+            )
+        if '://' not in runner._load_from and not Path(runner._load_from).is_file():
+            raise FileNotFoundError(
+                f'there is no supernet checkpoint {runner._load_from} (load_from): train the '
+                'supernet first, with tools/train.py and its config, or give the path of another '
+                'checkpoint with --cfg-options load_from=...'
             )
         if validation is None:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,9 +40,24 @@ def recalibrate(model: BaseModel, batches: Sequence[Any]) -> int:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
     for batch in batches:
-        data = model.data_preprocessor(batch, False)
-        model._run_forward(data, mode='tensor')
+        model._run_forward(_preprocess(model, batch), mode='tensor')
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)
     return len(norms)
+
+
+def _preprocess(model: BaseModel, batch: Any) -> Any:
+    """A batch as a model sees it in training, but without Mixup and the like.
+
+    Segmentors pad crops of unequal sizes in training only.
+    """
+    preprocessor = model.data_preprocessor
+    augments = getattr(preprocessor, 'batch_augments', None)
+    if augments is not None:
+        preprocessor.batch_augments = None
+    try:
+        return preprocessor(copy.deepcopy(batch), True)  # a copy: padding changes the samples
+    finally:
+        if augments is not None:
+            preprocessor.batch_augments = augments

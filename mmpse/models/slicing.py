@@ -100,10 +100,12 @@ def _slice_state(module, state_dict, prefix_, *_, cuts: Mapping[str, tuple]):
         if given is None or given.shape == own.shape:
             continue
         if tuple(given.shape) != full:
+            expected = f'{tuple(own.shape)} (its own weights)'
+            if tuple(own.shape) != full:
+                expected += f' or {full} (its supernet, to be sliced)'
             raise SliceError(
                 f'cannot load {name}: the checkpoint has shape {tuple(given.shape)}; this subnet '
-                f'expects {tuple(own.shape)} (its own weights) or {full} (its supernet, to be '
-                'sliced). The checkpoint is of another subnet or another backbone width'
+                f'expects {expected}. The checkpoint is of another subnet or another backbone width'
             )
         if kept is not None:
             dim, indices = kept

@@ -1,6 +1,6 @@
 """A searched backbone inside a detector or segmentor; export."""
 
-from .config import TransferError, transfer
+from .config import TransferError, complexity, transfer
 from .export import ExportError, backbone_of, export_onnx, export_plain, load_model
 from .plain import PlainBackbone
 from .survey import survey
@@ -10,6 +10,7 @@ __all__ = [
     'PlainBackbone',
     'TransferError',
     'backbone_of',
+    'complexity',
     'export_onnx',
     'export_plain',
     'load_model',

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+from mmengine.analysis import FlopAnalyzer, parameter_count
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
@@ -61,19 +63,48 @@ def transfer(
         raise TransferError(
             f'{out} is the old config, from which the new one inherits; give -o another'
         )
-    text = rewrite(config, load_config(config), subnet, checkpoint, out.parent)
-    temporary = out.with_name(f'.{out.stem}.{os.getpid()}.tmp.py')
+    old = load_config(config)
+    new = Config.fromstring(rewrite(config, old, subnet, checkpoint), '.py')
+    backbone = find_slimmable(build_model(new))
+    if checkpoint is not None:
+        check_checkpoint(backbone, checkpoint)
     out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f'.{out.stem}.{os.getpid()}.tmp.py')
     try:
-        temporary.write_text(text, encoding='utf-8')
-        new = Config.fromfile(temporary)
-        backbone = find_slimmable(build_model(new))
-        if checkpoint is not None:
-            check_checkpoint(backbone, checkpoint)
+        temporary.write_text(rewrite(config, old, subnet, checkpoint, out.parent), encoding='utf-8')
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
     return new
+
+
+def complexity(
+    cfg: Config, input_shape: Sequence[int] = (3, 224, 224)
+) -> dict[str, tuple[int, int]]:
+    """What the backbone of a config that :func:`transfer` wrote costs, and its full network.
+
+    Args:
+        cfg: The config.
+        input_shape: Shape ``(C, H, W)`` of the image that FLOPs are counted for.
+
+    Returns:
+        ``{'FLOPs': (subnet, full), 'parameters': (subnet, full)}``; FLOPs are multiply-adds, as
+        mmengine counts them.
+    """
+    owners = (owner for _, owner in _owners(cfg.model, []))
+    config = next(o.backbone for o in owners if o.backbone.type == 'mmpse.Slimmable')
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+        subnet = MODELS.build(config)
+        fullnet = subnet.search_space.fullnet.to_dict()
+        pair = subnet, MODELS.build({**config, 'subnet': fullnet, 'init_cfg': None})
+    flops = []
+    for backbone in pair:
+        backbone.eval()  # returns nothing in mmseg
+        analyzer = FlopAnalyzer(backbone, torch.zeros(1, *input_shape))
+        analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        flops.append(int(analyzer.total()))
+    params = [parameter_count(backbone)[''] for backbone in pair]
+    return {'FLOPs': tuple(flops), 'parameters': tuple(params)}
 
 
 def rewrite(

@@ -233,6 +233,7 @@ def test_checkpoint_without_a_loss_record_falls_back_to_cost(cfg, tmp_path):
     ('options', 'message'),
     [
         ({'load_from': None}, 'needs the checkpoint of a trained supernet: set load_from'),
+        ({'load_from': 'no.pth'}, 'there is no supernet checkpoint no.pth .load_from.: train'),
         ({'train_cfg.metric': 'top5'}, "no metric 'top5'; set train_cfg.metric to one of"),
         ({'train_cfg.parents': 99}, 'expected 1 <= parents <= population'),
         ({'train_cfg.calibration': 99}, 'calibration=99, but the training data has 2 batches'),
@@ -250,7 +251,7 @@ def test_checkpoint_without_a_loss_record_falls_back_to_cost(cfg, tmp_path):
     ],
 )
 def test_bad_settings(cfg, options, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         search(cfg, **options)
 
 

@@ -87,6 +87,17 @@ def test_make_subnet_out_of_reach(tmp_path):
         expect=1,
     )
     assert 'this space reaches from' in result.stderr and not (tmp_path / 'x.json').exists()
+    assert 'Traceback' not in result.stderr
+
+
+def test_subnet_of_a_stock_segmentor(tmp_path):
+    config, uniform = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py', tmp_path / 'u.json'
+    shape = ('--input-shape', 3, 64, 64)
+    run('tools/make_subnet.py', config, '--params', '60%', *shape, '-o', uniform)
+    said = run('tools/transfer.py', config, '--subnet', uniform, '-o', tmp_path / 'new.py').stdout
+    assert 'FLOPs of the backbone: ' in said and 'parameters of the backbone: ' in said
+    result = run('tools/transfer.py', config, '--subnet', 'no.json', '-o', 'x.py', expect=1)
+    assert 'SubnetError' in result.stderr and 'Traceback' not in result.stderr
 
 
 def test_public_checkpoint_becomes_a_sorted_supernet(tmp_path):
@@ -144,7 +155,7 @@ def test_benchmarks_write_ratios(tmp_path):
     rows = {(row['mode'], row['n']): row for row in json.loads(out.read_text())}
     assert rows.keys() == {
         *(('plain', 1), ('masked', 2), ('sliced', 2)),
-        *(('stage-wise masked', 2), ('stage-wise sliced', 2)),
+        *(('stage-wise masked', 4), ('stage-wise sliced', 4)),
         *(('sandwich', 4), ('spos', 1)),
     }
     for (mode, n), row in rows.items():

@@ -14,11 +14,12 @@ from mmpse.models import (
     SlimmableResNet,
     SlimmableVGG,
     UnsupportedBackboneError,
+    backbone_costs,
     find_backbone,
 )
 from mmpse.registry import MODELS
 from mmpse.space import SubnetError
-from mmpse.transfer import TransferError, survey, transfer
+from mmpse.transfer import TransferError, complexity, survey, transfer
 from mmpse.transfer.config import build_model, find_model, load_config, rewrite
 from mmpse.transfer.survey import half_subnet, run
 
@@ -279,8 +280,20 @@ def test_configs_that_cannot_be(text, message, subnet, tmp_path):
     path = tmp_path / 'old.py'
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        transfer(str(path), tmp_path / 'new.py', subnet(depth=50))
-    assert [p.name for p in tmp_path.glob('*.py')] == ['old.py']
+        transfer(str(path), tmp_path / 'made/new.py', subnet(depth=50))
+    assert [p.name for p in tmp_path.rglob('*.py')] == ['old.py']
+    assert not (tmp_path / 'made').exists()
+
+
+def test_complexity_is_that_of_the_supernet(subnet, tmp_path):
+    cfg = transfer(FCN, tmp_path / 'new.py', subnet(depth=18, deep_stem=True))
+    backbone = find_backbone(build_model(transfer(FCN, tmp_path / 'supernet.py')))
+    space, costs = backbone.search_space, backbone_costs(backbone, (3, 64, 64))
+    half = find_backbone(build_model(cfg)).subnet
+    expected = {k: tuple(cost(space.array([half, space.fullnet]))) for k, cost in costs.items()}
+    counted = complexity(cfg, (3, 64, 64))
+    assert counted == {'FLOPs': expected['flops'], 'parameters': expected['params']}
+    assert counted['FLOPs'][0] < 0.5 * counted['FLOPs'][1]
 
 
 def test_the_old_config_is_not_overwritten(subnet, tmp_path):

@@ -72,9 +72,9 @@ def hooks(parallel: list[int], sampler: str) -> dict[tuple[str, int], list[dict]
     modes: dict[tuple[str, int], list[dict]] = {('plain', 1): []}
     for n, execution in itertools.product(parallel, ('masked', 'sliced')):
         modes[execution, n] = [hook | dict(n=n, execution=execution)]
-        modes[f'{STAGE_WISE} {execution}', n] = [
-            hook | dict(n=n, fullnet=False, execution=execution)
-        ]
+    for execution in ('masked', 'sliced'):
+        stage_wise = dict(n=4, fullnet=False, execution=execution)
+        modes[f'{STAGE_WISE} {execution}', 4] = [hook | stage_wise]
     modes['sandwich', 4] = [hook | dict(n=4, serial=True, distillation=dict(), execution='sliced')]
     modes['spos', 1] = [hook | dict(n=1, fullnet=False, tinynet=False, execution='sliced')]
     return modes

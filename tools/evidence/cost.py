@@ -1,8 +1,9 @@
 """What a training step, a judged subnet and a drawn subnet cost: the benchmarks, kept as records.
 
-python tools/evidence/cost.py [--only train_step]
+python tools/evidence/cost.py [--only judge sampling]
 
-Runs tools/benchmarks with their own defaults. The machine should have nothing else to do.
+Runs tools/benchmarks, each in up to about a quarter of an hour on two cores: the larger networks in
+fewer rounds or smaller batches. The machine should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -16,11 +17,21 @@ from pathlib import Path
 
 from frame import ROOT, Advance, Unit, read_json, run_units
 
-BENCHMARKS = {
-    'train_step': ['tools/benchmarks/train_step.py'],
-    'judge': ['tools/benchmarks/judge.py'],
-    'sampling': ['tools/benchmarks/sampling.py'],
+SETTINGS = {  # of tools/benchmarks/train_step.py
+    'MobileNetV2-1.5x': [],
+    'ResNet-50': ['--rounds', '3', '--batch', '16'],
+    'VGG16-BN': ['--rounds', '3', '--batch', '8'],
 }
+BENCHMARKS = {
+    f'train_step_{network}_{dtype}': [
+        *('tools/benchmarks/train_step.py', '--networks', network, '--dtypes', dtype),
+        *settings,
+    ]
+    for dtype in ('float32', 'bfloat16')
+    for network, settings in SETTINGS.items()
+}
+BENCHMARKS['judge'] = ['tools/benchmarks/judge.py']
+BENCHMARKS['sampling'] = ['tools/benchmarks/sampling.py']
 
 
 def run(work_dir: Path, advance: Advance, command: Sequence[str]) -> dict:
