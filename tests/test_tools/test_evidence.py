@@ -231,11 +231,15 @@ def test_every_method_has_the_same_time_and_one_look_at_the_test_set(equal_flops
         assert str(folder.parents[3]) not in path.read_text()  # no paths of this machine
 
 
-def test_what_comes_before_must_be_there(equal_flops, monkeypatch):
+def test_what_comes_before_must_be_there(equal_flops, tmp_path, monkeypatch):
     import importlib.util
 
-    with pytest.raises(SystemExit, match='run this unit first, with --only supernet_parallel'):
+    folder = tmp_path / 'results/equal_flops/resnet20_b64-tiny'
+    with pytest.raises(SystemExit, match='run this unit first, with --only search_evolution_50'):
         equal_flops('result_evolution_50_seed0')
+    with pytest.raises(SystemExit, match='run this unit first, with --only supernet_parallel'):
+        equal_flops('search_evolution_50_seed0')
+    write(folder, 'supernet_parallel-sliced_seed0', kind='supernet')  # from another machine
     with pytest.raises(SystemExit, match='give the same --work-dir'):
         equal_flops('search_evolution_50_seed0')
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)

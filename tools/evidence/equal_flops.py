@@ -170,6 +170,8 @@ class Experiment:
         return self.work_dir / f'{unit.name}.pth'
 
     def found(self, unit: Unit) -> str:
+        """The weights of a unit that comes before."""
+        self.record(unit)
         path = self.weights(unit)
         if not path.exists():
             raise SystemExit(
