@@ -88,11 +88,11 @@ SCALES = dict(
         total=300,
         supernet=120,
         searches={
-            'random': {'train_cfg': dict(calibration=4, population=16, generations=4)},
+            'random': {'train_cfg': dict(calibration=4, population=10, generations=4)},
             'evolution': {
                 'train_cfg': dict(calibration=4, population=16, generations=4, parents=5, mutants=8)
             },
-            'stage-wise': {'train_cfg': dict(calibration=4, candidates=60, batches=1)},
+            'stage-wise': {'train_cfg': dict(calibration=4, candidates=40, batches=1, joined=10)},
             # greedy slimming has to judge several times as many subnets: coarser cuts, fewer images
             'greedy': {
                 'train_cfg': dict(calibration=1),
