@@ -127,15 +127,14 @@ class Experiment:
         """In the order of their worth, if there is not the time for all."""
         units = []
         for seed in range(seeds):
-            for name, method in METHODS.items():
-                if method.way is not None:
-                    units.append(self.supernet(method.way, seed))
-                for budget in BUDGETS:
+            for budget in BUDGETS:
+                for name, method in METHODS.items():
                     if method.way is not None:
+                        units.append(self.supernet(method.way, seed))
                         units.append(self.search(name, budget, seed))
                     units.append(self.result(name, budget, seed))
             searched = [name for name, method in METHODS.items() if method.search is not None]
-            units += [self.result(n, b, seed, warm=True) for n in searched for b in BUDGETS]
+            units += [self.result(n, b, seed, warm=True) for b in BUDGETS for n in searched]
             units += [self.search(name, b, seed) for name in SAMPLERS for b in BUDGETS]
         return list({unit.name: unit for unit in units}.values())
 
