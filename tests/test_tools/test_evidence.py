@@ -1,6 +1,7 @@
 """The experiments of docs/results.md, on images made up in CIFAR-10's form."""
 
 import hashlib
+import itertools
 import json
 import pickle
 import shutil
@@ -18,7 +19,7 @@ from mmpse.registry import DATASETS
 def tools(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools/evidence')
     yield
-    for name in ('cost', 'frame', 'ranking', 'report'):
+    for name in ('cost', 'equal_flops', 'frame', 'ranking', 'report'):
         sys.modules.pop(name, None)
 
 
@@ -48,13 +49,13 @@ def cifar10(tmp_path, monkeypatch, rng):
 @pytest.fixture
 def tiny(monkeypatch):
     """A scale of four subnets and three steps."""
-    import frame
     import ranking
 
-    scale = frame.Scale(images=None, splits=5, epochs=3, seconds=(0.5,), bfloat16=True)
+    scale = ranking.Scale(images=None, splits=5, epochs=3, seconds=(0.5,), bfloat16=True)
     monkeypatch.setitem(ranking.SCALES, 'tiny', scale)
     monkeypatch.setattr(ranking, 'SUBNETS', 4)
     monkeypatch.setattr(ranking, 'CALIBRATION', 1)
+    monkeypatch.setattr(ranking, 'RECALIBRATIONS', (0, 1))
     return scale
 
 
@@ -149,6 +150,123 @@ def test_supernets_are_judged_without_the_test_set(rank, monkeypatch):
     assert ways['stage-wise']['distances'][-1] == 0  # the fullnet to itself
 
 
+def test_more_and_less_recalibration(rank):
+    record = json.loads(next(rank('recalibration_*').glob('recalibration_*.json')).read_text())
+    scores = record['scores_of_batches']
+    assert scores.keys() == {'0', '1'} and len(scores['0']) == len(scores['1']) == 4
+    assert scores['0'] != scores['1'] and record['batch_size'] == 64
+
+
+@pytest.fixture
+def equal_flops(cifar10, tmp_path, monkeypatch):
+    """The command at a scale of some steps, by a clock that ticks whenever it is looked at."""
+    import equal_flops
+    import frame
+
+    ticks = itertools.count()
+    for module in (equal_flops, frame):
+        monkeypatch.setattr(module, 'now', lambda: next(ticks) / 10)
+    few = dict(train_cfg=dict(calibration=1, population=2, generations=1))
+    scale = equal_flops.Scale(
+        images=None,
+        splits=5,
+        bfloat16=True,
+        total=1.0,
+        supernet=0.5,
+        searches={
+            'random': few,
+            'evolution': {'train_cfg': dict(few['train_cfg'], parents=1, mutants=1)},
+            'stage-wise': {'train_cfg': dict(calibration=1, candidates=21, rounds=1, joined=1)},
+            'greedy': {'train_cfg': dict(calibration=1), 'model.backbone.ratios': [0.2, 1.0]},
+        },
+    )
+    monkeypatch.setitem(equal_flops.SCALES, 'tiny', scale)
+    monkeypatch.setattr(equal_flops, 'BUDGETS', ('50%',))
+    monkeypatch.setattr(equal_flops, 'PRUNING_STEPS', 10)
+
+    def run(*only):
+        place = tmp_path / 'results/equal_flops'
+        equal_flops.main(
+            [
+                *('--data-root', str(cifar10), '--scale', 'tiny', '--seeds', '1', '--only', *only),
+                *('--out', str(place), '--work-dir', str(tmp_path / 'work')),
+            ]
+        )
+        return place / 'resnet20_b64-tiny'
+
+    return run
+
+
+@pytest.mark.parametrize(
+    'methods',
+    [
+        ('uniform', 'evolution', 'torch-pruning'),
+        pytest.param(
+            ('uniform', 'evolution', 'torch-pruning', 'random', 'greedy', 'stage-wise'),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=len,
+)
+def test_every_method_has_the_same_time_and_one_look_at_the_test_set(
+    equal_flops, monkeypatch, methods
+):
+    import equal_flops as command
+    import report
+
+    pytest.importorskip('torch_pruning')
+    everything = len(methods) == len(report.METHODS)
+    if not everything:
+        monkeypatch.setattr(command, 'METHODS', {m: command.METHODS[m] for m in methods})
+        monkeypatch.setattr(command, 'SAMPLERS', {})
+    read = []
+    load_data_list = CIFAR10.load_data_list
+    monkeypatch.setattr(
+        CIFAR10, 'load_data_list', lambda self: read.append(self.split) or load_data_list(self)
+    )
+    equal_flops('supernet_*', 'search_*')
+    assert read and set(read) == {'train'}
+    read.clear()
+    folder = equal_flops('result_*')
+    results = [json.loads(path.read_text()) for path in folder.glob('result_*.json')]
+    searched = [m for m in methods if m not in ('uniform', 'torch-pruning')]
+    assert {(r['method'], r['warm']) for r in results} == {
+        *((method, False) for method in methods),
+        *((method, True) for method in searched),
+    }
+    assert read.count('test') == len(results)
+    full = 41_218_688  # FLOPs of the fullnet
+    for result in results:
+        spent = [result[f'{part}_seconds'] for part in ('supernet', 'search', 'train')]
+        assert sum(spent) == pytest.approx(1.0, abs=0.25)  # the step at the end is finished
+        assert 0.3 < result['flops'] / full <= 0.5 and result['steps'] > 0
+        assert 0 <= result['test'] <= 100
+        found = result['method'] != 'uniform'
+        assert (spent[0] > 0) == (spent[1] > 0) == found
+    searches = {p.stem: json.loads(p.read_text()) for p in folder.glob('search_random*.json')}
+    samplers = [f'search_{method}_50_seed0' for method in report.SAMPLERS]
+    assert searches.keys() == set(samplers if everything else [])
+    assert len({r['judged'] for r in searches.values()}) <= 1
+    for path in folder.glob('*.json'):
+        assert str(folder.parents[3]) not in path.read_text()  # no paths of this machine
+
+
+def test_what_comes_before_must_be_there(equal_flops, tmp_path, monkeypatch):
+    import importlib.util
+
+    folder = tmp_path / 'results/equal_flops/resnet20_b64-tiny'
+    with pytest.raises(SystemExit, match='run this unit first, with --only search_evolution_50'):
+        equal_flops('result_evolution_50_seed0')
+    with pytest.raises(SystemExit, match='run this unit first, with --only supernet_parallel'):
+        equal_flops('search_evolution_50_seed0')
+    write(folder, 'supernet_parallel-sliced_seed0', kind='supernet')  # from another machine
+    with pytest.raises(SystemExit, match='give the same --work-dir'):
+        equal_flops('search_evolution_50_seed0')
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(SystemExit, match='pip install torch-pruning'):
+        equal_flops('*torch-pruning*')
+
+
 @pytest.mark.parametrize('network', ['resnet20_b64', 'mobilenet-v2-w0p5_b128'])
 @pytest.mark.parametrize('way', ['static', 'psenet', 'autoslim', 'spos', 'swp'])
 def test_held_out_images_are_not_trained_on(tiny, cifar10, scope, network, way):
@@ -225,6 +343,75 @@ def test_page_follows_the_records(tmp_path):
     assert (
         '**parallel (PSE-Net), sliced (-0.600) ranks no better than FLOPs alone (0.600), '
         'single path (SPOS) (0.600) and misses the goal of 0.75.**'
+    ) in page
+
+
+def write(folder, name, **figures):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f'{name}.json').write_text(json.dumps(record(**figures)))
+
+
+def test_page_says_who_wins_at_equal_flops(tmp_path):
+    import report
+
+    folder = tmp_path / 'results/equal_flops/resnet20_b64-small'
+
+    def result(method, test, warm=False, seed=0):
+        write(
+            folder,
+            f'result_{method}_50{"_warm" * warm}_seed{seed}',
+            **dict(kind='result', method=method, warm=warm, budget='50%', flops=2_000_000, steps=7),
+            **dict(supernet_seconds=100, search_seconds=50, seconds_allowed=300),
+            **dict(held_out=test - 1, test=test),
+        )
+
+    def page():
+        report.main(['--results', str(tmp_path / 'results')])
+        return (tmp_path / 'results.md').read_text()
+
+    result('uniform', 60.0)
+    result('uniform', 62.0, seed=1)
+    result('evolution', 58.0)
+    result('evolution', 64.0, warm=True)
+    text = page()
+    assert '| uniform pruning | 2.00 ± 0.00 | 61.00 ± 1.41 | 60.00 ± 1.41 | 2 | 100 | 50 |' in text
+    table, _, under = text.partition('#### At 50% of the FLOPs')[2].partition('**')
+    assert table.rstrip().endswith('|')  # the verdict is the first line under the table
+    assert under.partition('**')[0] == (
+        "evolution from the prior (PSE-Net), from the supernet's weights wins (64.00 %); ours, "
+        'evolution from the prior (PSE-Net) (58.00), loses to uniform pruning (61.00); ours, '
+        "evolution from the prior (PSE-Net), from the supernet's weights (64.00), beats every "
+        'rival.'
+    )
+    assert 'Not run: random search (parallel supernet), greedy' in text
+    assert 'Not run: `python tools/evidence/equal_flops.py --data-root DATA --network mob' in text
+
+
+def test_page_compares_samplers_and_recalibration(tmp_path):
+    import report
+
+    subnets = [dict(resources=dict(flops=k * 10**6)) for k in range(1, 5)]
+    ranked = tmp_path / 'results/ranking/net-tiny'
+    for k in range(4):
+        figures = dict(subnet=k, steps=9, test=50.0 + k, held_out=50.0)
+        write(ranked, f'alone_{k:02}_seed0', kind='alone', **figures)
+    (ranked / 'subnets.json').write_text(json.dumps(subnets))
+    scores = {'0': [10.0, 10.0, 10.0, 10.0], '8': [20.0, 30.0, 40.0, 50.0]}
+    figures = dict(seconds_allowed=60, batch_size=64, steps=7, scores_of_batches=scores)
+    write(ranked, 'recalibration_60s_seed0', kind='recalibration', **figures)
+    searched = tmp_path / 'results/equal_flops/net-tiny'
+    bests = {'random': 40.0, 'random-cost': 42.0, 'random-loss': 39.0, 'random-prior': 41.0}
+    for method, best in bests.items():
+        figures = dict(scores=[best, best - 10], judged=2, trials=10, accepted=4, budget='25%')
+        write(
+            searched, f'search_{method}_seed0', kind='search', method=method, score=best, **figures
+        )
+    report.main(['--results', str(tmp_path / 'results')])
+    page = (tmp_path / 'results.md').read_text()
+    assert '| 0 | – | 10.0 | 10.0 | 1 |' in page and '| 8 | 1.000 | 50.0 | 35.0 | 1 |' in page
+    assert '| prior: loss and cost | 2.5 | 41.00 | 36.00 | 1 |' in page
+    assert (
+        '**The prior of loss and cost (41.00) finds nothing better than cost alone (42.00).**'
     ) in page
 
 

@@ -7,7 +7,10 @@ checkpoint.
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import datetime
+import fnmatch
 import json
 import math
 import os
@@ -15,7 +18,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,14 +44,42 @@ class Unit(NamedTuple):
     run: Callable[[Path, Advance], dict[str, Any]]  # gets a folder to work in, returns the figures
 
 
-class Scale(NamedTuple):
-    """How much an experiment trains."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The data of an experiment, and how it is trained on."""
 
     images: int | None  # of the training set, the first ones; None: all
     splits: int  # parts of them, of which one is held out
-    epochs: int  # of a network trained alone
-    seconds: tuple[float, ...]  # of a supernet
     bfloat16: bool
+
+
+def parser(description: str, scales: Iterable[str], out: str) -> argparse.ArgumentParser:
+    """The options of every experiment on CIFAR-10; ``out`` is the folder of its records."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--data-root', help='folder of CIFAR-10; default: the config says')
+    parser.add_argument('--network', default='resnet20_b64', help='as the configs name it')
+    parser.add_argument('--scale', choices=list(scales), default='small')
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument(
+        '--only', nargs='+', default=['*'], metavar='PATTERN', help='units of work to run'
+    )
+    parser.add_argument('--threads', type=int, default=1, help='of the CPU')
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs/results' / out)
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
+    return parser
+
+
+def chosen(units: Sequence[Unit], patterns: Sequence[str]) -> list[Unit]:
+    """The units of ``--only``."""
+    found = [u for u in units if any(fnmatch.fnmatch(u.name, pattern) for pattern in patterns)]
+    if not found:
+        raise SystemExit(
+            f'--only {" ".join(patterns)} matches none of the units of work: '
+            f'{", ".join(unit.name for unit in units[:3])}, ...'
+        )
+    return found
 
 
 def run_units(units: Iterable[Unit], command: str, folder: Path, work_dir: Path) -> None:
@@ -202,6 +233,15 @@ def load_config(name: str, scale: Scale, data_root: str | None) -> Config:
     return cfg
 
 
+def set_up(cfg: Config, seed: int, work_dir: Path) -> None:
+    """What every run needs: its seed, its place, few words, no scheduler of the config."""
+    cfg.randomness = dict(seed=seed)
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = f'{work_dir.name}-{time.time_ns()}'
+    cfg.log_level = 'WARNING'
+    cfg.param_scheduler = None
+
+
 def train(
     cfg: Config,
     seed: int,
@@ -216,12 +256,8 @@ def train(
     Returns:
         The runner and the figures of the training.
     """
-    cfg.randomness = dict(seed=seed)
-    cfg.work_dir = str(work_dir)
-    cfg.experiment_name = f'{work_dir.name}-{time.time_ns()}'
-    cfg.log_level = 'WARNING'
+    set_up(cfg, seed, work_dir)
     cfg.resume = True
-    cfg.param_scheduler = None
     by_epoch = epochs is not None
     if by_epoch:
         cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=epochs + 1)

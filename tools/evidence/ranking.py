@@ -12,14 +12,15 @@ of the training set. Run again after a kill: nothing is done twice. `make result
 from __future__ import annotations
 
 import argparse
-import fnmatch
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import frame
 import numpy as np
 import torch
-from frame import ROOT, Advance, Scale, Unit, load_config, read_json, run_units, train, write_json
+from frame import Advance, Unit, load_config, read_json, run_units, train, write_json
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -31,6 +32,15 @@ from mmpse.engine.stage_judge import StageJudge
 from mmpse.models import StageWiseClassifier, backbone_costs, measure, with_subnet
 from mmpse.registry import MODELS
 from mmpse.space import SpreadSampler, Subnet
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scale(frame.Scale):
+    """How much the experiment trains."""
+
+    epochs: int  # of a network trained alone
+    seconds: tuple[float, ...]  # of a supernet
+
 
 SCALES = dict(
     small=Scale(images=12_000, splits=6, epochs=4, seconds=(120, 480), bfloat16=True),
@@ -60,23 +70,7 @@ SUBNETS = 24
 INPUT_SHAPE = (3, 32, 32)
 METRIC = 'accuracy/top1'
 CALIBRATION = 8  # batches
-
-
-def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('--data-root', help='folder of CIFAR-10; default: the config says')
-    parser.add_argument('--network', default='resnet20_b64', help='as the configs name it')
-    parser.add_argument('--scale', choices=list(SCALES), default='small')
-    parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument(
-        '--only', nargs='+', default=['*'], metavar='PATTERN', help='units of work to run'
-    )
-    parser.add_argument('--threads', type=int, default=1, help='of the CPU')
-    parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/ranking')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
-    return parser.parse_args(arguments)
+RECALIBRATIONS = (0, 1, 2, 4, 8, 16)  # batches, compared
 
 
 def fixed_subnets(path: Path, model: dict, count: int) -> list[Subnet]:
@@ -96,6 +90,15 @@ def fixed_subnets(path: Path, model: dict, count: int) -> list[Subnet]:
             ranked = sorted(zip(drawn, costs), key=lambda pair: pair[1]['flops'])
         write_json(path, [dict(s.to_dict(), resources=cost) for s, cost in ranked])
     return [Subnet.from_dict(content, str(path)) for content in read_json(path)]
+
+
+def supernet_config(config: Callable[[str], Config], way: str) -> Config:
+    """The config of a supernet that is trained this way."""
+    name, settings = WAYS[way]
+    cfg = config(name)
+    (hook,) = [hook for hook in cfg.custom_hooks if hook.type == 'mmpse.SupernetHook']
+    hook.update(settings)
+    return cfg
 
 
 class Experiment:
@@ -126,6 +129,7 @@ class Experiment:
             for seconds in times
             for way in of_ways
         ]
+        units += [self.recalibration(self.scale.seconds[0], seed) for seed in range(seeds)]
         return list({unit.name: unit for unit in units}.values())
 
     def alone(self, index: int, seed: int) -> Unit:
@@ -157,22 +161,8 @@ class Experiment:
     def judge_supernet(
         self, work_dir: Path, advance: Advance, way: str, seconds: float, seed: int
     ) -> dict:
-        config, settings = WAYS[way]
-        cfg, judged_by = self.config(config), self.config('static')
-        (hook,) = [hook for hook in cfg.custom_hooks if hook.type == 'mmpse.SupernetHook']
-        hook.update(settings)
-        runner, figures = train(cfg, seed, work_dir, advance, seconds=seconds)
-        model = judged_by.model.to_dict()
-        model.setdefault('data_preprocessor', judged_by.data_preprocessor.to_dict())
-        held_out = Runner.build_dataloader(judged_by.val_dataloader)
-        judge = Judge(
-            model,
-            runner.model.state_dict(),
-            calibration_batches(runner.train_dataloader, CALIBRATION),
-            held_out,
-            runner.build_evaluator(judged_by.val_evaluator),
-            METRIC,
-            memory_format_of(runner.model),
+        runner, figures, judge, held_out = self.trained(
+            work_dir, advance, way, seconds, seed, CALIBRATION
         )
         verdicts = [judge(subnet) for subnet in self.subnets]
         scores, losses = [v.score for v in verdicts], [v.loss for v in verdicts]
@@ -181,6 +171,62 @@ class Experiment:
         if isinstance(runner.model, StageWiseClassifier):
             record['distances'] = self.distances(runner.model, held_out)
         return record
+
+    def recalibration(self, seconds: float, seed: int) -> Unit:
+        """A supernet in which the subnets are judged after more and more recalibration."""
+        return Unit(
+            f'recalibration_{seconds:g}s_seed{seed}',
+            functools.partial(self.judge_recalibrated, seconds=seconds, seed=seed),
+        )
+
+    def judge_recalibrated(
+        self, work_dir: Path, advance: Advance, seconds: float, seed: int
+    ) -> dict:
+        runner, figures, judge, _ = self.trained(
+            work_dir, advance, 'parallel-sliced', seconds, seed, max(RECALIBRATIONS)
+        )
+        batches, scores = judge.calibration, {}
+        for count in RECALIBRATIONS:
+            judge.calibration = batches[:count]
+            scores[count] = [
+                # without any batch the statistics are those of the supernet, which tracked none
+                (judge(subnet) if count else judge.evaluate(judge.slice(subnet))).score
+                for subnet in self.subnets
+            ]
+        size = runner.train_dataloader.batch_sampler.batch_size
+        return dict(
+            kind='recalibration',
+            seconds_allowed=seconds,
+            batch_size=size,
+            **figures,
+            scores_of_batches=scores,
+        )
+
+    def trained(
+        self,
+        work_dir: Path,
+        advance: Advance,
+        way: str,
+        seconds: float,
+        seed: int,
+        calibration: int,
+    ) -> tuple[Runner, dict, Judge, DataLoader]:
+        """A trained supernet: its runner and figures, its judge, and the data held out."""
+        cfg, judged_by = supernet_config(self.config, way), self.config('static')
+        runner, figures = train(cfg, seed, work_dir, advance, seconds=seconds)
+        model = judged_by.model.to_dict()
+        model.setdefault('data_preprocessor', judged_by.data_preprocessor.to_dict())
+        held_out = Runner.build_dataloader(judged_by.val_dataloader)
+        judge = Judge(
+            model,
+            runner.model.state_dict(),
+            calibration_batches(runner.train_dataloader, calibration),
+            held_out,
+            runner.build_evaluator(judged_by.val_evaluator),
+            METRIC,
+            memory_format_of(runner.model),
+        )
+        return runner, figures, judge, held_out
 
     def distances(self, model: StageWiseClassifier, held_out: DataLoader) -> list[float]:
         """What the stage-wise search ranks by: distances to the fullnet, summed over the stages."""
@@ -193,19 +239,13 @@ class Experiment:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    args = parse_args(arguments)
+    args = frame.parser(__doc__, SCALES, 'ranking').parse_args(arguments)
     torch.set_num_threads(args.threads)
     experiment = Experiment(args)
-    units = experiment.units(args.seeds)
-    chosen = [u for u in units if any(fnmatch.fnmatch(u.name, pattern) for pattern in args.only)]
-    if not chosen:
-        raise SystemExit(
-            f'--only {" ".join(args.only)} matches none of the units of work: '
-            f'{", ".join(unit.name for unit in units[:3])}, ...'
-        )
+    units = frame.chosen(experiment.units(args.seeds), args.only)
     command = 'python tools/evidence/ranking.py --data-root DATA'
     command += f' --network {args.network} --scale {args.scale}'
-    run_units(chosen, command, experiment.folder, args.work_dir / experiment.folder.name)
+    run_units(units, command, experiment.folder, args.work_dir / experiment.folder.name)
 
 
 if __name__ == '__main__':
