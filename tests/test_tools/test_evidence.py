@@ -18,7 +18,7 @@ from mmpse.registry import DATASETS
 def tools(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools/evidence')
     yield
-    for name in ('cost', 'frame', 'ranking', 'report'):
+    for name in ('cost', 'downstream', 'frame', 'ranking', 'report', 'report_transfer', 'tables'):
         sys.modules.pop(name, None)
 
 

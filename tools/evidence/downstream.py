@@ -1,0 +1,304 @@
+"""Does a searched backbone serve detectors and segmentors better than a uniform one?
+
+python tools/evidence/downstream.py --cifar10 DATA --bccd BCCD --camvid CAMVID [--scale full]
+    [--only 'bccd_*']
+
+A ResNet-18 is trained as a supernet on CIFAR-10 and searched at half the FLOPs. The full network,
+the searched subnet and the uniform one of like FLOPs are trained alone by one recipe, put by
+mmpse.transfer into RetinaNet (BCCD) and Semantic FPN (CamVid), which are trained by one recipe for
+all three, and tested once, at the end. Each seed does all of that anew. DATA holds
+cifar-10-batches-py; BCCD annotations in COCO's format and a folder of images for each split; CAMVID
+images/SPLIT and annotations/SPLIT. Run again after a kill: nothing is done twice; later units read
+the weights of earlier ones in --work-dir. `make results` writes the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from frame import ROOT, Advance, Scale, Unit, load_config, read_json, run_units, train
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from mmpse.models import (
+    backbone_costs,
+    costs_of,
+    find_backbone,
+    measure,
+    model_costs,
+    with_subnet,
+)
+from mmpse.registry import MODELS
+from mmpse.space import Subnet, nearest_uniform
+from mmpse.transfer import transfer
+
+NETWORK = 'resnet18-w0p5_b128'
+BACKBONES = ('full', 'uniform', 'searched')
+IMAGE = (3, 64, 64)  # of the classifier
+SCENE = (3, 192, 256)  # of detector and segmentor
+
+
+class Task(NamedTuple):
+    """What the backbones are transferred to."""
+
+    config: Path
+    metrics: tuple[str, ...]  # the first one decides
+
+
+BASES = ROOT / 'configs/_base_'
+TASKS = {
+    'bccd': Task(
+        BASES / 'detectors/retinanet_resnet18-w0p5_fpn_bccd.py',
+        ('coco/bbox_mAP', 'coco/bbox_mAP_50'),
+    ),
+    'camvid': Task(BASES / 'segmentors/fpn_resnet18-w0p5_camvid.py', ('mIoU', 'mAcc')),
+}
+
+
+class Lengths(NamedTuple):
+    """How much everything trains, and how many subnets are judged."""
+
+    classifier: Scale
+    search: dict[str, int]  # settings of the search loop
+    epochs: dict[str, int]  # of the detector and the segmentor
+
+
+SCALES = dict(
+    small=Lengths(
+        Scale(images=24_000, splits=12, epochs=4, seconds=(240,), bfloat16=True),
+        dict(population=16, generations=5, parents=5, mutants=8, calibration=4),
+        dict(bccd=12, camvid=8),
+    ),
+    full=Lengths(
+        Scale(images=None, splits=25, epochs=100, seconds=(7200,), bfloat16=False),
+        dict(),
+        dict(bccd=100, camvid=200),
+    ),
+)
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ('cifar10', *TASKS):
+        parser.add_argument(f'--{name}', help='folder of this data set; default: the config says')
+    parser.add_argument('--scale', choices=list(SCALES), default='small')
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument(
+        '--only', nargs='+', default=['*'], metavar='PATTERN', help='units of work to run'
+    )
+    parser.add_argument('--threads', type=int, default=1, help='of the CPU')
+    parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/transfer')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
+    return parser.parse_args(arguments)
+
+
+def task_config(path: Path, root: str | None) -> Config:
+    """A transferred config, on the data in ``root``."""
+    cfg = Config.fromfile(path)
+    for split in ('train', 'val', 'test'):
+        dataset, evaluator = cfg[f'{split}_dataloader'].dataset, cfg.get(f'{split}_evaluator', {})
+        if root is not None:
+            if 'ann_file' in evaluator:
+                evaluator.ann_file = str(Path(root) / dataset.ann_file)
+            dataset.data_root = root
+    return cfg
+
+
+class Experiment:
+    """The units of work at one scale."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.lengths = SCALES[args.scale]
+        self.roots = {name: getattr(args, name) for name in ('cifar10', *TASKS)}
+        self.folder = args.out / f'{NETWORK}-{args.scale}'
+        self.work_dir = args.work_dir / f'{self.folder.name}-transfer'
+
+    def units(self, seeds: int) -> list[Unit]:
+        """Of one seed after the other; a unit needs those before it."""
+        return [unit for seed in range(seeds) for unit in self.units_of(seed)]
+
+    def units_of(self, seed: int) -> Iterator[Unit]:
+        def unit(name: str, run, **arguments) -> Unit:
+            return Unit(f'{name}_seed{seed}', functools.partial(run, seed=seed, **arguments))
+
+        yield unit('supernet', self.train_supernet)
+        yield unit('search', self.search)
+        for backbone in BACKBONES:
+            yield unit(f'alone_{backbone}', self.train_alone, backbone=backbone)
+        for task in TASKS:
+            for backbone in BACKBONES:
+                yield unit(f'{task}_{backbone}', self.train_task, task=task, backbone=backbone)
+        yield unit('latency', self.measure_latency)
+
+    # What units leave for others
+
+    def weights(self, name: str) -> Path:
+        return self.work_dir / 'weights' / f'{name}.pth'
+
+    def weights_of(self, name: str) -> str:
+        """The weights that a unit has left, by its name."""
+        if not self.weights(name).exists():
+            raise FileNotFoundError(
+                f'{self.weights(name)} is missing, which the unit {name} writes: run that first; '
+                f'if it has a record ({self.folder / name}.json), remove it'
+            )
+        return str(self.weights(name))
+
+    def keep_weights(self, runner: Runner, name: str) -> None:
+        path = self.weights(name)
+        runner.save_checkpoint(str(path.parent), path.name, save_optimizer=False)
+
+    def subnets(self, seed: int) -> dict[str, Subnet]:
+        path = self.folder / f'search_seed{seed}.json'
+        if not path.exists():
+            raise FileNotFoundError(f'{path} is missing: run the unit {path.stem} first')
+        content = read_json(path)['subnets']
+        return {name: Subnet.from_dict(content[name], str(path)) for name in BACKBONES}
+
+    # The classifier
+
+    def classifier(self, way: str) -> Config:
+        return load_config(f'{way}_{NETWORK}', self.lengths.classifier, self.roots['cifar10'])
+
+    def train_supernet(self, work_dir: Path, advance: Advance, seed: int) -> dict:
+        cfg = self.classifier('psenet')
+        (hook,) = [hook for hook in cfg.custom_hooks if hook.type == 'mmpse.SupernetHook']
+        hook.execution = 'sliced'
+        (seconds,) = self.lengths.classifier.seconds
+        runner, figures = train(cfg, seed, work_dir, advance, seconds=seconds)
+        self.keep_weights(runner, f'supernet_seed{seed}')
+        return dict(kind='supernet', **figures)
+
+    def search(self, work_dir: Path, advance: Advance, seed: int) -> dict:
+        """Searched, uniform and full subnet with their costs in the classifier."""
+        cfg = self.classifier('search')
+        cfg.update(load_from=self.weights_of(f'supernet_seed{seed}'), resume=True)
+        cfg.update(work_dir=str(work_dir), randomness=dict(seed=seed), log_level='WARNING')
+        cfg.train_cfg.update(self.lengths.search)
+        runner = Runner.from_cfg(cfg)
+        runner.train()
+        searched = Subnet.load(work_dir / 'best_subnet.json')
+        costs = model_costs(cfg.model.to_dict(), IMAGE)
+        space = find_backbone(runner.model).search_space
+        flops = searched.resources['flops']
+        uniform = space.subnet(nearest_uniform(space, costs['flops'], flops))
+        subnets = dict(full=space.fullnet, uniform=uniform, searched=searched)
+        described = {
+            name: dict(
+                space.subnet(list(subnet.values())).to_dict(),
+                resources=costs_of(space, costs, subnet),
+            )
+            for name, subnet in subnets.items()
+        }
+        judged = runner.train_loop.iter
+        score = searched.source['score']
+        return dict(kind='search', seed=seed, judged=judged, score=score, subnets=described)
+
+    def train_alone(self, work_dir: Path, advance: Advance, seed: int, backbone: str) -> dict:
+        cfg = self.classifier('static')
+        cfg.model = with_subnet(cfg.model.to_dict(), self.subnets(seed)[backbone])
+        runner, figures = train(cfg, seed, work_dir, advance, epochs=self.lengths.classifier.epochs)
+        self.keep_weights(runner, f'alone_{backbone}_seed{seed}')
+        metric = 'accuracy/top1'
+        return dict(
+            kind='alone',
+            backbone=backbone,
+            **figures,
+            held_out=runner.val()[metric],
+            test=runner.test()[metric],
+        )
+
+    # Detector and segmentor
+
+    def transferred(self, work_dir: Path, task: str, subnet: Subnet, weights: str | None) -> Path:
+        """The config of a task with a subnet."""
+        path = work_dir / f'{task}.py'
+        transfer(str(TASKS[task].config), path, subnet, weights)
+        return path
+
+    def train_task(
+        self, work_dir: Path, advance: Advance, seed: int, task: str, backbone: str
+    ) -> dict:
+        subnet = self.subnets(seed)[backbone]
+        weights = str(Path(self.weights_of(f'alone_{backbone}_seed{seed}')).resolve())
+        path = self.transferred(work_dir, task, subnet, weights)
+        cfg = task_config(path, self.roots[task])
+        costs = self.costs(cfg, subnet)
+        cfg.custom_hooks = [dict(type='mmpse.ChannelsLastHook')]
+        if self.lengths.classifier.bfloat16:
+            cfg.optim_wrapper.type = 'mmpse.BFloat16OptimWrapper'
+        runner, figures = train(cfg, seed, work_dir, advance, epochs=self.lengths.epochs[task])
+        metrics = TASKS[task].metrics
+        val, test = runner.val(), runner.test()
+        return dict(
+            kind='task',
+            task=task,
+            backbone=backbone,
+            **figures,
+            **costs,
+            val={name: float(val[name]) for name in metrics},
+            test={name: float(test[name]) for name in metrics},
+        )
+
+    def costs(self, cfg: Config, subnet: Subnet) -> dict[str, int]:
+        """Of the whole model, and FLOPs of its backbone."""
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            model = cfg.model.to_dict()
+            whole = measure(model, subnet, SCENE)
+            backbone = find_backbone(MODELS.build(with_subnet(model, None)))
+            own = costs_of(backbone.search_space, backbone_costs(backbone, SCENE), subnet)
+        return dict(whole, backbone_flops=own['flops'])
+
+    def measure_latency(self, work_dir: Path, advance: Advance, seed: int) -> dict[str, Any]:
+        """By tools/benchmarks/latency.py: the three backbones of a seed, side by side."""
+        rows, subnets = [], self.subnets(seed)
+        work_dir = work_dir.resolve()
+        for number, task in enumerate(TASKS):
+            path = self.transferred(work_dir, task, subnets['full'], None)
+            named = [
+                f'{name}={subnet.save(work_dir / f"{name}.json")}'
+                for name, subnet in subnets.items()
+            ]
+            out = work_dir / 'latency.json'
+            command = ['tools/benchmarks/latency.py', path, '--subnets', *named]
+            command += ['--input-shape', *SCENE, '--parts', 'backbone', 'model']
+            command += ['--runtimes', 'eager', 'onnxruntime', '--json', out]
+            environment = dict(os.environ, OMP_NUM_THREADS=str(torch.get_num_threads()))
+            subprocess.run(
+                [sys.executable, *map(str, command)], check=True, cwd=ROOT, env=environment
+            )
+            rows += [dict(task=task, **row) for row in read_json(out)]
+            advance((number + 1) / len(TASKS))
+        return dict(kind='latency', seed=seed, rows=rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_args(arguments)
+    torch.set_num_threads(args.threads)
+    experiment = Experiment(args)
+    units = experiment.units(args.seeds)
+    chosen = [u for u in units if any(fnmatch.fnmatch(u.name, pattern) for pattern in args.only)]
+    if not chosen:
+        raise SystemExit(
+            f'--only {" ".join(args.only)} matches none of the units of work: '
+            f'{", ".join(unit.name for unit in units[:3])}, ...'
+        )
+    command = 'python tools/evidence/downstream.py --cifar10 DATA --bccd BCCD --camvid CAMVID'
+    command += f' --scale {args.scale}'
+    run_units(chosen, command, experiment.folder, experiment.work_dir)
+
+
+if __name__ == '__main__':
+    main()
