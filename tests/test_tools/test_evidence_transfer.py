@@ -114,6 +114,50 @@ def test_test_splits_are_used_once_at_the_end(experiment, tmp_path, monkeypatch)
         assert str(tmp_path) not in json.dumps(content)  # no paths of this machine
 
 
+def test_detector_is_searched_on_held_out_training_images(experiment, monkeypatch):
+    import downstream
+
+    read, trained = [], []
+    load_data_list = CocoDataset.load_data_list
+
+    def spy(self):
+        read.append(self.ann_file.rpartition('_')[2])
+        return load_data_list(self)
+
+    monkeypatch.setattr(CocoDataset, 'load_data_list', spy)
+    train, run_search = downstream.train, downstream.run_search
+
+    def images(loader):
+        dataset = loader.dataset
+        return {dataset.get_data_info(k)['img_id'] for k in range(len(dataset))}
+
+    def spy_train(cfg, *args, **kwargs):
+        if 'num_splits' in cfg.train_dataloader.dataset:
+            cfg.train_dataloader.batch_size = 4
+        runner, figures = train(cfg, *args, **kwargs)
+        trained.append((images(runner.train_dataloader), runner))
+        return runner, figures
+
+    def spy_search(*args):
+        runner, subnet = run_search(*args)
+        trained.append((images(runner.val_dataloader), runner))
+        return runner, subnet
+
+    monkeypatch.setattr(downstream, 'train', spy_train)
+    monkeypatch.setattr(downstream, 'run_search', spy_search)
+    experiment('supernet_*', 'search_*', 'alone_searched_*', 'bccd_searched_*')
+    trained.clear(), read.clear()
+    experiment('bccd-supernet_*', 'bccd-search_*')
+    assert set(read) == {'train.json'}
+    (of_supernet, _), (of_search, _) = trained
+    assert len(of_supernet) == 6 and len(of_search) == 2 and not of_supernet & of_search
+    records = experiment('bccd_own_*')
+    own, other = records['bccd_own_seed0'], records['bccd_searched_seed0']
+    assert 0.95 * other['flops'] <= own['flops'] <= other['flops']
+    # fine-tuned on all training images
+    assert len(trained[-1][0]) == 8 and own['backbone'] == 'own'
+
+
 def test_transferred_backbone_has_the_weights_trained_alone(experiment, tmp_path, monkeypatch):
     import downstream
 

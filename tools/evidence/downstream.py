@@ -6,10 +6,13 @@ python tools/evidence/downstream.py --cifar10 DATA --bccd BCCD --camvid CAMVID [
 A ResNet-18 is trained as a supernet on CIFAR-10 and searched at half the FLOPs. The full network,
 the searched subnet and the uniform one of like FLOPs are trained alone by one recipe, put by
 mmpse.transfer into RetinaNet (BCCD) and Semantic FPN (CamVid), which are trained by one recipe for
-all three, and tested once, at the end. Each seed does all of that anew. DATA holds
-cifar-10-batches-py; BCCD annotations in COCO's format and a folder of images for each split; CAMVID
-images/SPLIT and annotations/SPLIT. Run again after a kill: nothing is done twice; later units read
-the weights of earlier ones in --work-dir. `make results` writes the page.
+all three, and tested once, at the end. RetinaNet is also its own supernet, searched at the FLOPs
+that it has with the searched backbone. Each seed does all of that anew.
+
+DATA holds cifar-10-batches-py; BCCD annotations/instances_SPLIT.json and a folder of images for
+each split; CAMVID images/SPLIT and annotations/SPLIT. Run again after a kill: nothing is done
+twice; later units read the weights that earlier ones left in --work-dir. `make results` writes the
+page.
 """
 
 from __future__ import annotations
@@ -104,18 +107,6 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def task_config(path: Path, root: str | None) -> Config:
-    """A transferred config, on the data in ``root``."""
-    cfg = Config.fromfile(path)
-    for split in ('train', 'val', 'test'):
-        dataset, evaluator = cfg[f'{split}_dataloader'].dataset, cfg.get(f'{split}_evaluator', {})
-        if root is not None:
-            if 'ann_file' in evaluator:
-                evaluator.ann_file = str(Path(root) / dataset.ann_file)
-            dataset.data_root = root
-    return cfg
-
-
 class Experiment:
     """The units of work at one scale."""
 
@@ -141,6 +132,9 @@ class Experiment:
             for backbone in BACKBONES:
                 yield unit(f'{task}_{backbone}', self.train_task, task=task, backbone=backbone)
         yield unit('latency', self.measure_latency)
+        yield unit('bccd-supernet', self.train_detector_supernet)
+        yield unit('bccd-search', self.search_detector)
+        yield unit('bccd_own', self.fine_tune_own)
 
     # What units leave for others
 
@@ -161,11 +155,14 @@ class Experiment:
         runner.save_checkpoint(str(path.parent), path.name, save_optimizer=False)
 
     def subnets(self, seed: int) -> dict[str, Subnet]:
-        path = self.folder / f'search_seed{seed}.json'
+        contents = self.record(f'search_seed{seed}')['subnets']
+        return {name: Subnet.from_dict(contents[name]) for name in BACKBONES}
+
+    def record(self, name: str) -> dict[str, Any]:
+        path = self.folder / f'{name}.json'
         if not path.exists():
-            raise FileNotFoundError(f'{path} is missing: run the unit {path.stem} first')
-        content = read_json(path)['subnets']
-        return {name: Subnet.from_dict(content[name], str(path)) for name in BACKBONES}
+            raise FileNotFoundError(f'{path} is missing: run the unit {name} first')
+        return read_json(path)
 
     # The classifier
 
@@ -184,27 +181,19 @@ class Experiment:
     def search(self, work_dir: Path, advance: Advance, seed: int) -> dict:
         """Searched, uniform and full subnet with their costs in the classifier."""
         cfg = self.classifier('search')
-        cfg.update(load_from=self.weights_of(f'supernet_seed{seed}'), resume=True)
-        cfg.update(work_dir=str(work_dir), randomness=dict(seed=seed), log_level='WARNING')
         cfg.train_cfg.update(self.lengths.search)
-        runner = Runner.from_cfg(cfg)
-        runner.train()
-        searched = Subnet.load(work_dir / 'best_subnet.json')
+        runner, searched = run_search(cfg, seed, work_dir, self.weights_of(f'supernet_seed{seed}'))
         costs = model_costs(cfg.model.to_dict(), IMAGE)
         space = find_backbone(runner.model).search_space
         flops = searched.resources['flops']
         uniform = space.subnet(nearest_uniform(space, costs['flops'], flops))
         subnets = dict(full=space.fullnet, uniform=uniform, searched=searched)
-        described = {
-            name: dict(
-                space.subnet(list(subnet.values())).to_dict(),
-                resources=costs_of(space, costs, subnet),
-            )
+        contents = {
+            name: content(subnet, costs_of(space, costs, subnet))
             for name, subnet in subnets.items()
         }
-        judged = runner.train_loop.iter
-        score = searched.source['score']
-        return dict(kind='search', seed=seed, judged=judged, score=score, subnets=described)
+        figures = dict(judged=runner.train_loop.iter, score=searched.source['score'])
+        return dict(kind='search', seed=seed, **figures, subnets=contents)
 
     def train_alone(self, work_dir: Path, advance: Advance, seed: int, backbone: str) -> dict:
         cfg = self.classifier('static')
@@ -222,30 +211,46 @@ class Experiment:
 
     # Detector and segmentor
 
-    def transferred(self, work_dir: Path, task: str, subnet: Subnet, weights: str | None) -> Path:
-        """The config of a task with a subnet."""
+    def transferred(
+        self, work_dir: Path, task: str, subnet: Subnet | None, weights: str | None = None
+    ) -> Config:
+        """The config of a task with a subnet, or as a supernet, and its backbone's weights."""
         path = work_dir / f'{task}.py'
+        if weights is not None:
+            weights = str(Path(weights).resolve())
         transfer(str(TASKS[task].config), path, subnet, weights)
-        return path
+        cfg = Config.fromfile(path)
+        root = self.roots[task]
+        for split in ('train', 'val', 'test'):
+            dataset = cfg[f'{split}_dataloader'].dataset
+            if root is not None:
+                dataset.data_root = root
+            evaluator = cfg.get(f'{split}_evaluator', {})
+            if 'ann_file' in evaluator:
+                evaluator.ann_file = str(Path(dataset.data_root) / dataset.ann_file)
+        cfg.custom_hooks = [dict(type='mmpse.ChannelsLastHook'), *cfg.get('custom_hooks', [])]
+        if self.lengths.classifier.bfloat16:
+            cfg.optim_wrapper.type = 'mmpse.BFloat16OptimWrapper'
+        return cfg
 
     def train_task(
         self, work_dir: Path, advance: Advance, seed: int, task: str, backbone: str
     ) -> dict:
         subnet = self.subnets(seed)[backbone]
-        weights = str(Path(self.weights_of(f'alone_{backbone}_seed{seed}')).resolve())
-        path = self.transferred(work_dir, task, subnet, weights)
-        cfg = task_config(path, self.roots[task])
+        weights = self.weights_of(f'alone_{backbone}_seed{seed}')
+        cfg = self.transferred(work_dir, task, subnet, weights)
+        record = self.train_and_test(cfg, subnet, work_dir, advance, seed, task)
+        return dict(record, backbone=backbone)
+
+    def train_and_test(
+        self, cfg: Config, subnet: Subnet, work_dir: Path, advance: Advance, seed: int, task: str
+    ) -> dict:
         costs = self.costs(cfg, subnet)
-        cfg.custom_hooks = [dict(type='mmpse.ChannelsLastHook')]
-        if self.lengths.classifier.bfloat16:
-            cfg.optim_wrapper.type = 'mmpse.BFloat16OptimWrapper'
         runner, figures = train(cfg, seed, work_dir, advance, epochs=self.lengths.epochs[task])
-        metrics = TASKS[task].metrics
-        val, test = runner.val(), runner.test()
+        metrics, val, test = TASKS[task].metrics, runner.val(), runner.test()
         return dict(
             kind='task',
             task=task,
-            backbone=backbone,
             **figures,
             **costs,
             val={name: float(val[name]) for name in metrics},
@@ -263,25 +268,91 @@ class Experiment:
 
     def measure_latency(self, work_dir: Path, advance: Advance, seed: int) -> dict[str, Any]:
         """By tools/benchmarks/latency.py: the three backbones of a seed, side by side."""
-        rows, subnets = [], self.subnets(seed)
-        work_dir = work_dir.resolve()
+        rows, subnets, work_dir = [], self.subnets(seed), work_dir.resolve()
         for number, task in enumerate(TASKS):
-            path = self.transferred(work_dir, task, subnets['full'], None)
-            named = [
-                f'{name}={subnet.save(work_dir / f"{name}.json")}'
-                for name, subnet in subnets.items()
-            ]
-            out = work_dir / 'latency.json'
-            command = ['tools/benchmarks/latency.py', path, '--subnets', *named]
+            self.transferred(work_dir, task, subnets['full'])
+            out, config = work_dir / 'latency.json', work_dir / f'{task}.py'
+            files = {k: subnet.save(work_dir / f'{k}.json') for k, subnet in subnets.items()}
+            named = [f'{name}={path}' for name, path in files.items()]
+            command = ['tools/benchmarks/latency.py', config, '--subnets', *named]
             command += ['--input-shape', *SCENE, '--parts', 'backbone', 'model']
             command += ['--runtimes', 'eager', 'onnxruntime', '--json', out]
-            environment = dict(os.environ, OMP_NUM_THREADS=str(torch.get_num_threads()))
-            subprocess.run(
-                [sys.executable, *map(str, command)], check=True, cwd=ROOT, env=environment
-            )
+            threads = dict(os.environ, OMP_NUM_THREADS=str(torch.get_num_threads()))
+            call = [sys.executable, *map(str, command)]
+            subprocess.run(call, check=True, cwd=ROOT, env=threads)
             rows += [dict(task=task, **row) for row in read_json(out)]
             advance((number + 1) / len(TASKS))
         return dict(kind='latency', seed=seed, rows=rows)
+
+    # The detector as its own supernet
+
+    def detector_supernet(self, work_dir: Path, seed: int) -> Config:
+        """It starts from the backbone's supernet; a fifth of its training images is held out."""
+        weights = self.weights_of(f'supernet_seed{seed}')
+        cfg = self.transferred(work_dir, 'bccd', None, weights)
+        cfg.model.backbone.ratios = self.classifier('search').model.backbone.ratios
+        part = dict(type='mmpretrain.KFoldDataset', num_splits=5, fold=0, seed=0)
+        images, (*judged, pack) = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset.pipeline
+        # the true boxes come with the images: an annotation file has those of the other parts too
+        judged = [step for step in judged if step.type != 'LoadAnnotations']
+        judged.append(dict(pack, meta_keys=(*pack.meta_keys, 'instances')))
+        cfg.train_dataloader.dataset = dict(part, dataset=images)
+        cfg.train_dataloader.update(batch_size=16, drop_last=True)  # 4 images for each subnet
+        cfg.val_dataloader.dataset = dict(
+            part, test_mode=True, dataset=dict(images, pipeline=judged)
+        )
+        cfg.val_evaluator.ann_file = None
+        cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+        return cfg
+
+    def train_detector_supernet(self, work_dir: Path, advance: Advance, seed: int) -> dict:
+        cfg = self.detector_supernet(work_dir, seed)
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        (hook,) = [hook for hook in cfg.custom_hooks if hook.type == 'mmpse.SupernetHook']
+        hook.execution = 'sliced'
+        runner, figures = train(cfg, seed, work_dir, advance, epochs=self.lengths.epochs['bccd'])
+        self.keep_weights(runner, f'bccd-supernet_seed{seed}')
+        return dict(kind='detector-supernet', **figures)
+
+    def search_detector(self, work_dir: Path, advance: Advance, seed: int) -> dict:
+        """At the FLOPs of the detector with the backbone that was searched on classification."""
+        cfg = self.detector_supernet(work_dir, seed)
+        flops = self.costs(cfg, self.subnets(seed)['searched'])['flops']
+        cfg.param_scheduler = None
+        cfg.train_cfg = dict(
+            type='mmpse.EvolutionSearchLoop',
+            budget=dict(flops=flops),
+            input_shape=SCENE,
+            metric=TASKS['bccd'].metrics[0],
+            **self.lengths.search,
+        )
+        runner, searched = run_search(
+            cfg, seed, work_dir, self.weights_of(f'bccd-supernet_seed{seed}')
+        )
+        figures = dict(judged=runner.train_loop.iter, score=searched.source['score'])
+        own = content(searched, searched.resources)
+        return dict(kind='detector-search', seed=seed, **figures, subnet=own)
+
+    def fine_tune_own(self, work_dir: Path, advance: Advance, seed: int) -> dict:
+        subnet = Subnet.from_dict(self.record(f'bccd-search_seed{seed}')['subnet'])
+        cfg = self.transferred(work_dir, 'bccd', subnet)
+        cfg.load_from = self.weights_of(f'bccd-supernet_seed{seed}')  # cut to the subnet
+        record = self.train_and_test(cfg, subnet, work_dir, advance, seed, 'bccd')
+        return dict(record, backbone='own')
+
+
+def content(subnet: Subnet, resources: dict[str, Any]) -> dict[str, Any]:
+    """Of a subnet file, without the names of files that the subnet comes from."""
+    return dict(subnet.to_dict(), resources=resources, source={})
+
+
+def run_search(cfg: Config, seed: int, work_dir: Path, weights: str) -> tuple[Runner, Subnet]:
+    """Search, from where a killed search stopped; the runner and the best subnet."""
+    cfg.update(load_from=weights, resume=True, work_dir=str(work_dir))
+    cfg.update(randomness=dict(seed=seed), log_level='WARNING')
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner, Subnet.load(work_dir / 'best_subnet.json')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 from frame import read_json
 from tables import machine_name, note, spread, table
 
 BACKBONES = ('full', 'uniform', 'searched')
+OWN = 'own'  # searched in the detector itself
 TASKS = {  # record -> heading, metrics: column, key in the record, factor
     'bccd': (
         'Detection: RetinaNet on BCCD',
@@ -95,12 +97,11 @@ def transferred(records: list[dict], latencies: list[dict], metrics: tuple) -> s
         if any((row['part'], row['runtime']) == (part, runtime) for row in latencies)
     ]
     rows = []
-    for name in BACKBONES:
+    for name in (*BACKBONES, OWN):
         own = [record for record in records if record['backbone'] == name]
         if not own:
-            rows.append([name, 'not run'])
             continue
-        row = [name]
+        row = ['searched as a detector' if name == OWN else name]
         for _, key, factor in metrics:
             row.append(spread([factor * record['test'][key] for record in own], '.1f'))
         for key in ('flops', 'backbone_flops', 'params'):
@@ -111,7 +112,7 @@ def transferred(records: list[dict], latencies: list[dict], metrics: tuple) -> s
             ratios = [
                 r['ratio'] for r in latencies if (r['part'], r['runtime'], r['name']) == (*of, name)
             ]
-            row.append(spread(ratios, '.2f'))
+            row.append(spread(ratios, '.2f') if ratios else '')
         rows.append([*row, spread([record['train_seconds'] for record in own], '.0f'), len(own)])
     header = ['backbone', *(column for column, *_ in metrics)]
     header += ['FLOPs (M)', 'of the backbone (M)', 'params (M)']
@@ -123,32 +124,53 @@ def transferred(records: list[dict], latencies: list[dict], metrics: tuple) -> s
     return (
         table([*header, 'training (s)', 'seeds'], rows)
         + verdict(records, lambda record: factor * record['test'][key], column)
+        + own_verdict(records, lambda record: factor * record['test'][key], column)
         + '\nTest split; accuracies in %; FLOPs of one image of 256x192; latency: ratio to the '
         'full network, one image, interleaved rounds, median.\n'
     )
 
 
-def verdict(records: list[dict], score, metric: str) -> str:
+def verdict(records: list[dict], score: Callable[[dict], float], metric: str) -> str:
     """In plain words, whether the searched backbone beats the uniform one of the same seed."""
+    text = compare(records, score, metric, ('searched', 'Searched'), ('uniform', 'uniform'))
+    return f'\n**{text}**\n' if text else ''
+
+
+def own_verdict(records: list[dict], score: Callable[[dict], float], metric: str) -> str:
+    """Whether a search of the detector itself beats one of its backbone as a classifier."""
+    what = (OWN, 'The search of the detector itself'), ('searched', 'that of the classifier')
+    text = compare(records, score, metric, *what)
+    return f'\n{text}\n' if text else ''
+
+
+def compare(
+    records: list[dict],
+    score: Callable[[dict], float],
+    metric: str,
+    ours: tuple[str, str],
+    other: tuple[str, str],
+) -> str:
+    """One backbone against another one, over the seeds that both have: key and words for each."""
     scores = {(r['backbone'], r['seed']): score(r) for r in records}
-    seeds = [seed for backbone, seed in scores if backbone == 'searched']
-    seeds = [seed for seed in seeds if ('uniform', seed) in scores]
-    if not seeds:
+    pairs = [
+        (value, scores[other[0], seed])
+        for (name, seed), value in scores.items()
+        if name == ours[0] and (other[0], seed) in scores
+    ]
+    if not pairs:
         return ''
-    searched, uniform = (
-        statistics.mean(scores[name, seed] for seed in seeds) for name in ('searched', 'uniform')
-    )
-    wins = sum(scores['searched', seed] > scores['uniform', seed] for seed in seeds)
-    if searched <= uniform:
-        text = 'does not beat'
-    elif wins < len(seeds):
-        text = 'is better on average, though not in every seed, than'
+    (a, b), wins = map(statistics.mean, zip(*pairs)), sum(x > y for x, y in pairs)
+    if a <= b:
+        how = 'does not beat'
+    elif wins < len(pairs):
+        how = 'is better on average, though not in every seed, than'
     else:
-        text = 'beats'
-    seen = 'one seed: it may be chance' if len(seeds) == 1 else f'in {wins} of {len(seeds)} seeds'
+        how = 'beats'
+    seen = f'better in {wins} of {len(pairs)} seeds'
+    if len(pairs) == 1:
+        seen = 'one seed: it may be chance'
     return (
-        f'\n**Searched ({searched:.1f}) {text} uniform ({uniform:.1f}) in {metric}: '
-        f'{searched - uniform:+.1f} points, {"" if len(seeds) == 1 else "better "}{seen}.**\n'
+        f'{ours[1]} ({a:.1f}) {how} {other[1]} ({b:.1f}) in {metric}: {a - b:+.1f} points, {seen}.'
     )
 
 
