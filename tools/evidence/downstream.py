@@ -78,9 +78,9 @@ class Lengths(NamedTuple):
 
 SCALES = dict(
     small=Lengths(
-        Scale(images=24_000, splits=12, epochs=4, seconds=(240,), bfloat16=True),
-        dict(population=16, generations=5, parents=5, mutants=8, calibration=4),
-        dict(bccd=12, camvid=8),
+        Scale(images=24_000, splits=12, epochs=4, seconds=(180,), bfloat16=True),
+        dict(population=12, generations=5, parents=4, mutants=6, calibration=4),
+        dict(bccd=15, camvid=8),
     ),
     full=Lengths(
         Scale(images=None, splits=25, epochs=100, seconds=(7200,), bfloat16=False),

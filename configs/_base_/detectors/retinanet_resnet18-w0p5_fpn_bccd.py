@@ -91,7 +91,7 @@ test_evaluator = dict(
     type='CocoMetric', ann_file='data/bccd/annotations/instances_test.json', metric='bbox'
 )
 
-max_epochs = 12
+max_epochs = 15
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4),
