@@ -11,6 +11,8 @@ from mmseg.datasets import BaseSegDataset
 from PIL import Image
 from test_evidence import cifar10, record, tools  # noqa: F401  fixtures
 
+from mmpse.models import SlimmableResNet
+
 SPLITS = ('train', 'val', 'test')
 BACKBONES = ('full', 'uniform', 'searched')
 
@@ -86,7 +88,9 @@ def experiment(cifar10, scenes, tmp_path, monkeypatch):  # noqa: F811
 
 
 def test_test_splits_are_used_once_at_the_end(experiment, tmp_path, monkeypatch):
-    events = []
+    import downstream
+
+    events, configs, train = [], [], downstream.train
 
     def spy(cls, name, event):
         original = getattr(cls, name)
@@ -99,6 +103,9 @@ def test_test_splits_are_used_once_at_the_end(experiment, tmp_path, monkeypatch)
     spy(BaseSegDataset, 'load_data_list', lambda self: self.data_prefix['img_path'][-5:])
     spy(Runner, 'train', lambda self: 'training')
     spy(Runner, 'test', lambda self: 'testing')
+    monkeypatch.setattr(
+        downstream, 'train', lambda cfg, *args, **kw: configs.append(cfg) or train(cfg, *args, **kw)
+    )
 
     experiment('supernet_*', 'search_*')
     assert 'training' in events and not {'test', 'testing'} & set(events)
@@ -115,6 +122,10 @@ def test_test_splits_are_used_once_at_the_end(experiment, tmp_path, monkeypatch)
     flops = {name: subnets[name]['resources']['flops'] for name in BACKBONES}
     assert 0.45 * flops['full'] < flops['searched'] <= 0.5 * flops['full']
     assert flops['uniform'] == pytest.approx(flops['searched'], rel=0.1)
+    for cfg in configs[-2:]:  # of detector and segmentor
+        assert cfg.model.backbone.subnet.widths == subnets['searched']['widths']
+        weights = cfg.model.backbone.init_cfg.checkpoint
+        assert weights.endswith('weights/alone_searched_seed0.pth')
     for task, metric in (('bccd', 'coco/bbox_mAP'), ('camvid', 'mIoU')):
         content = records[f'{task}_searched_seed0']
         assert content['steps'] == 1 and content['backbone_flops'] < content['flops']
@@ -126,71 +137,57 @@ def test_test_splits_are_used_once_at_the_end(experiment, tmp_path, monkeypatch)
 def test_detector_is_searched_on_held_out_training_images(experiment, monkeypatch):
     import downstream
 
-    read, trained = [], []
+    read, used = [], []
     load_data_list = CocoDataset.load_data_list
 
     def spy(self):
         read.append(self.ann_file.rpartition('_')[2])
         return load_data_list(self)
 
-    monkeypatch.setattr(CocoDataset, 'load_data_list', spy)
-    train, run_search = downstream.train, downstream.run_search
-
     def images(loader):
-        dataset = loader.dataset
-        return {dataset.get_data_info(k)['img_id'] for k in range(len(dataset))}
+        return {loader.dataset.get_data_info(k)['img_id'] for k in range(len(loader.dataset))}
 
-    def spy_train(cfg, *args, **kwargs):
-        if 'num_splits' in cfg.train_dataloader.dataset:
-            cfg.train_dataloader.batch_size = 4
-        runner, figures = train(cfg, *args, **kwargs)
-        trained.append((images(runner.train_dataloader), runner))
+    def spy_train(*args, **kwargs):
+        runner, figures = train(*args, **kwargs)
+        used.append(images(runner.train_dataloader))
         return runner, figures
 
     def spy_search(*args):
         runner, subnet = run_search(*args)
-        trained.append((images(runner.val_dataloader), runner))
+        used.append(images(runner.val_dataloader))
         return runner, subnet
 
+    def smaller_batches(*args):
+        cfg = detector_supernet(*args)
+        cfg.train_dataloader.batch_size = 4
+        return cfg
+
+    experiment('supernet_*', 'search_*')
+    train, run_search = downstream.train, downstream.run_search
+    detector_supernet = downstream.Experiment.detector_supernet
+    monkeypatch.setattr(CocoDataset, 'load_data_list', spy)
     monkeypatch.setattr(downstream, 'train', spy_train)
     monkeypatch.setattr(downstream, 'run_search', spy_search)
-    experiment('supernet_*', 'search_*', 'alone_searched_*', 'bccd_searched_*')
-    trained.clear(), read.clear()
+    monkeypatch.setattr(downstream.Experiment, 'detector_supernet', smaller_batches)
     experiment('bccd-supernet_*', 'bccd-search_*')
     assert set(read) == {'train.json'}
-    (of_supernet, _), (of_search, _) = trained
-    assert len(of_supernet) == 6 and len(of_search) == 2 and not of_supernet & of_search
+    trained, judged = used
+    assert len(trained) == 6 and len(judged) == 2 and not trained & judged
     records = experiment('bccd_own_*')
-    own, other = records['bccd_own_seed0'], records['bccd_searched_seed0']
-    assert 0.95 * other['flops'] <= own['flops'] <= other['flops']
-    # fine-tuned on all training images
-    assert len(trained[-1][0]) == 8 and own['backbone'] == 'own'
+    own, budget = records['bccd_own_seed0'], records['bccd-search_seed0']['budget']
+    assert 0.95 * budget <= own['flops'] <= budget
+    assert own['backbone'] == 'own' and len(used[2]) == 8  # fine-tuned on all of them
 
 
-def test_transferred_backbone_has_the_weights_trained_alone(experiment, tmp_path, monkeypatch):
-    import downstream
-
-    started = []
-    train = downstream.train
-
-    def spy(cfg, *args, **kwargs):
-        started.append(cfg.model.backbone)
-        return train(cfg, *args, **kwargs)
-
-    monkeypatch.setattr(downstream, 'train', spy)
-    experiment('supernet_*', 'search_*', 'alone_uniform_*')
-    started.clear()
-    records = experiment('bccd_uniform_*')
-    (backbone,) = started
-    assert backbone.subnet.widths == records['search_seed0']['subnets']['uniform']['widths']
-    assert backbone.init_cfg.checkpoint.endswith('weights/alone_uniform_seed0.pth')
-    with pytest.raises(FileNotFoundError, match='alone_full_seed0.pth is missing, which the unit'):
-        experiment('bccd_full_*')
-
-
-def test_a_unit_before_its_search_says_so(experiment):
+def test_what_is_missing_is_named(experiment, tmp_path):
     with pytest.raises(FileNotFoundError, match='run the unit search_seed0 first'):
         experiment('alone_full_*')
+    full = SlimmableResNet(depth=18, stem_channels=32, base_channels=32).search_space.fullnet
+    path = tmp_path / 'results/resnet18-w0p5_b128-tiny/search_seed0.json'
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(dict(subnets={name: full.to_dict() for name in BACKBONES})))
+    with pytest.raises(FileNotFoundError, match='alone_full_seed0.pth is missing, which the unit'):
+        experiment('bccd_full_*')
 
 
 @pytest.fixture

@@ -229,6 +229,7 @@ class Experiment:
             if 'ann_file' in evaluator:
                 evaluator.ann_file = str(Path(dataset.data_root) / dataset.ann_file)
         cfg.custom_hooks = [dict(type='mmpse.ChannelsLastHook'), *cfg.get('custom_hooks', [])]
+        cfg.visualizer.pop('name', None)  # a process has one of a name: that of the first unit
         if self.lengths.classifier.bfloat16:
             cfg.optim_wrapper.type = 'mmpse.BFloat16OptimWrapper'
         return cfg
@@ -331,7 +332,7 @@ class Experiment:
         )
         figures = dict(judged=runner.train_loop.iter, score=searched.source['score'])
         own = content(searched, searched.resources)
-        return dict(kind='detector-search', seed=seed, **figures, subnet=own)
+        return dict(kind='detector-search', seed=seed, budget=flops, **figures, subnet=own)
 
     def fine_tune_own(self, work_dir: Path, advance: Advance, seed: int) -> dict:
         subnet = Subnet.from_dict(self.record(f'bccd-search_seed{seed}')['subnet'])
