@@ -87,6 +87,7 @@ def test_there_are_configs_of_every_kind():
 
 
 SEARCHES = [p for p in CONFIGS if p.parent.name == 'search' or is_task_step(p, 'search')]
+SEARCHES += [p for p in CONFIGS if p.match('cifar10/search_*')]
 RETRAINED = [p for p in CONFIGS if p.parent.name == 'retrain']
 ON_RETRAINED = [p for p in CONFIGS if p.parent.name in TASKS and not is_task_step(p)]
 

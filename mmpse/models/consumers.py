@@ -243,6 +243,8 @@ def _size(layer: nn.Module, x: Tensor) -> Sequence[int]:
 
 def _run(model: nn.Module, image: Tensor) -> Any:
     """Everything that may read a feature; just the neck if it leaves none of them."""
+    if hasattr(model, 'track_head'):  # Mask2Former of videos: the image is a frame
+        return model.track_head(model.backbone(image), [])
     features = model.extract_feat(image)
     if not _has_nan(features):
         return features

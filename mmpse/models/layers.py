@@ -3,8 +3,8 @@
 They are the stock layers, with the same parameters and state_dict keys, plus the state that
 :class:`mmpse.models.SlimmableBackbone` sets around a forward:
 
-* sliced: a convolution knows its output width; its input width is that of the input it is given,
-  and so is the width of a normalisation layer. A fully connected layer knows its input width.
+* sliced: a convolution or fully connected layer holds the slice of its weights that the subnet
+  uses; the width of a normalisation layer is that of the input it is given.
 * masked: a normalisation layer holds one prefix mask per group; convolutions run at full width.
 """
 
@@ -24,24 +24,23 @@ class SlimmableConv2d(nn.Conv2d):
     """A convolution that can run with the first channels of its weights only.
 
     Attributes:
-        width: Output channels in use; ``None`` is a plain convolution.
+        cut: The slice of the weights in use; ``None`` is a plain convolution.
         masks, chunked: As those of :class:`SlimmableBN2d`, for a convolution that no normalisation
             layer follows; it carries the masks then.
     """
 
-    width: int | None = None
+    cut: Tensor | None = None
     masks: Tensor | None = None
     chunked: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.width is None:
+        if self.cut is None:
             y = super().forward(x)
             return y if self.masks is None else y * self._mask_of_images(len(y))
-        depthwise = self.groups > 1
-        weight = self.weight[: self.width] if depthwise else self.weight[: self.width, : x.shape[1]]
-        bias = None if self.bias is None else self.bias[: self.width]
-        groups = self.width if depthwise else 1
-        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, groups)
+        width = len(self.cut)
+        bias = None if self.bias is None else self.bias[:width]
+        groups = width if self.groups > 1 else 1  # depthwise
+        return F.conv2d(x, self.cut, bias, self.stride, self.padding, self.dilation, groups)
 
     def _mask_of_images(self, batch: int) -> Tensor:
         """The mask of every image's group, ``(batch, channels, 1, 1)``."""
@@ -58,13 +57,37 @@ class SlimmableLinear(nn.Linear):
     Dropped inputs of a masked pass are zeros, so that it needs no masks.
 
     Attributes:
-        inputs: Inputs in use; ``None`` is a plain layer.
+        cut: The slice of the weights in use; ``None`` is a plain layer.
     """
 
-    inputs: int | None = None
+    cut: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight[:, : self.inputs], self.bias)
+        return F.linear(x, self.weight if self.cut is None else self.cut, self.bias)
+
+
+class PrefixSlices(torch.autograd.Function):
+    """The slices ``weight[:o, :i]`` of several subnets; their gradients are added into one tensor.
+
+    Indexing would make a full-size tensor of zeros for every subnet and dimension, and add those.
+
+    Shapes: ``weight`` ``(O, I, ...)``; ``sizes`` holds one ``(o, i)`` for each subnet.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, sizes: Sequence[tuple[int, int]]) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(weight)
+        ctx.set_materialize_grads(False)
+        return tuple(weight[:outputs, :inputs] for outputs, inputs in sizes)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor | None) -> tuple[Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        total = torch.zeros_like(weight)
+        for grad in grads:
+            if grad is not None:  # of a subnet without a loss
+                total[: grad.shape[0], : grad.shape[1]] += grad
+        return total, None
 
 
 @MODELS.register_module()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from mmpse.space import SearchSpace, Subnet
 from mmpse.space.search_space import DEFAULT_RATIOS
 
-from .layers import SlimmableLinear, interleave, is_channels_last
+from .layers import PrefixSlices, interleave, is_channels_last
 from .slicing import shrink_conv_, shrink_linear_, shrink_norm_, slice_on_load
 
 EXECUTIONS = ('sliced', 'masked')
@@ -215,7 +216,7 @@ class SlimmableBackbone:
 
     def deactivate(self) -> None:
         """Make the backbone the plain full-width network again."""
-        self._select(None)
+        self._use(itertools.repeat(None))
         for module, _ in self._masked:
             module.masks = None
         self._active, self._running, self._masked = (), [], []
@@ -260,14 +261,27 @@ class SlimmableBackbone:
         """How the active subnets are run."""
         return self._execution
 
-    def _select(self, subnet: Subnet | None) -> None:
-        for layer, module, norm in self._running:
-            if isinstance(module, SlimmableLinear):
-                module.inputs = None if subnet is None else self._inputs(layer, subnet)
-            else:
-                module.width = None if subnet is None else subnet[layer.outputs]
+    def _cuts(self) -> Iterator[tuple[Tensor, ...]]:
+        """For each subnet, the slices of all running layers' weights."""
+        of_layers = []
+        for layer, module, _ in self._running:
+            outputs, inputs = module.weight.shape[:2]
+            sizes = [
+                (
+                    subnet.get(layer.outputs, outputs),
+                    inputs if inputs == 1 else self._inputs(layer, subnet),
+                )
+                for subnet in self._active
+            ]
+            of_layers.append(PrefixSlices.apply(module.weight, sizes))
+        return zip(*of_layers, strict=True)
+
+    def _use(self, cuts: Iterable[Tensor | None]) -> None:
+        """Let the running layers use these slices; ``None``: all of their weights."""
+        for (_, module, norm), cut in zip(self._running, cuts):
+            module.cut = cut
             if norm is not None:
-                norm.sliced = subnet is not None
+                norm.sliced = cut is not None
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         if not self._active:
@@ -322,11 +336,11 @@ class SlimmableBackbone:
                 x = x * self.masks(inputs, x).repeat(len(x) // groups, 1)[:, :, None, None]
             return self._forward_masked(run, x)
         features = []
-        for g, subnet in enumerate(self._active):
-            self._select(subnet)
+        for g, (subnet, cuts) in enumerate(zip(self._active, self._cuts(), strict=True)):
+            self._use(cuts)
             group = x[g::groups]
             features.append(run(group if inputs is None else group[:, : subnet[inputs]]))
-        self._select(None)
+        self._use(itertools.repeat(None))
         fullnet = self.search_space.fullnet
         return tuple(
             interleave([pad_channels(f, fullnet[unit]) if unit in fullnet else f for f in level])

@@ -167,6 +167,8 @@ def run(config: Mapping[str, Any], scope: str) -> dict[str, torch.Tensor]:
             inputs, samples = _segmentation_batch(model.num_classes)
         elif detector:
             inputs, samples = _detection_batch(model)
+        elif hasattr(model, 'track_head'):
+            inputs, samples = _video_batch(model)
         else:
             inputs, samples = _identity_batch()
         model.train()
@@ -250,6 +252,15 @@ def _segmentation_batch(classes: int, size: int = 128) -> tuple[torch.Tensor, li
         for _ in range(2)
     ]
     return torch.randn(2, 3, *shape), samples
+
+
+def _video_batch(model: nn.Module, size: int = 128) -> tuple[torch.Tensor, list]:
+    """One video of two frames."""
+    from mmdet.testing import demo_track_inputs
+
+    shape = dict(image_shapes=(3, size, size), num_items=[2], with_mask=True)
+    batch = model.data_preprocessor(demo_track_inputs(1, 2, **shape), True)
+    return batch['inputs'], batch['data_samples']
 
 
 def _identity_batch(height: int = 256, width: int = 128) -> tuple[torch.Tensor, list]:

@@ -20,7 +20,8 @@ from mmpse.registry import DATASETS
 def tools(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / 'tools/evidence')
     yield
-    for name in ('cost', 'equal_flops', 'frame', 'ranking', 'report'):
+    names = 'cost downstream equal_flops frame ranking report report_transfer tables'
+    for name in names.split():
         sys.modules.pop(name, None)
 
 

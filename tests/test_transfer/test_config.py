@@ -329,6 +329,7 @@ KINDS = [
     'mmdet::faster_rcnn/faster-rcnn_r50-caffe-dc5_1x_coco.py',
     'mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py',
     'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
+    'mmdet::mask2former_vis/mask2former_r50_8xb2-8e_youtubevis2021.py',
     'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
     'mmdet::ssd/ssd300_coco.py',

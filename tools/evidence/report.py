@@ -12,14 +12,16 @@ import argparse
 import itertools
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from frame import ROOT, read_json
 from matplotlib.figure import Figure
+from report_transfer import transfer_section
 from scipy.stats import kendalltau
+from tables import machine_name, note, spread, table
 
 from mmpse.evaluation import ranking_agreement
 
@@ -93,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text += parts(of) + recalibrations(of)
         text += samplers(EqualFlops(results / 'equal_flops' / of.folder.name))
     text += not_run(missing)
-    text += '\n## 4. Transfer\n\nNot run.\n'
+    text += '\n## 4. Transfer\n' + transfer_section(results / 'transfer')
     text += '\n## 5. Cost\n' + cost(results / 'cost')
     page = results.parent / 'results.md'
     temporary = page.with_name(f'.{page.name}.{os.getpid()}.tmp')
@@ -115,18 +117,6 @@ def rerun(name: str, command: str) -> str:
     return (
         f'python tools/evidence/{command}.py --data-root DATA --network {network} --scale {scale}'
     )
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown, its first column to the left."""
-    lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
-    return '\n' + ''.join(f'| {" | ".join(map(str, line))} |\n' for line in lines)
-
-
-def spread(values: Sequence[float], form: str) -> str:
-    """The mean, and the standard deviation where there are several."""
-    mean = format(statistics.mean(values), form)
-    return f'{mean} ± {statistics.stdev(values):{form}}' if len(values) > 1 else mean
 
 
 class Ranking:
@@ -184,12 +174,6 @@ def setup(of: Ranking) -> str:
         'the same recipe for all, and for the supernets but for the length.\n'
         + note(of.folder, 'setup')
     )
-
-
-def note(folder: Path, name: str) -> str:
-    """What was written by hand."""
-    path = folder / f'{name}.md'
-    return '\n' + path.read_text(encoding='utf-8') if path.exists() else ''
 
 
 def ceiling(of: Ranking) -> str:
@@ -526,10 +510,6 @@ def cost(folder: Path) -> str:
 
 def shown(value: Any) -> str:
     return f'{value:.3g}' if isinstance(value, float) else '' if value is None else str(value)
-
-
-def machine_name(machine: dict) -> str:
-    return f'{machine["device"]}, {machine["threads"]} thread(s), torch {machine["torch"]}'
 
 
 def provenance(folder: Path, records: Sequence[dict], what: str) -> str:
