@@ -88,7 +88,7 @@ SCALES = dict(
         total=300,
         supernet=120,
         searches={
-            'random': {'train_cfg': dict(calibration=4, population=10, generations=4)},
+            'random': {'train_cfg': dict(calibration=4, population=16, generations=4)},
             'evolution': {
                 'train_cfg': dict(calibration=4, population=16, generations=4, parents=5, mutants=8)
             },
