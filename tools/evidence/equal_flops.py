@@ -80,6 +80,7 @@ class Scale(frame.Scale):
     searches: Mapping[str, Mapping[str, Any]]  # settings of the searches' configs
 
 
+FEW = dict(calibration=4, population=16, generations=4)
 SCALES = dict(
     small=Scale(
         images=12_000,
@@ -88,10 +89,8 @@ SCALES = dict(
         total=300,
         supernet=120,
         searches={
-            'random': {'train_cfg': dict(calibration=4, population=16, generations=4)},
-            'evolution': {
-                'train_cfg': dict(calibration=4, population=16, generations=4, parents=5, mutants=8)
-            },
+            'random': {'train_cfg': FEW},
+            'evolution': {'train_cfg': dict(FEW, parents=5, mutants=8)},
             'stage-wise': {'train_cfg': dict(calibration=4, candidates=40, batches=1, joined=10)},
             # greedy slimming has to judge several times as many subnets: coarser cuts, fewer images
             'greedy': {
