@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from mmpretrain.datasets import CIFAR10
 
@@ -129,6 +130,21 @@ def test_killed_training_keeps_its_time(tiny, cifar10, tmp_path, monkeypatch):
     (clock,) = [hook for hook in runner.hooks if isinstance(hook, frame.Clock)]
     assert clock.passed == pytest.approx(seconds)
     assert clock.rates == [0.1]  # not the one that the killed training had come to
+
+
+def test_training_by_the_clock_is_tested_at_its_end(tiny, cifar10, tmp_path, monkeypatch):
+    import frame
+
+    ticks = itertools.count()
+    monkeypatch.setattr(frame, 'now', lambda: next(ticks))
+    monkeypatch.setattr(frame, 'INTERVAL', 2)
+    cfg = frame.load_config('static_resnet20_b64', tiny, str(cifar10))
+    runner, figures = frame.train(cfg, 0, tmp_path / 'work', lambda share: None, seconds=3)
+    assert figures['steps'] == 3 and (tmp_path / 'work/iter_2.pth').exists()
+    end = {key: value.clone() for key, value in runner.model.state_dict().items()}
+    runner.val()
+    runner.test()
+    assert all(torch.equal(end[key], value) for key, value in runner.model.state_dict().items())
 
 
 def test_supernets_are_judged_without_the_test_set(rank, monkeypatch):

@@ -272,4 +272,7 @@ def train(
     runner = Runner.from_cfg(cfg)
     runner.register_hook(clock, priority='LOWEST')
     runner.train()
+    # a run that was not resumed would look for a checkpoint again before it is tested, and find one
+    # that is older than its end
+    runner._resume = False
     return runner, dict(seed=seed, steps=runner.iter, train_seconds=round(clock.passed, 1))

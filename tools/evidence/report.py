@@ -405,6 +405,8 @@ def equal_flops_at(of: EqualFlops, budget: str) -> str:
 
 def verdict_of_results(results: dict[str, list[dict]]) -> str:
     """In plain words, who wins, and where ours stand."""
+    if len(results) < 2:
+        return ''
     means = {name: statistics.mean(r['test'] for r in records) for name, records in results.items()}
     ours = {METHODS[m] + WARM * warm for m in OUR_METHODS for warm in (False, True)}
     rivals = {name: value for name, value in means.items() if name not in ours}
