@@ -87,7 +87,7 @@ def find_consumers(
     model.eval()
     try:
         with torch.no_grad(), _watched(model, see):
-            image = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+            image = torch.zeros(1, 3, *_image_size(model))
             features = backbone(image)
             single = isinstance(features, Tensor)
             sizes = [f.shape[2:] for f in ([features] if single else features)]
@@ -227,6 +227,15 @@ def _watched(model: nn.Module, see) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward
+
+
+def _image_size(model: nn.Module) -> tuple[int, int]:
+    """The image that re-identification pools to one pixel, by a window of fixed size; or any."""
+    for module in model.modules():
+        window = getattr(getattr(module, 'gap', None), 'kernel_size', None)
+        if type(module).__name__ == 'GlobalAveragePooling' and window is not None:
+            return tuple(32 * side for side in window)
+    return IMAGE_SIZE, IMAGE_SIZE
 
 
 def _size(layer: nn.Module, x: Tensor) -> Sequence[int]:

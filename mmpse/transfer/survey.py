@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
@@ -51,6 +52,8 @@ def survey(package: str, out: str | os.PathLike, keep: str = '') -> dict[str, di
     """
     out = Path(out)
     results = json.loads(out.read_text()) if out.exists() else {}
+    if not dist.is_initialized():  # mmcv's SyncBN cannot be built without
+        dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
     models = {result['model']: result for result in results.values()}
     structures = {r['structure']: r['ran'] for r in results.values() if r['error'] is None}
     # the smaller depths first: they stand for their structures
@@ -86,6 +89,7 @@ def _try(
     result: dict[str, Any] = dict(error=None, ran=None)
     try:
         new = Config.fromstring(rewrite(config, old, half_subnet(owner.backbone)), '.py')
+        new.model, owner = (_with_new_teacher(model, config) for model in (new.model, owner))
         if path != ['model'] or not run_it:
             _without_storage(build_model, new)
         if run_it:
@@ -100,6 +104,25 @@ def _try(
     except Exception as error:  # whatever it is, it belongs into the table
         result['error'] = _line(error)
     return result
+
+
+def _with_new_teacher(value: Any, config: str) -> Any:
+    """A model's config without the checkpoint of a teacher, whose config is read where it is.
+
+    mmdet looks for it in a checkout of its repository.
+    """
+    if isinstance(value, (list, tuple)):
+        return type(value)(_with_new_teacher(item, config) for item in value)
+    if not isinstance(value, Mapping):
+        return value
+    value = ConfigDict({k: _with_new_teacher(v, config) for k, v in value.items()})
+    if 'teacher_ckpt' in value:
+        value.teacher_ckpt = None
+    teacher = value.get('teacher_config')
+    if isinstance(teacher, str):
+        package, name = config.partition('::')[0], teacher.removeprefix('configs/')
+        value.teacher_config = dict(model=load_config(f'{package}::{name}').model)
+    return value
 
 
 def _error_of(config: Mapping[str, Any], scope: str) -> str | None:
@@ -161,7 +184,12 @@ def run(config: Mapping[str, Any], scope: str) -> dict[str, torch.Tensor]:
         for module in model.modules():
             if type(module).__name__ == 'L2Norm':  # SSD's has no values before init_weights
                 nn.init.constant_(module.weight, module.scale)
+            if type(module).__name__ == 'EmbeddingRPNHead':  # nor have Sparse R-CNN's boxes
+                module.init_weights()
         torch.manual_seed(0)
+        for parameter in model.parameters():  # some are what was in memory before init_weights
+            if not parameter.abs().max() < 100:  # or not a number
+                nn.init.normal_(parameter)
         detector = hasattr(model, 'with_bbox')
         if hasattr(model, 'encode_decode'):
             inputs, samples = _segmentation_batch(model.num_classes)

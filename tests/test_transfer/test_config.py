@@ -331,6 +331,7 @@ KINDS = [
     'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
     'mmdet::mask2former_vis/mask2former_r50_8xb2-8e_youtubevis2021.py',
     'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    'mmdet::reid/reid_r50_8xb32-6e_mot17train80_test-mot17val20.py',
     'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
     'mmdet::ssd/ssd300_coco.py',
     'mmdet::yolof/yolof_r50-c5_8xb8-1x_coco.py',
