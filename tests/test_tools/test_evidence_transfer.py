@@ -180,7 +180,9 @@ def test_detector_is_searched_on_held_out_training_images(experiment, monkeypatc
     assert not trained & judged and trained | judged == set(range(8))
     steps, after_train_iter = [], frame.Clock.after_train_iter
     monkeypatch.setattr(
-        frame.Clock, 'after_train_iter', lambda *args: steps.append(1) or after_train_iter(*args)
+        frame.Clock,
+        'after_train_iter',
+        lambda *args, **kw: steps.append(1) or after_train_iter(*args, **kw),
     )
     records = experiment('bccd_own_*')
     assert len(steps) == 1  # it starts from the supernet, and does not go on with its training
