@@ -12,9 +12,11 @@ from mmengine import dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
+from mmpse.engine.search_loop import SearchLoop
+from mmpse.registry import LOOPS
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,7 +73,11 @@ def main() -> None:
             )
         cfg.auto_scale_lr.enable = True
     if args.resume == 'auto':
-        cfg.resume = True
+        if issubclass(LOOPS.get(cfg.train_cfg.get('type', 'EpochBasedTrainLoop')), SearchLoop):
+            cfg.resume = True  # from its archive
+        elif (latest := find_latest_checkpoint(cfg.work_dir)) is not None:
+            # by itself MMEngine would go on from `load_from`: the supernet, in a fine-tuning
+            cfg.resume, cfg.load_from = True, latest
     elif args.resume is not None:
         cfg.resume, cfg.load_from = True, args.resume
     if args.launcher != 'none' and not torch.cuda.is_available():

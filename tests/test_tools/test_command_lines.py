@@ -114,6 +114,23 @@ def test_public_checkpoint_becomes_a_sorted_supernet(tmp_path):
     assert torch.all(norms[1:] <= norms[:-1] * (1 + 1e-6))
 
 
+@pytest.mark.slow
+def test_resuming_a_training_that_starts_from_another_one(supernet_file, tmp_path):
+    """A fine-tuning names the supernet in `load_from`: --resume goes on with its own checkpoint."""
+    first, second = tmp_path / 'first', tmp_path / 'second'
+    command = ('tools/train.py', supernet_file, '--resume', '--work-dir')
+
+    def options(epochs, *more):
+        return ('--cfg-options', f'train_cfg.max_epochs={epochs}', *more)
+
+    run(*command, first, *options(1))
+    load_from = f'load_from={first / "epoch_1.pth"}'
+    output = run(*command, second, *options(1, load_from)).stdout
+    assert 'resumed epoch' not in output and (second / 'epoch_1.pth').exists()
+    output = run(*command, second, *options(2, load_from)).stdout
+    assert 'resumed epoch: 1' in output and (second / 'epoch_2.pth').exists()
+
+
 def test_float16_without_a_gpu():
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')

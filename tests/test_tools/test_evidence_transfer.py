@@ -140,6 +140,7 @@ def test_test_splits_are_used_once_at_the_end(experiment, tmp_path, monkeypatch)
 
 def test_detector_is_searched_on_held_out_training_images(experiment, monkeypatch):
     import downstream
+    import frame
 
     read, used = [], []
     load_data_list = CocoDataset.load_data_list
@@ -177,7 +178,14 @@ def test_detector_is_searched_on_held_out_training_images(experiment, monkeypatc
     assert set(read) == {'train.json'}
     trained, judged = used
     assert not trained & judged and trained | judged == set(range(8))
+    steps, after_train_iter = [], frame.Clock.after_train_iter
+    monkeypatch.setattr(
+        frame.Clock,
+        'after_train_iter',
+        lambda *args, **kw: steps.append(1) or after_train_iter(*args, **kw),
+    )
     records = experiment('bccd_own_*')
+    assert len(steps) == 1  # it starts from the supernet, and does not go on with its training
     own, budget = records['bccd_own_seed0'], records['bccd-search_seed0']['budget']
     assert 0.95 * budget <= own['flops'] <= budget
     assert own['backbone'] == 'own' and len(used[2]) == 8  # fine-tuned on all of them

@@ -343,7 +343,9 @@ class Experiment:
     def fine_tune_own(self, work_dir: Path, advance: Advance, seed: int) -> dict:
         subnet = Subnet.from_dict(self.record(f'bccd-search_seed{seed}')['subnet'])
         cfg = self.transferred(work_dir, 'bccd', subnet)
-        cfg.load_from = self.weights_of(f'bccd-supernet_seed{seed}')  # cut to the subnet
+        # cut to the subnet on load; with `load_from` MMEngine would resume the supernet's training
+        weights = self.weights_of(f'bccd-supernet_seed{seed}')
+        cfg.model.init_cfg = dict(type='Pretrained', checkpoint=weights)
         record = self.train_and_test(cfg, subnet, work_dir, advance, seed, 'bccd')
         return dict(record, backbone='own')
 
