@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from frame import ROOT, read_json
 from matplotlib.figure import Figure
+from report_equal_flops import EqualFlops, equal_flops, samplers
 from report_transfer import transfer_section
 from scipy.stats import kendalltau
-from tables import machine_name, note, spread, table
+from tables import EQUAL, RANKING, machine_name, not_run, note, provenance, rerun, spread, table
 
 from mmpse.evaluation import ranking_agreement
 
@@ -54,22 +55,6 @@ counts as a whole.
 **Splits.** Supernets are trained, recalibrated, judged and searched on parts of the *training* set.
 The test set is used for one thing: the accuracy of a network trained alone, once, at its end.
 """
-METHODS = {  # of experiment 2; those from the supernet's weights are 'warm'
-    'uniform': 'uniform pruning',
-    'random': 'random search (parallel supernet)',
-    'greedy': 'greedy slimming (AutoSlim)',
-    'torch-pruning': 'Torch-Pruning, fine-tuned',
-    'evolution': 'evolution from the prior (PSE-Net)',
-    'stage-wise': 'stage-wise search (SP)',
-}
-OUR_METHODS = ('evolution', 'stage-wise')
-WARM = ", from the supernet's weights"
-SAMPLERS = {  # of experiment 3: what a random search draws by, and its name there
-    'random': 'uniform',
-    'random-cost': 'cost alone',
-    'random-loss': 'loss alone',
-    'random-prior': 'prior: loss and cost',
-}
 EXPECTED = [  # of experiments 1 to 3: network and scale
     *('resnet20_b64-small', 'resnet20_b64-full'),
     *('mobilenet-v2-w0p5_b128-small', 'mobilenet-v2-w0p5_b128-full'),
@@ -102,21 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     temporary.write_text(text, encoding='utf-8')
     os.replace(temporary, page)
     print(f'{page} rewritten')
-
-
-RANKING, EQUAL = 'ranking', 'equal_flops'  # the commands
-
-
-def not_run(names: Sequence[str], command: str = RANKING) -> str:
-    return ''.join(f'\n### {name}\n\nNot run: `{rerun(name, command)}`\n' for name in names)
-
-
-def rerun(name: str, command: str) -> str:
-    """The command of the experiment on a network at a scale."""
-    network, _, scale = name.rpartition('-')
-    return (
-        f'python tools/evidence/{command}.py --data-root DATA --network {network} --scale {scale}'
-    )
 
 
 class Ranking:
@@ -338,133 +308,6 @@ def accuracies_at_equal_time(of: Ranking, seconds: float) -> str:
     )
 
 
-class EqualFlops:
-    """The records of one network at one scale."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.name = folder, folder.name
-        self.records = [read_json(path) for path in sorted(folder.glob('*_seed*.json'))]
-        self.results = [record for record in self.records if record['kind'] == 'result']
-        self.searches = [record for record in self.records if record['kind'] == 'search']
-
-    def of(self, budget: str) -> dict[str, list[dict]]:
-        """The results at a budget, by the name of the method."""
-        names = [(m, warm) for m in METHODS for warm in (False, True)]
-        return {
-            METHODS[m] + WARM * warm: records
-            for m, warm in names
-            if (records := [r for r in self.results if key(r) == (m, warm, budget)])
-        }
-
-
-def key(result: dict) -> tuple[str, bool, str]:
-    return result['method'], result['warm'], result['budget']
-
-
-def equal_flops(of: EqualFlops) -> str:
-    total = ', '.join(f'{s:g}' for s in sorted({r['seconds_allowed'] for r in of.results}))
-    text = f'\n### {of.name}\n\n{total} s for every result. '
-    text += (
-        'Found subnets are retrained from scratch, unless a row says otherwise, for what the '
-        'supernet (or the full network that is pruned) and the search leave of the time. A '
-        'supernet is trained once for all methods and budgets that use it, and counts in full for '
-        'each. The recipe of all trainings is the same but for the length.\n'
-    )
-    text += note(of.folder, 'setup')
-    for budget in sorted({r['budget'] for r in of.results}, reverse=True):
-        text += equal_flops_at(of, budget)
-    what = f'{len(of.results)} results and what they needed, {len(of.records)} records in all'
-    return text + provenance(of.folder, of.records, what)
-
-
-def equal_flops_at(of: EqualFlops, budget: str) -> str:
-    results, rows = of.of(budget), []
-    for name, records in results.items():
-        rows.append(
-            [
-                name,
-                spread([r['flops'] / 1e6 for r in records], '.2f'),
-                spread([r['test'] for r in records], '.2f'),
-                spread([r['held_out'] for r in records], '.2f'),
-                len(records),
-                *(
-                    f'{statistics.mean(r[part] for r in records):.0f}'
-                    for part in ('supernet_seconds', 'search_seconds', 'train_seconds', 'steps')
-                ),
-            ]
-        )
-    header = 'method', 'M FLOPs', 'test accuracy (%)', 'held-out accuracy (%)', 'seeds'
-    header = *header, 'supernet (s)', 'search (s)', 'retraining (s)', 'its steps'
-    text = f'\n#### At {budget} of the FLOPs\n' + table(header, rows)
-    text += verdict_of_results(results) + note(of.folder, f'at_{budget.rstrip("%")}')
-    missing = [name for name in METHODS.values() if name not in results]
-    if missing:
-        text += f'\nNot run: {", ".join(missing)}.\n'
-    return text
-
-
-def verdict_of_results(results: dict[str, list[dict]]) -> str:
-    """In plain words, who wins, and where ours stand."""
-    if len(results) < 2:
-        return ''
-    means = {name: statistics.mean(r['test'] for r in records) for name, records in results.items()}
-    ours = {METHODS[m] + WARM * warm for m in OUR_METHODS for warm in (False, True)}
-    rivals = {name: value for name, value in means.items() if name not in ours}
-    best = max(means, key=means.get)
-    sentences = [f'{best} wins ({means[best]:.2f} %)']
-    for name in (name for name in means if name in ours):
-        worse = [
-            f'{other} ({value:.2f})' for other, value in rivals.items() if means[name] <= value
-        ]
-        text = f'ours, {name} ({means[name]:.2f}), '
-        text += f'loses to {", ".join(worse)}' if worse else 'beats every rival'
-        sentences.append(text)
-    return f'\n**{"; ".join(sentences)}.**\n'
-
-
-def samplers(of: EqualFlops) -> str:
-    """What candidates of a random search are drawn by, the supernet and their number the same."""
-    text = '\n#### Samplers of candidates\n'
-    for budget in sorted({r['budget'] for r in of.searches}, reverse=True):
-        by_sampler = {
-            method: [r for r in of.searches if (r['method'], r['budget']) == (method, budget)]
-            for method in SAMPLERS
-        }
-        if not all(by_sampler.values()):
-            continue
-        rows = [
-            [
-                SAMPLERS[method],
-                spread([r['trials'] / r['accepted'] for r in records], '.1f'),
-                spread([r['score'] for r in records], '.2f'),
-                spread([statistics.mean(r['scores']) for r in records], '.2f'),
-                len(records),
-            ]
-            for method, records in by_sampler.items()
-        ]
-        judged = ', '.join(sorted({str(r['judged']) for r in sum(by_sampler.values(), [])}))
-        text += (
-            f'\nRandom searches of the parallel supernet of section 2 at {budget} of the FLOPs, '
-            f'{judged} subnets judged by each; accuracies on held-out training images.\n'
-        )
-        header = 'drawn by', 'draws a candidate', 'best (%)', 'mean (%)', 'seeds'
-        text += table(header, rows) + verdict_of_samplers(by_sampler)
-        text += note(of.folder, f'samplers_{budget.rstrip("%")}')
-    if not text.count('|'):
-        text += (
-            f"\nNot run: `{rerun(of.name, EQUAL)} --only 'supernet_parallel*' 'search_random*'`\n"
-        )
-    return text
-
-
-def verdict_of_samplers(by_sampler: dict[str, list[dict]]) -> str:
-    means = {m: statistics.mean(r['score'] for r in rs) for m, rs in by_sampler.items()}
-    own = means.pop('random-prior')
-    worse = [f'{SAMPLERS[m]} ({value:.2f})' for m, value in means.items() if own <= value]
-    text = f'finds nothing better than {", ".join(worse)}' if worse else 'finds the best subnet'
-    return f'\n**The prior of loss and cost ({own:.2f}) {text}.**\n'
-
-
 def recalibrations(of: Ranking) -> str:
     """The ranking after more and more batches of recalibration."""
     text, accuracies = '\n#### Batches of recalibration\n', np.array(of.accuracies())
@@ -512,20 +355,6 @@ def cost(folder: Path) -> str:
 
 def shown(value: Any) -> str:
     return f'{value:.3g}' if isinstance(value, float) else '' if value is None else str(value)
-
-
-def provenance(folder: Path, records: Sequence[dict], what: str) -> str:
-    commands = sorted({record['command'].partition(' --only')[0] for record in records})
-    machines = sorted({machine_name(record['machine']) for record in records})
-    hours = sum(record['cpu_seconds'] for record in records) / 3600
-    dates = sorted(record['date'][:10] for record in records)
-    codes = ', '.join(dict.fromkeys(r['code'] for r in sorted(records, key=lambda r: r['date'])))
-    address = f'results/{folder.parent.name}/{folder.name}'
-    return (
-        f'\n{what}, {hours:.1f} hours of processor time, {dates[0]} to {dates[-1]}, on '
-        f'{"; ".join(machines)}; code {codes}. Records: [{folder.name}]({address}). Rerun:\n\n'
-        + ''.join(f'    {command}\n' for command in commands)
-    )
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:

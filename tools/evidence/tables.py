@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+RANKING, EQUAL = 'ranking', 'equal_flops'  # commands
+
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table in Markdown, its first column to the left."""
@@ -28,3 +30,29 @@ def note(folder: Path, name: str) -> str:
 
 def machine_name(machine: dict) -> str:
     return f'{machine["device"]}, {machine["threads"]} thread(s), torch {machine["torch"]}'
+
+
+def provenance(folder: Path, records: Sequence[dict], what: str) -> str:
+    commands = sorted({record['command'].partition(' --only')[0] for record in records})
+    machines = sorted({machine_name(record['machine']) for record in records})
+    hours = sum(record['cpu_seconds'] for record in records) / 3600
+    dates = sorted(record['date'][:10] for record in records)
+    codes = ', '.join(dict.fromkeys(r['code'] for r in sorted(records, key=lambda r: r['date'])))
+    address = f'results/{folder.parent.name}/{folder.name}'
+    return (
+        f'\n{what}, {hours:.1f} hours of processor time, {dates[0]} to {dates[-1]}, on '
+        f'{"; ".join(machines)}; code {codes}. Records: [{folder.name}]({address}). Rerun:\n\n'
+        + ''.join(f'    {command}\n' for command in commands)
+    )
+
+
+def not_run(names: Sequence[str], command: str = RANKING) -> str:
+    return ''.join(f'\n### {name}\n\nNot run: `{rerun(name, command)}`\n' for name in names)
+
+
+def rerun(name: str, command: str) -> str:
+    """The command of the experiment on a network at a scale."""
+    network, _, scale = name.rpartition('-')
+    return (
+        f'python tools/evidence/{command}.py --data-root DATA --network {network} --scale {scale}'
+    )
