@@ -47,6 +47,12 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def is_search(cfg: Config) -> bool:
+    loop = cfg.train_cfg.get('type')
+    loop = LOOPS.get(loop) if isinstance(loop, str) else loop  # new-style configs name the class
+    return loop is not None and issubclass(loop, SearchLoop)
+
+
 def main() -> None:
     args = parse_args()
     cfg = Config.fromfile(args.config)
@@ -73,7 +79,7 @@ def main() -> None:
             )
         cfg.auto_scale_lr.enable = True
     if args.resume == 'auto':
-        if issubclass(LOOPS.get(cfg.train_cfg.get('type', 'EpochBasedTrainLoop')), SearchLoop):
+        if is_search(cfg):
             cfg.resume = True  # from its archive
         elif (latest := find_latest_checkpoint(cfg.work_dir)) is not None:
             # by itself MMEngine would go on from `load_from`: the supernet, in a fine-tuning
