@@ -1,7 +1,7 @@
 """Slimmable layers and backbones, slicing, costs."""
 
 from .consumers import FitError
-from .cost import backbone_costs, costs_of, measure, model_costs
+from .cost import backbone_costs, costs_of, count, measure, model_costs
 from .distillation import Distillation
 from .fit import FitToBackbone, with_subnet
 from .latency import RUNTIMES, device_name, measure_latencies, prepared
@@ -23,6 +23,7 @@ __all__ = [
     'LatencyError',
     'LatencyTable',
     'RUNTIMES',
+    'count',
     'device_name',
     'measure_latencies',
     'prepared',

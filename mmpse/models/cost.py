@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
+from torch import nn
 
 from mmpse.registry import MODELS
 from mmpse.space import Cost, SearchSpace, Subnet
@@ -93,10 +94,20 @@ def measure(model: Mapping[str, Any], subnet: Subnet, input_shape: Sequence[int]
             'image, so that they cannot be counted; give a budget to the one-stage detector or '
             'the classifier with this backbone, and transfer the subnet'
         )
-    static.eval()
-    flops = FlopAnalyzer(static, torch.zeros(1, *input_shape))
+    return count(static, input_shape)
+
+
+def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
+    """FLOPs (multiply-adds of one image) and parameters of any model, as mmengine counts them.
+
+    Args:
+        model: The model; it is left in eval mode.
+        input_shape: Shape ``(C, H, W)`` of one image.
+    """
+    model.eval()
+    flops = FlopAnalyzer(model, torch.zeros(1, *input_shape))
     flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    return dict(flops=int(flops.total()), params=parameter_count(static)[''])
+    return dict(flops=int(flops.total()), params=parameter_count(model)[''])
 
 
 def model_costs(model: Mapping[str, Any], input_shape: Sequence[int]) -> dict[str, Cost]:

@@ -9,14 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.analysis import FlopAnalyzer, parameter_count
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmpse.models import SliceError, SlimmableBackbone
+from mmpse.models import SliceError, SlimmableBackbone, count
 from mmpse.models.stock import FAMILIES, PACKAGES
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
@@ -97,14 +95,11 @@ def complexity(
         subnet = MODELS.build(config)
         fullnet = subnet.search_space.fullnet.to_dict()
         pair = subnet, MODELS.build({**config, 'subnet': fullnet, 'init_cfg': None})
-    flops = []
-    for backbone in pair:
-        backbone.eval()  # returns nothing in mmseg
-        analyzer = FlopAnalyzer(backbone, torch.zeros(1, *input_shape))
-        analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        flops.append(int(analyzer.total()))
-    params = [parameter_count(backbone)[''] for backbone in pair]
-    return {'FLOPs': tuple(flops), 'parameters': tuple(params)}
+    counted = [count(backbone, input_shape) for backbone in pair]
+    return {
+        name: tuple(resources[key] for resources in counted)
+        for name, key in (('FLOPs', 'flops'), ('parameters', 'params'))
+    }
 
 
 def rewrite(

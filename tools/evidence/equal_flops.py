@@ -34,14 +34,13 @@ from typing import Any, NamedTuple
 import frame
 import torch
 from frame import Advance, Unit, load_config, now, read_json, run_units, set_up, train
-from mmengine.analysis import FlopAnalyzer, parameter_count
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from ranking import INPUT_SHAPE, METRIC, supernet_config
 from torch import nn
 
-from mmpse.models import costs_of, find_backbone, model_costs, with_subnet
+from mmpse.models import costs_of, count, find_backbone, model_costs, with_subnet
 from mmpse.registry import MODELS
 from mmpse.space import Budget, SearchSpace, Subnet, nearest_uniform
 
@@ -240,7 +239,7 @@ class Experiment:
             config.init_cfg = dict(type='mmpse.WarmStart', checkpoint=weights)
             model = MODELS.build(config)
             model.init_weights()
-        limit = cost(model)['flops'] * float(budget.rstrip('%')) / 100
+        limit = count(model, INPUT_SHAPE)['flops'] * float(budget.rstrip('%')) / 100
         prune(model, limit, advance)
         seconds = now() - started
         work_dir.mkdir(parents=True, exist_ok=True)
@@ -258,7 +257,7 @@ class Experiment:
                     for name, layer in model.named_modules()
                     if isinstance(layer, nn.Conv2d)
                 },
-                resources=cost(model),
+                resources=count(model, INPUT_SHAPE),
             ),
         )
 
@@ -331,14 +330,6 @@ def uniform(model: dict, budget: str) -> Subnet:
     return space.subnet(list(subnet.values()), resources=costs_of(space, costs, subnet))
 
 
-def cost(model: nn.Module) -> dict[str, int]:
-    """FLOPs and parameters of any model, counted as those of subnets are."""
-    model.eval()
-    flops = FlopAnalyzer(model, torch.zeros(1, *INPUT_SHAPE))
-    flops.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    return dict(flops=int(flops.total()), params=parameter_count(model)[''])
-
-
 def prune(model: nn.Module, limit: float, advance: Advance) -> None:
     """Torch-Pruning as its authors use it on CIFAR-10, until the FLOPs are within the limit.
 
@@ -358,7 +349,7 @@ def prune(model: nn.Module, limit: float, advance: Advance) -> None:
         ignored_layers=[layer for layer in model.modules() if isinstance(layer, nn.Linear)],
     )
     for step in range(PRUNING_STEPS):
-        if cost(model)['flops'] <= limit:
+        if count(model, INPUT_SHAPE)['flops'] <= limit:
             return
         pruner.step()
         advance(step / PRUNING_STEPS)
