@@ -99,19 +99,9 @@ SCALES = dict(
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = frame.common_parser(__doc__, SCALES, 'transfer')
     for name in ('cifar10', *TASKS):
         parser.add_argument(f'--{name}', help='folder of this data set; default: the config says')
-    parser.add_argument('--scale', choices=list(SCALES), default='small')
-    parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument(
-        '--only', nargs='+', default=['*'], metavar='PATTERN', help='units of work to run'
-    )
-    parser.add_argument('--threads', type=int, default=1, help='of the CPU')
-    parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/transfer')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
     return parser.parse_args(arguments)
 
 

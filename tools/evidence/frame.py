@@ -53,13 +53,11 @@ class Scale:
     bfloat16: bool
 
 
-def parser(description: str, scales: Iterable[str], out: str) -> argparse.ArgumentParser:
-    """The options of every experiment on CIFAR-10; ``out`` is the folder of its records."""
+def common_parser(description: str, scales: Iterable[str], out: str) -> argparse.ArgumentParser:
+    """The options of every experiment; ``out`` is the folder of its records."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--data-root', help='folder of CIFAR-10; default: the config says')
-    parser.add_argument('--network', default='resnet20_b64', help='as the configs name it')
     parser.add_argument('--scale', choices=list(scales), default='small')
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument(
@@ -68,6 +66,14 @@ def parser(description: str, scales: Iterable[str], out: str) -> argparse.Argume
     parser.add_argument('--threads', type=int, default=1, help='of the CPU')
     parser.add_argument('--out', type=Path, default=ROOT / 'docs/results' / out)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
+    return parser
+
+
+def parser(description: str, scales: Iterable[str], out: str) -> argparse.ArgumentParser:
+    """The same, and those of an experiment with no other data than CIFAR-10."""
+    parser = common_parser(description, scales, out)
+    parser.add_argument('--data-root', help='folder of CIFAR-10; default: the config says')
+    parser.add_argument('--network', default='resnet20_b64', help='as the configs name it')
     return parser
 
 
