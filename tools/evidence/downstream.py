@@ -34,6 +34,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from mmpse.engine import resume_latest
 from mmpse.models import (
     backbone_costs,
     costs_of,
@@ -333,9 +334,7 @@ class Experiment:
     def fine_tune_own(self, work_dir: Path, advance: Advance, seed: int) -> dict:
         subnet = Subnet.from_dict(self.record(f'bccd-search_seed{seed}')['subnet'])
         cfg = self.transferred(work_dir, 'bccd', subnet)
-        # cut to the subnet on load; with `load_from` MMEngine would resume the supernet's training
-        weights = self.weights_of(f'bccd-supernet_seed{seed}')
-        cfg.model.init_cfg = dict(type='Pretrained', checkpoint=weights)
+        cfg.load_from = self.weights_of(f'bccd-supernet_seed{seed}')  # cut to the subnet on load
         record = self.train_and_test(cfg, subnet, work_dir, advance, seed, 'bccd')
         return dict(record, backbone='own')
 
@@ -348,7 +347,8 @@ def content(subnet: Subnet, resources: dict[str, Any]) -> dict[str, Any]:
 def run_search(cfg: Config, seed: int, work_dir: Path, weights: str) -> tuple[Runner, Subnet]:
     """Search, from where a killed search stopped; the runner and the best subnet."""
     set_up(cfg, seed, work_dir)
-    cfg.update(load_from=weights, resume=True)
+    cfg.load_from = weights
+    resume_latest(cfg)
     runner = Runner.from_cfg(cfg)
     runner.train()
     return runner, Subnet.load(work_dir / 'best_subnet.json')

@@ -30,6 +30,7 @@ from mmengine.runner import Runner
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mmpse
+from mmpse.engine import resume_latest
 from mmpse.models import device_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -216,7 +217,8 @@ class Clock(Hook):
         checkpoint['clock'] = self.passed
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self.passed = checkpoint['clock']
+        if runner._resume:  # the time of another training, from `load_from`, does not count
+            self.passed = checkpoint['clock']
 
 
 def load_config(name: str, scale: Scale, data_root: str | None) -> Config:
@@ -263,7 +265,6 @@ def train(
         The runner and the figures of the training.
     """
     set_up(cfg, seed, work_dir)
-    cfg.resume = True
     by_epoch = epochs is not None
     if by_epoch:
         cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=epochs + 1)
@@ -274,11 +275,9 @@ def train(
     checkpoint = dict(by_epoch=by_epoch, interval=1 if by_epoch else INTERVAL, max_keep_ckpts=1)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', save_last=by_epoch, **checkpoint)
     cfg.default_hooks.param_scheduler = None
+    resume_latest(cfg)
     clock = Clock(advance, seconds)
     runner = Runner.from_cfg(cfg)
     runner.register_hook(clock, priority='LOWEST')
     runner.train()
-    # a run that was not resumed would look for a checkpoint again before it is tested, and find one
-    # that is older than its end
-    runner._resume = False
     return runner, dict(seed=seed, steps=runner.iter, train_seconds=round(clock.passed, 1))
