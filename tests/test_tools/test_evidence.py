@@ -131,6 +131,36 @@ def test_killed_training_keeps_its_time(tiny, cifar10, tmp_path, monkeypatch):
     assert clock.rates == [0.1]  # not the one that the killed training had come to
 
 
+def test_killed_supernet_keeps_the_full_network_it_starts_from(tiny, cifar10, tmp_path):
+    import frame
+    import ranking
+
+    shares = []
+
+    def advance(share):
+        shares.append(share)
+        if share > 0.7:
+            raise KeyboardInterrupt
+
+    def train(advance):
+        def config(name):
+            return frame.load_config(f'{name}_resnet20_b64', tiny, str(cifar10))
+
+        way = 'parallel-sliced-pretrained'
+        return ranking.train_supernet(config, way, 0, tmp_path / 'work', advance, 2.0)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(advance)
+    assert shares == sorted(shares) and shares[0] < 0.5 < shares[-1]
+    fullnet = (tmp_path / 'work/fullnet.pth').read_bytes()
+    later = []
+    runner, figures = train(later.append)
+    assert later[0] > 0.5 and (tmp_path / 'work/fullnet.pth').read_bytes() == fullnet
+    assert figures['pretraining_steps'] >= 1 and figures['steps'] >= 1
+    assert figures['train_seconds'] >= 2.0
+    assert runner.model.backbone.subnet is None  # it is the supernet
+
+
 def test_training_by_the_clock_is_tested_at_its_end(tiny, cifar10, tmp_path, monkeypatch):
     import frame
 
@@ -194,8 +224,10 @@ def test_supernets_are_judged_without_the_test_set(rank, monkeypatch):
         assert len(record['scores']) == 4 and np.isfinite(record['losses']).all()
         assert record['train_seconds'] >= 0.5 and record['steps'] >= 1
     assert ways.keys() == {
-        *('parallel-masked', 'parallel-sliced', 'sandwich', 'spos', 'stage-wise')
+        *('parallel-masked', 'parallel-sliced', 'sandwich', 'spos', 'stage-wise'),
+        *(f'{way}-pretrained' for way in ('parallel-sliced', 'sandwich', 'spos', 'stage-wise')),
     }
+    assert all(('pretraining_steps' in r) == way.endswith('-pretrained') for way, r in ways.items())
     assert ways['stage-wise']['distances'][-1] == 0  # the fullnet to itself
 
 
@@ -223,10 +255,17 @@ def equal_flops(cifar10, tmp_path, monkeypatch):
         total=1.0,
         supernet=0.5,
         searches={
-            'random': few,
-            'evolution': {'train_cfg': dict(few['train_cfg'], parents=1, mutants=1)},
-            'stage-wise': {'train_cfg': dict(calibration=1, candidates=21, rounds=1, joined=1)},
-            'greedy': {'train_cfg': dict(calibration=1), 'model.backbone.ratios': [0.2, 1.0]},
+            'mmpse.RandomSearchLoop': few,
+            'mmpse.EvolutionSearchLoop': {
+                'train_cfg': dict(few['train_cfg'], parents=1, mutants=1)
+            },
+            'mmpse.StageWiseSearchLoop': {
+                'train_cfg': dict(calibration=1, candidates=21, rounds=1, joined=1)
+            },
+            'mmpse.GreedySearchLoop': {
+                'train_cfg': dict(calibration=1),
+                'model.backbone.ratios': [0.2, 1.0],
+            },
         },
     )
     monkeypatch.setitem(equal_flops.SCALES, 'tiny', scale)
@@ -251,7 +290,10 @@ def equal_flops(cifar10, tmp_path, monkeypatch):
     [
         ('uniform', 'evolution', 'torch-pruning'),
         pytest.param(
-            ('uniform', 'evolution', 'torch-pruning', 'random', 'greedy', 'stage-wise'),
+            (
+                *('uniform', 'evolution', 'evolution-pretrained', 'stage-wise'),
+                *('torch-pruning', 'random', 'greedy'),
+            ),
             marks=pytest.mark.slow,
         ),
     ],
@@ -279,15 +321,17 @@ def test_every_method_has_the_same_time_and_one_look_at_the_test_set(
     folder = equal_flops('result_*')
     results = [json.loads(path.read_text()) for path in folder.glob('result_*.json')]
     searched = [m for m in methods if m not in ('uniform', 'torch-pruning')]
-    assert {(r['method'], r['warm']) for r in results} == {
-        *((method, False) for method in methods),
-        *((method, True) for method in searched),
+    assert {(r['method'], r['warm'], r['free']) for r in results} == {
+        *((method, False, False) for method in methods),
+        *((method, True, False) for method in searched),
+        *((method, False, True) for method in searched),
     }
     assert read.count('test') == len(results)
     full = 41_218_688  # FLOPs of the fullnet
     for result in results:
         spent = [result[f'{part}_seconds'] for part in ('supernet', 'search', 'train')]
-        assert sum(spent) == pytest.approx(1.0, abs=0.25)  # the step at the end is finished
+        counted = spent[2] if result['free'] else sum(spent)
+        assert counted == pytest.approx(1.0, abs=0.25)  # the step at the end is finished
         assert 0.3 < result['flops'] / full <= 0.5 and result['steps'] > 0
         assert 0 <= result['test'] <= 100
         found = result['method'] != 'uniform'
@@ -405,11 +449,12 @@ def test_page_says_who_wins_at_equal_flops(tmp_path):
 
     folder = tmp_path / 'results/equal_flops/resnet20_b64-small'
 
-    def result(method, test, warm=False, seed=0):
+    def result(method, test, seed=0, **variant):
+        flags = dict(dict(warm=False), **variant)  # older records say nothing of free
         write(
             folder,
-            f'result_{method}_50{"_warm" * warm}_seed{seed}',
-            **dict(kind='result', method=method, warm=warm, budget='50%', flops=2_000_000, steps=7),
+            f'result_{method}_50_{"_".join(variant)}_seed{seed}',
+            **dict(kind='result', method=method, budget='50%', flops=2_000_000, steps=7, **flags),
             **dict(supernet_seconds=100, search_seconds=50, seconds_allowed=300),
             **dict(held_out=test - 1, test=test),
         )
@@ -433,6 +478,14 @@ def test_page_says_who_wins_at_equal_flops(tmp_path):
         'rival.'
     )
     assert 'Not run: random search (parallel supernet), greedy' in text
+    assert 'retrained for the whole time' not in text
+    result('evolution', 65.0, warm=False, free=True)
+    free = page().partition('FLOPs, retrained for the whole time')[2].partition('.**')[0]
+    assert '61.00 ± 1.41' in free and '| 64.00 | 63.00 |' not in free
+    assert free.endswith(
+        'evolution from the prior (PSE-Net) wins (65.00 %); ours, evolution from the prior '
+        '(PSE-Net) (65.00), beats every rival'
+    )
     assert 'Not run: `python tools/evidence/equal_flops.py --data-root DATA --network mob' in text
 
 

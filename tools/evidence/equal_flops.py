@@ -12,7 +12,8 @@ of the machine do not count.
 A supernet is trained once for all methods and budgets that search it; its time counts in full for
 each. Searches judge on images held out of the training set. The test set is read once, after each
 retraining. Found subnets are retrained from scratch, as in the papers; in `result_*_warm_*` from
-the supernet's weights.
+the supernet's weights; in `result_*_free_*` from scratch for the whole time, as if supernet and
+search had cost nothing: that tells how good the subnet is, where the others tell what it cost.
 
 Run again after a kill: nothing is done twice, but for a search that was killed, since its time
 counts. Searches and retrainings need the records of what comes before them, and the weights, which
@@ -37,12 +38,12 @@ from frame import Advance, Unit, load_config, now, read_json, run_units, set_up,
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from ranking import INPUT_SHAPE, METRIC, supernet_config
+from ranking import INPUT_SHAPE, METRIC, fullnet_config, space_of, train_supernet
 from torch import nn
 
-from mmpse.models import costs_of, count, find_backbone, model_costs, with_subnet
+from mmpse.models import costs_of, count, model_costs, with_subnet
 from mmpse.registry import MODELS
-from mmpse.space import Budget, SearchSpace, Subnet, nearest_uniform
+from mmpse.space import Budget, Subnet, nearest_uniform
 
 BUDGETS = ('50%', '25%')  # of the FLOPs
 FULLNET = 'fullnet'  # way of training: the full network alone
@@ -59,6 +60,9 @@ class Method(NamedTuple):
 METHODS = {
     'uniform': Method(None, None),
     'evolution': Method('parallel-sliced', dict(type='mmpse.EvolutionSearchLoop')),
+    'evolution-pretrained': Method(
+        'parallel-sliced-pretrained', dict(type='mmpse.EvolutionSearchLoop')
+    ),
     'stage-wise': Method('stage-wise', dict(type='mmpse.StageWiseSearchLoop')),
     'torch-pruning': Method(FULLNET, None),
     'random': Method('parallel-sliced', dict(type='mmpse.RandomSearchLoop', sampler='uniform')),
@@ -76,7 +80,7 @@ class Scale(frame.Scale):
 
     total: float  # seconds for a result
     supernet: float  # seconds of them for training what is searched or pruned
-    searches: Mapping[str, Mapping[str, Any]]  # settings of the searches' configs
+    searches: Mapping[str, Mapping[str, Any]]  # loop -> settings of the search's config
 
 
 FEW = dict(calibration=4, population=16, generations=4)
@@ -88,11 +92,13 @@ SCALES = dict(
         total=300,
         supernet=120,
         searches={
-            'random': {'train_cfg': FEW},
-            'evolution': {'train_cfg': dict(FEW, parents=5, mutants=8)},
-            'stage-wise': {'train_cfg': dict(calibration=4, candidates=40, batches=1, joined=10)},
+            'mmpse.RandomSearchLoop': {'train_cfg': FEW},
+            'mmpse.EvolutionSearchLoop': {'train_cfg': dict(FEW, parents=5, mutants=8)},
+            'mmpse.StageWiseSearchLoop': {
+                'train_cfg': dict(calibration=4, candidates=40, batches=1, joined=10)
+            },
             # greedy slimming has to judge several times as many subnets: coarser cuts, fewer images
-            'greedy': {
+            'mmpse.GreedySearchLoop': {
                 'train_cfg': dict(calibration=1),
                 'model.backbone.ratios': [0.4, 0.7, 1.0],
                 'val_dataloader.dataset.num_splits': 48,
@@ -105,7 +111,7 @@ SCALES = dict(
         bfloat16=False,
         total=14_400,
         supernet=5400,
-        searches={'random': {}, 'evolution': {}, 'stage-wise': {}, 'greedy': {}},
+        searches={},
     ),
 )
 
@@ -132,7 +138,8 @@ class Experiment:
                         units.append(self.search(name, budget, seed))
                     units.append(self.result(name, budget, seed))
             searched = [name for name, method in METHODS.items() if method.search is not None]
-            units += [self.result(n, b, seed, warm=True) for b in BUDGETS for n in searched]
+            for variant in ('warm', 'free'):
+                units += [self.result(n, b, seed, variant) for b in BUDGETS for n in searched]
             units += [self.search(name, b, seed) for name in SAMPLERS for b in BUDGETS]
         return list({unit.name: unit for unit in units}.values())
 
@@ -149,11 +156,12 @@ class Experiment:
         run = self.run_pruning if method == 'torch-pruning' else self.run_search
         return self.unit(name, run, method=method, budget=budget, seed=seed)
 
-    def result(self, method: str, budget: str, seed: int, warm: bool = False) -> Unit:
+    def result(self, method: str, budget: str, seed: int, variant: str = '') -> Unit:
         """The accuracy, after retraining."""
-        name = f'result_{method}_{budget.rstrip("%")}{"_warm" * warm}'
-        run, arguments = self.retrain, dict(method=method, budget=budget, seed=seed, warm=warm)
-        return self.unit(name, run, **arguments)
+        name = f'result_{method}_{budget.rstrip("%")}' + (variant and f'_{variant}')
+        arguments = dict(method=method, budget=budget, seed=seed)
+        flags = dict(warm=variant == 'warm', free=variant == 'free')
+        return self.unit(name, self.retrain, **arguments, **flags)
 
     def record(self, unit: Unit) -> dict:
         """Of a unit that comes before."""
@@ -178,14 +186,12 @@ class Experiment:
         return str(path)
 
     def train_supernet(self, work_dir: Path, advance: Advance, way: str, seed: int) -> dict:
+        seconds = self.scale.supernet
         if way == FULLNET:
-            cfg = self.config('static')
-            model = cfg.model.to_dict()
-            cfg.model = with_subnet(model, space_of(model).fullnet)
-            cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+            cfg = fullnet_config(self.config)
+            runner, figures = train(cfg, seed, work_dir, advance, seconds=seconds)
         else:
-            cfg = supernet_config(self.config, way)
-        runner, figures = train(cfg, seed, work_dir, advance, seconds=self.scale.supernet)
+            runner, figures = train_supernet(self.config, way, seed, work_dir, advance, seconds)
         options = dict(save_optimizer=False, save_param_scheduler=False, by_epoch=False)
         runner.save_checkpoint(str(work_dir), 'weights.pth', **options)
         leave(work_dir / 'weights.pth', self.weights(self.supernet(way, seed)))
@@ -202,7 +208,7 @@ class Experiment:
         cfg.train_cfg = dict(
             search, budget=dict(flops=budget), input_shape=INPUT_SHAPE, metric=METRIC
         )
-        settings = self.scale.searches['random' if method in SAMPLERS else method]
+        settings = self.scale.searches.get(search['type'], {})
         cfg.merge_from_dict(dict(settings))
         set_up(cfg, seed, work_dir)
         started = now()
@@ -262,7 +268,14 @@ class Experiment:
         )
 
     def retrain(
-        self, work_dir: Path, advance: Advance, method: str, budget: str, seed: int, warm: bool
+        self,
+        work_dir: Path,
+        advance: Advance,
+        method: str,
+        budget: str,
+        seed: int,
+        warm: bool,
+        free: bool,
     ) -> dict:
         cfg, way = self.config('static'), METHODS[method].way
         before = dict(supernet_seconds=0.0, search_seconds=0.0)
@@ -286,7 +299,7 @@ class Experiment:
         if warm:
             weights = self.found(source)
             cfg.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=weights)
-        seconds = self.scale.total - sum(before.values())
+        seconds = self.scale.total - (0 if free else sum(before.values()))
         if seconds <= 0:
             raise SystemExit(
                 f'{method} at {budget}: supernet and search took {sum(before.values()):.0f} of '
@@ -298,6 +311,7 @@ class Experiment:
             kind='result',
             method=method,
             warm=warm,
+            free=free,
             budget=budget,
             flops=resources['flops'],
             params=resources['params'],
@@ -313,11 +327,6 @@ def leave(path: Path, place: Path) -> None:
     """Move a file to where later units look for it."""
     place.parent.mkdir(parents=True, exist_ok=True)
     os.replace(path, place)
-
-
-def space_of(model: dict) -> SearchSpace:
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return find_backbone(MODELS.build(with_subnet(model, None))).search_space
 
 
 def uniform(model: dict, budget: str) -> Subnet:

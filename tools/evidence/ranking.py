@@ -14,8 +14,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import frame
 import numpy as np
@@ -29,9 +31,15 @@ from torch.utils.data import DataLoader
 from mmpse.engine.judge import Judge, calibration_batches
 from mmpse.engine.search_loop import memory_format_of
 from mmpse.engine.stage_judge import StageJudge
-from mmpse.models import StageWiseClassifier, backbone_costs, measure, with_subnet
+from mmpse.models import (
+    StageWiseClassifier,
+    backbone_costs,
+    find_backbone,
+    measure,
+    with_subnet,
+)
 from mmpse.registry import MODELS
-from mmpse.space import SpreadSampler, Subnet
+from mmpse.space import SearchSpace, SpreadSampler, Subnet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,13 +54,30 @@ SCALES = dict(
     small=Scale(images=12_000, splits=6, epochs=4, seconds=(120, 480), bfloat16=True),
     full=Scale(images=None, splits=25, epochs=100, seconds=(7200, 1800), bfloat16=False),
 )
-WAYS = {  # of training a supernet: its config, and settings of its SupernetHook
-    'parallel-masked': ('psenet', dict(execution='masked')),
-    'parallel-sliced': ('psenet', dict(execution='sliced')),
-    'sandwich': ('autoslim', dict(execution='sliced')),
-    'spos': ('spos', dict(execution='sliced')),
-    'stage-wise': ('swp', dict(execution='sliced')),
+
+
+class Way(NamedTuple):
+    """A way to train a supernet."""
+
+    config: str
+    hook: dict[str, Any] = dict(execution='sliced')  # settings of its SupernetHook
+    pretrained: bool = False
+
+
+WAYS = {
+    'parallel-masked': Way('psenet', dict(execution='masked')),
+    'parallel-sliced': Way('psenet'),
+    'sandwich': Way('autoslim'),
+    'spos': Way('spos'),
+    'stage-wise': Way('swp'),
 }
+PRETRAINING = 0.5  # of the time: the full network, from which the supernet then starts
+WAYS.update(
+    {
+        f'{name}-pretrained': WAYS[name]._replace(pretrained=True)
+        for name in ('parallel-sliced', 'stage-wise', 'sandwich', 'spos')
+    }
+)
 PARTS = {  # the parallel way with other settings than its n=4, fullnet, tinynet, SpreadSampler
     'n=1': dict(n=1, fullnet=False, tinynet=False),
     'n=2': dict(n=2),
@@ -65,7 +90,7 @@ PARTS = {  # the parallel way with other settings than its n=4, fullnet, tinynet
     'ratio-sampler': dict(sampler=dict(type='mmpse.RatioSampler')),
     'distillation': dict(distillation=dict()),
 }
-WAYS.update({name: ('psenet', dict(part, execution='sliced')) for name, part in PARTS.items()})
+WAYS.update({name: Way('psenet', dict(part, execution='sliced')) for name, part in PARTS.items()})
 SUBNETS = 24
 INPUT_SHAPE = (3, 32, 32)
 METRIC = 'accuracy/top1'
@@ -94,11 +119,68 @@ def fixed_subnets(path: Path, model: dict, count: int) -> list[Subnet]:
 
 def supernet_config(config: Callable[[str], Config], way: str) -> Config:
     """The config of a supernet that is trained this way."""
-    name, settings = WAYS[way]
-    cfg = config(name)
+    cfg = config(WAYS[way].config)
     (hook,) = [hook for hook in cfg.custom_hooks if hook.type == 'mmpse.SupernetHook']
-    hook.update(settings)
+    hook.update(WAYS[way].hook)
     return cfg
+
+
+def fullnet_config(config: Callable[[str], Config]) -> Config:
+    """The config of the full network alone."""
+    cfg = config('static')
+    cfg.model = with_subnet(cfg.model.to_dict(), space_of(cfg.model.to_dict()).fullnet)
+    cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+    return cfg
+
+
+def space_of(model: dict) -> SearchSpace:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return find_backbone(MODELS.build(with_subnet(model, None))).search_space
+
+
+def train_supernet(
+    config: Callable[[str], Config],
+    way: str,
+    seed: int,
+    work_dir: Path,
+    advance: Advance,
+    seconds: float,
+) -> tuple[Runner, dict[str, Any]]:
+    """Train a supernet, or first the full network and then the supernet from its weights.
+
+    Args:
+        config: Gives the config of a name.
+        seconds: In all.
+
+    Returns:
+        The runner of the supernet, and the figures of its training.
+    """
+    cfg = supernet_config(config, way)
+    if not WAYS[way].pretrained:
+        return train(cfg, seed, work_dir, advance, seconds=seconds)
+    weights = work_dir / 'fullnet.pth'
+    if not weights.exists():
+        runner, figures = train(
+            fullnet_config(config),
+            seed,
+            work_dir / 'fullnet',
+            lambda share: advance(PRETRAINING * share),
+            seconds=PRETRAINING * seconds,
+        )
+        content = dict(state_dict=runner.model.state_dict(), figures=figures)
+        torch.save(content, work_dir / 'unfinished.pth')
+        os.replace(work_dir / 'unfinished.pth', weights)
+    before = torch.load(weights)['figures']
+    cfg.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=str(weights), sort='bn')
+    runner, figures = train(
+        cfg,
+        seed,
+        work_dir / 'supernet',
+        lambda share: advance(PRETRAINING + (1 - PRETRAINING) * share),
+        seconds=seconds - before['train_seconds'],
+    )
+    both = before['train_seconds'] + figures['train_seconds']
+    return runner, dict(figures, train_seconds=round(both, 1), pretraining_steps=before['steps'])
 
 
 class Experiment:
@@ -212,8 +294,8 @@ class Experiment:
         calibration: int,
     ) -> tuple[Runner, dict, Judge, DataLoader]:
         """A trained supernet: its runner and figures, its judge, and the data held out."""
-        cfg, judged_by = supernet_config(self.config, way), self.config('static')
-        runner, figures = train(cfg, seed, work_dir, advance, seconds=seconds)
+        runner, figures = train_supernet(self.config, way, seed, work_dir, advance, seconds)
+        judged_by = self.config('static')
         model = judged_by.model.to_dict()
         model.setdefault('data_preprocessor', judged_by.data_preprocessor.to_dict())
         held_out = Runner.build_dataloader(judged_by.val_dataloader)

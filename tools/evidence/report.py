@@ -26,8 +26,14 @@ from tables import EQUAL, RANKING, machine_name, not_run, note, provenance, reru
 
 from mmpse.evaluation import ranking_agreement
 
-OURS = ('parallel-masked', 'parallel-sliced', 'stage-wise')
-RIVALS = ('sandwich', 'spos')
+OURS = (
+    'parallel-masked',
+    'parallel-sliced',
+    'parallel-sliced-pretrained',
+    'stage-wise',
+    'stage-wise-pretrained',
+)
+RIVALS = ('sandwich', 'spos', 'sandwich-pretrained', 'spos-pretrained')
 NAMES = {
     'parallel-masked': 'parallel (PSE-Net), masked',
     'parallel-sliced': 'parallel (PSE-Net), sliced',
@@ -35,6 +41,9 @@ NAMES = {
     'spos': 'single path (SPOS)',
     'stage-wise': 'stage-wise (SP)',
 }
+NAMES.update(
+    {f'{way}-pretrained': f'{NAMES[way]}, from the full network' for way in list(NAMES)[1:]}
+)
 GOAL = 0.75  # Kendall's tau
 FIVE = 5  # subnets of the table of accuracies
 INTRODUCTION = """# Results

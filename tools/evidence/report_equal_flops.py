@@ -8,15 +8,16 @@ from pathlib import Path
 from frame import read_json
 from tables import EQUAL, note, provenance, rerun, spread, table
 
-METHODS = {  # of experiment 2; those from the supernet's weights are 'warm'
+METHODS = {  # of experiment 2
     'uniform': 'uniform pruning',
     'random': 'random search (parallel supernet)',
     'greedy': 'greedy slimming (AutoSlim)',
     'torch-pruning': 'Torch-Pruning, fine-tuned',
     'evolution': 'evolution from the prior (PSE-Net)',
+    'evolution-pretrained': 'evolution, its supernet from the full network',
     'stage-wise': 'stage-wise search (SP)',
 }
-OUR_METHODS = ('evolution', 'stage-wise')
+OUR_METHODS = ('evolution', 'evolution-pretrained', 'stage-wise')
 WARM = ", from the supernet's weights"
 SAMPLERS = {  # of experiment 3: what a random search draws by, and its name there
     'random': 'uniform',
@@ -35,18 +36,26 @@ class EqualFlops:
         self.results = [record for record in self.records if record['kind'] == 'result']
         self.searches = [record for record in self.records if record['kind'] == 'search']
 
-    def of(self, budget: str) -> dict[str, list[dict]]:
-        """The results at a budget, by the name of the method."""
+    def of(self, budget: str, free: bool = False) -> dict[str, list[dict]]:
+        """The results at a budget, by the name of the method.
+
+        Args:
+            free: Those retrained for the whole time, as if nothing had come before.
+        """
         names = [(m, warm) for m in METHODS for warm in (False, True)]
+        of_budget = [
+            r for r in self.results if r['budget'] == budget and is_free(r) in (free, None)
+        ]
         return {
             METHODS[m] + WARM * warm: records
             for m, warm in names
-            if (records := [r for r in self.results if key(r) == (m, warm, budget)])
+            if (records := [r for r in of_budget if (r['method'], r['warm']) == (m, warm)])
         }
 
 
-def key(result: dict) -> tuple[str, bool, str]:
-    return result['method'], result['warm'], result['budget']
+def is_free(result: dict) -> bool | None:
+    """Whether the time does not count what came before the retraining; None: nothing did."""
+    return None if result['method'] == 'uniform' else result.get('free', False)
 
 
 def equal_flops(of: EqualFlops) -> str:
@@ -66,29 +75,41 @@ def equal_flops(of: EqualFlops) -> str:
 
 
 def equal_flops_at(of: EqualFlops, budget: str) -> str:
-    results, rows = of.of(budget), []
-    for name, records in results.items():
-        rows.append(
-            [
-                name,
-                spread([r['flops'] / 1e6 for r in records], '.2f'),
-                spread([r['test'] for r in records], '.2f'),
-                spread([r['held_out'] for r in records], '.2f'),
-                len(records),
-                *(
-                    f'{statistics.mean(r[part] for r in records):.0f}'
-                    for part in ('supernet_seconds', 'search_seconds', 'train_seconds', 'steps')
-                ),
-            ]
-        )
-    header = 'method', 'M FLOPs', 'test accuracy (%)', 'held-out accuracy (%)', 'seeds'
-    header = *header, 'supernet (s)', 'search (s)', 'retraining (s)', 'its steps'
-    text = f'\n#### At {budget} of the FLOPs\n' + table(header, rows)
+    results, free = of.of(budget), of.of(budget, free=True)
+    text = f'\n#### At {budget} of the FLOPs\n' + table_of_results(results)
     text += verdict_of_results(results) + note(of.folder, f'at_{budget.rstrip("%")}')
     missing = [name for name in METHODS.values() if name not in results]
     if missing:
         text += f'\nNot run: {", ".join(missing)}.\n'
+    if len(free) > 1:
+        text += (
+            f'\n#### At {budget} of the FLOPs, retrained for the whole time\n\nThe subnets of the '
+            'table above, all retrained from scratch for as long as the uniform one: how good they '
+            'are, whatever it cost to find them.\n'
+        )
+        text += table_of_results(free) + verdict_of_results(free)
+        text += note(of.folder, f'at_{budget.rstrip("%")}_free')
     return text
+
+
+def table_of_results(results: dict[str, list[dict]]) -> str:
+    rows = [
+        [
+            name,
+            spread([r['flops'] / 1e6 for r in records], '.2f'),
+            spread([r['test'] for r in records], '.2f'),
+            spread([r['held_out'] for r in records], '.2f'),
+            len(records),
+            *(
+                f'{statistics.mean(r[part] for r in records):.0f}'
+                for part in ('supernet_seconds', 'search_seconds', 'train_seconds', 'steps')
+            ),
+        ]
+        for name, records in results.items()
+    ]
+    header = 'method', 'M FLOPs', 'test accuracy (%)', 'held-out accuracy (%)', 'seeds'
+    header = *header, 'supernet (s)', 'search (s)', 'retraining (s)', 'its steps'
+    return table(header, rows)
 
 
 def verdict_of_results(results: dict[str, list[dict]]) -> str:
