@@ -12,7 +12,6 @@ images/s are subnet-images: an image that runs through k subnets in a step count
 
 import argparse
 import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.files import write_json
 
 NETWORKS = {
     'MobileNetV2-1.5x': dict(type='mmpse.SlimmableMobileNetV2', widen_factor=1.5),
@@ -163,7 +163,7 @@ def main() -> None:
     for network, layout, dtype in itertools.product(args.networks, args.layouts, args.dtypes):
         rows += measure(network, layout, dtype, batch, device, args)
         if args.json:
-            args.json.write_text(json.dumps(rows, indent=2) + '\n')
+            write_json(args.json, rows)
     show(rows, args)
 
 

@@ -13,7 +13,6 @@ import datetime
 import fnmatch
 import json
 import math
-import os
 import platform
 import shutil
 import subprocess
@@ -31,6 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import mmpse
 from mmpse.engine import resume_latest
+from mmpse.files import write_json
 from mmpse.models import device_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,13 +146,6 @@ def code_version() -> str:
     command = ['git', '-C', str(ROOT), 'describe', '--always', '--dirty', '--abbrev=12']
     result = subprocess.run(command, capture_output=True, text=True)
     return result.stdout.strip() or mmpse.__version__
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-    os.replace(temporary, path)
 
 
 def read_json(path: Path) -> Any:

@@ -84,6 +84,7 @@ val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 
 train_cfg = dict(max_epochs=8)
 val_cfg = dict(type='ValLoop')
+log_processor = dict(by_epoch=True)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=25),
