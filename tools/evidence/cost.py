@@ -19,7 +19,7 @@ from frame import ROOT, Advance, Unit, read_json, run_units
 
 SETTINGS = {  # of tools/benchmarks/train_step.py
     'MobileNetV2-1.5x': [],
-    'ResNet-50': ['--rounds', '3', '--batch', '16'],
+    'ResNet-50': ['--rounds', '2'],
     'VGG16-BN': ['--rounds', '3', '--batch', '8'],
 }
 BENCHMARKS = {
@@ -30,6 +30,12 @@ BENCHMARKS = {
     for dtype in ('float32', 'bfloat16')
     for network, settings in SETTINGS.items()
 }
+for network in ('MobileNetV2-1.5x', 'ResNet-50'):  # random subnets of fewer FLOPs
+    BENCHMARKS[f'train_step_{network}_uniform'] = [
+        *('tools/benchmarks/train_step.py', '--networks', network, '--dtypes', 'float32'),
+        *('--sampler', 'uniform', '--n', '4', '--modes', 'masked', 'sliced', 'sandwich'),
+        *SETTINGS[network],
+    ]
 BENCHMARKS['judge'] = ['tools/benchmarks/judge.py']
 BENCHMARKS['sampling'] = ['tools/benchmarks/sampling.py']
 
