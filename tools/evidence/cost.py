@@ -18,7 +18,7 @@ from pathlib import Path
 from frame import ROOT, Advance, Unit, read_json, run_units
 
 SETTINGS = {  # of tools/benchmarks/train_step.py
-    'MobileNetV2-1.5x': [],
+    'MobileNetV2-1.5x': ['--rounds', '3'],
     'ResNet-50': ['--rounds', '2'],
     'VGG16-BN': ['--rounds', '3', '--batch', '8'],
 }
