@@ -38,6 +38,10 @@ LAYOUTS = dict(NCHW=torch.contiguous_format, channels_last=torch.channels_last)
 WRAPPERS = dict(float32='OptimWrapper', bfloat16='mmpse.BFloat16OptimWrapper')
 STAGE_WISE = 'stage-wise'  # the modes that train stage by stage
 SAMPLERS = dict(uniform='mmpse.UniformSampler', spread='mmpse.SpreadSampler')
+MODES = (
+    *('plain', 'masked', 'sliced'),
+    *(f'{STAGE_WISE} masked', f'{STAGE_WISE} sliced', 'sandwich', 'spos'),
+)
 NO_HOOKS = dict.fromkeys(
     ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 )
@@ -56,6 +60,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--size', type=int, default=224, help='side of an image in pixels')
     parser.add_argument('--batch', type=int, default=32, help='images per step')
     parser.add_argument('--n', type=int, nargs='+', default=[2, 4, 8], help='parallel subnets')
+    parser.add_argument(
+        '--modes', nargs='+', choices=MODES, default=MODES, help='beside the plain step'
+    )
     parser.add_argument(
         '--sampler', choices=list(SAMPLERS), default='spread', help='of the random subnets'
     )
@@ -202,6 +209,7 @@ def measure(network, layout, dtype, batch, device, args) -> list[dict]:
                 work_dir,
             )
             for mode, hooks_of_mode in hooks(args.n, args.sampler).items()
+            if mode[0] in ('plain', *args.modes)
         }
         for trainer in trainers.values():  # only the one that steps may listen to the loss
             trainer.close()
