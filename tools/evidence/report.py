@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from scipy.stats import kendalltau
 from tables import EQUAL, RANKING, machine_name, not_run, note, provenance, rerun, spread, table
 
 from mmpse.evaluation import ranking_agreement
+from mmpse.files import written
 
 OURS = (
     'parallel-masked',
@@ -92,9 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text += '\n## 4. Transfer\n' + transfer_section(results / 'transfer')
     text += '\n## 5. Cost\n' + cost(results / 'cost')
     page = results.parent / 'results.md'
-    temporary = page.with_name(f'.{page.name}.{os.getpid()}.tmp')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, page)
+    with written(page) as (temporary,):
+        temporary.write_text(text, encoding='utf-8')
     print(f'{page} rewritten')
 
 
