@@ -420,6 +420,7 @@ def test_page_follows_the_records(tmp_path):
     assert '| FLOPs alone | 0.600 |' in page and '| single path (SPOS) | 0.600 |' in page
     assert '| parallel (PSE-Net), sliced | 1.000 | 1.000 | 0.00 |' in page
     under = page.partition('| parallel (PSE-Net), sliced | 1.000')[2].splitlines()
+    assert under[0].endswith('| 1.00 | 1 |')  # as they follow the accuracies, beside FLOPs too
     first = next(line for line in under if line.startswith('**'))
     assert first == (
         '**parallel (PSE-Net), sliced (1.000) ranks above all rivals and reaches the goal of '

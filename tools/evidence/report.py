@@ -20,7 +20,7 @@ from frame import ROOT, read_json
 from matplotlib.figure import Figure
 from report_equal_flops import EqualFlops, equal_flops, samplers
 from report_transfer import transfer_section
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, spearmanr
 from tables import EQUAL, RANKING, machine_name, not_run, note, provenance, rerun, spread, table
 
 from mmpse.evaluation import ranking_agreement
@@ -189,6 +189,11 @@ def agreement(of: Ranking, seconds: float) -> str:
         for name, scores in rankings.items()
     }
     redraws = bootstrap(rankings, accuracies, trained)
+    flops = np.array(of.flops)[trained]
+    rest = {
+        name: [beside_flops(np.array(s)[trained], accuracies[trained], flops) for s in scores]
+        for name, scores in rankings.items()
+    }
     rows = []
     for name, values in figures.items():
         columns = [[value[key] for value in values] for key in values[0]]
@@ -199,11 +204,12 @@ def agreement(of: Ranking, seconds: float) -> str:
                 *(spread(column, form) for column, form in zip(columns, ('.3f', '.3f', '.2f'))),
                 f'{redraws[name].std():.3f}',
                 '' if name == 'FLOPs alone' else f'{better:.0%}',
+                '' if name == 'FLOPs alone' else spread(rest[name], '.2f'),
                 '' if name == 'FLOPs alone' else len(values),
             ]
         )
     header = 'ranked by', "Kendall's τ", "Spearman's ρ", 'top-3 regret (points)'
-    header = *header, 'τ: ± with other subnets', 'τ above that of FLOPs', 'seeds'
+    header = *header, 'τ: ± with other subnets', 'τ above that of FLOPs', 'ρ beside FLOPs', 'seeds'
     text = f'\n#### Ranking, supernets trained for {seconds:g} s\n' + table(header, rows)
     text += verdict({way: figures.get(name) for way, name in NAMES.items()}, figures)
     text += note(of.folder, f'ranking_{seconds:g}s')
@@ -212,8 +218,10 @@ def agreement(of: Ranking, seconds: float) -> str:
         text += f'\nNot run: {", ".join(missing)}.\n'
     text += (
         '\n"± with other subnets" is the standard deviation, and "τ above that of FLOPs" the '
-        'share, over 2,000 redraws of the subnets (bootstrap). Regret: what the best of the 3 '
-        'best-ranked subnets lacks to the best of all, in points of accuracy.\n'
+        'share, over 2,000 redraws of the subnets (bootstrap). "ρ beside FLOPs": Spearman\'s ρ of '
+        'what a parabola in the logarithm of the FLOPs leaves over of scores and accuracies. '
+        'Regret: what the best of the 3 best-ranked subnets lacks to the best of all, in points of '
+        'accuracy.\n'
     )
     shown = {NAMES[way]: records for way, records in seeds.items() if records}
     if shown:
@@ -230,6 +238,13 @@ def bootstrap(rankings: dict, accuracies: np.ndarray, trained: np.ndarray) -> di
         name: np.mean([[tau(np.array(s)[d], accuracies[d]) for d in draws] for s in scores], axis=0)
         for name, scores in rankings.items()
     }
+
+
+def beside_flops(scores: np.ndarray, accuracies: np.ndarray, flops: np.ndarray) -> float:
+    """How far the scores know what FLOPs do not."""
+    base = np.vander(np.log(flops), 3)
+    left = [x - base @ np.linalg.lstsq(base, x, rcond=None)[0] for x in (scores, accuracies)]
+    return spearmanr(*left).statistic
 
 
 def tau(a: np.ndarray, b: np.ndarray) -> float:
