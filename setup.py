@@ -55,7 +55,8 @@ setup(
     # no mm packages and no torch: users may have them under their older distribution names
     install_requires=requirements('runtime'),
     extras_require={
-        'all': requirements('optional') + requirements('tests'),
+        'all': requirements('optional') + requirements('evidence') + requirements('tests'),
+        'evidence': requirements('evidence'),
         'optional': requirements('optional'),
         'tests': requirements('tests'),
         'mim': requirements('mminstall'),

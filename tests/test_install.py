@@ -164,6 +164,7 @@ def test_installs_proves_and_then_has_nothing_to_do(bench):
     assert 'about' in first.out and 'minutes' in first.out
     commands = [call.split()[0] for call in first.pip]
     assert commands == ['install', 'download', 'wheel', 'install', 'install']
+    assert 'pytest==' in first.pip[0] and 'torch-pruning==' in first.pip[0]  # for the tests
     assert all(
         name + ' 1.2\n' in first.out for name in ('torch', 'mmcv.ops', 'mmseg.models', 'mmpse')
     )

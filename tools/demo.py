@@ -28,6 +28,7 @@ from rich.table import Table
 
 import mmpse  # noqa: F401
 from mmpse.engine import read_archive
+from mmpse.files import write_json
 from mmpse.models import measure
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
@@ -165,7 +166,7 @@ def collect(work: Path) -> dict[str, dict[str, float]]:
             row['bbox_mAP_50'] = boxes['coco/bbox_mAP_50']
             row['mIoU'] = read_json(work / f'segmentation-{name}/metrics.json')['mIoU']
         report[name] = row
-    write_json(report, work / 'report.json')
+    write_json(work / 'report.json', report)
     sections = [('Result', html_table(*texts(report)) + NOTE)]
     profile = width_profile({'uniform': subnets['uniform'], 'searched': subnets['searched']}, full)
     sections.append(('Widths', picture(profile, 'share of channels kept in every unit')))
@@ -224,12 +225,6 @@ def texts(report: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
-
-
-def write_json(content: dict, path: Path) -> None:
-    temporary = path.with_name(f'.{path.name}.tmp')
-    temporary.write_text(json.dumps(content, indent=2) + '\n')
-    os.replace(temporary, path)
 
 
 def main() -> None:

@@ -4,10 +4,8 @@ python tools/test.py CONFIG CHECKPOINT [--out metrics.json] [--cfg-options key=v
 """
 
 import argparse
-import json
 import os
 import os.path as osp
-from pathlib import Path
 
 from mmengine.config import Config, DictAction
 from mmengine.dist import master_only
@@ -15,6 +13,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
+from mmpse.files import write_json
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,13 +39,7 @@ def parse_args() -> argparse.Namespace:
 
 @master_only
 def write_metrics(metrics: dict, path: str) -> None:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f'.{target.name}.tmp')
-    temporary.write_text(
-        json.dumps({key: float(value) for key, value in metrics.items()}, indent=2)
-    )
-    os.replace(temporary, target)
+    write_json(path, {key: float(value) for key, value in metrics.items()})
 
 
 def main() -> None:

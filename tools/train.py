@@ -12,11 +12,10 @@ from mmengine import dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
-from mmpse.engine.search_loop import SearchLoop
-from mmpse.registry import LOOPS
+from mmpse.engine import resume_latest
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,12 +46,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def is_search(cfg: Config) -> bool:
-    loop = cfg.train_cfg.get('type')
-    loop = LOOPS.get(loop) if isinstance(loop, str) else loop  # new-style configs name the class
-    return loop is not None and issubclass(loop, SearchLoop)
-
-
 def main() -> None:
     args = parse_args()
     cfg = Config.fromfile(args.config)
@@ -79,11 +72,7 @@ def main() -> None:
             )
         cfg.auto_scale_lr.enable = True
     if args.resume == 'auto':
-        if is_search(cfg):
-            cfg.resume = True  # from its archive
-        elif (latest := find_latest_checkpoint(cfg.work_dir)) is not None:
-            # by itself MMEngine would go on from `load_from`: the supernet, in a fine-tuning
-            cfg.resume, cfg.load_from = True, latest
+        resume_latest(cfg)
     elif args.resume is not None:
         cfg.resume, cfg.load_from = True, args.resume
     if args.launcher != 'none' and not torch.cuda.is_available():

@@ -3,6 +3,7 @@
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     'mmdet::_base_/default_runtime.py',
+    '../_base_/schedules/adamw_cosine.py',
 ]
 custom_imports = dict(imports=['mmpse'], allow_failed_imports=False)
 randomness = dict(seed=0)
@@ -73,17 +74,10 @@ test_evaluator = dict(
     type='CocoMetric', ann_file='data/digits/scenes/annotations/test.json', metric='bbox'
 )
 
-max_epochs = 5
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4),
-    clip_grad=dict(max_norm=10),
-)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, end=50),
-    dict(type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
-test_cfg = dict(type='TestLoop')
+train_cfg = dict(max_epochs=5)
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=1, max_keep_ckpts=2))
 custom_hooks = [dict(type='mmpse.ChannelsLastHook')]

@@ -11,15 +11,14 @@ model = dict(
 )
 
 train_dataloader = dict(batch_size=128)
-max_epochs = 40
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.06, momentum=0.9, nesterov=True, weight_decay=1e-4)
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=True, end=2, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', T_max=max_epochs - 2, begin=2, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', begin=2, convert_to_iter_based=True),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
+train_cfg = dict(by_epoch=True, max_epochs=40)
 # a supernet has no statistics of its own to validate with: the search judges its subnets
 val_cfg = val_dataloader = val_evaluator = None
 test_cfg = test_dataloader = test_evaluator = None

@@ -10,6 +10,7 @@ from .judge import Judge, Verdict
 from .loss_record import LossRecord, relative_losses
 from .pareto import pareto_front
 from .racing import Race
+from .resume import resume_latest
 from .search_loop import SearchLoop
 from .searches import (
     EvolutionSearchLoop,
@@ -45,4 +46,5 @@ __all__ = [
     'read_archive',
     'read_identity',
     'relative_losses',
+    'resume_latest',
 ]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
-import os
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 from torch.utils.data import DataLoader
 
+from mmpse.files import write_json
 from mmpse.models import LatencyTable, costs_of, find_backbone, is_channels_last, model_costs
 from mmpse.space import Budget, Subnet, UniformSampler
 
@@ -255,11 +254,8 @@ class SearchLoop(BaseLoop):
 
     def write_subnets(self, rows: Sequence[Judged], name: str) -> None:
         """Write a list of subnets, each as in its own file, into the work dir."""
-        path = Path(self.runner.work_dir) / name
-        temporary = path.with_name(f'.{name}.{os.getpid()}.tmp')
         content = [self.describe(row).to_dict() for row in rows]
-        temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-        os.replace(temporary, path)
+        write_json(Path(self.runner.work_dir) / name, content)
 
     def describe(self, row: Judged) -> Subnet:
         """A judged subnet with its cost and where it came from."""

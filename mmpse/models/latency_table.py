@@ -17,6 +17,7 @@ from mmengine.device import get_device
 from rich.progress import track
 from torch import nn
 
+from mmpse.files import write_json
 from mmpse.registry import MODELS
 from mmpse.space import SearchSpace, SpreadSampler, Subnet, TableCost
 
@@ -108,10 +109,7 @@ class LatencyTable:
         return content
 
     def _save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f'.{self.path.name}.{os.getpid()}.tmp')
-        temporary.write_text(json.dumps(self.content, indent=1) + '\n', encoding='utf-8')
-        os.replace(temporary, self.path)
+        write_json(self.path, self.content)
 
     def build(
         self, points: int = 6, rounds: int = 20, batch: int = 1, runtime: str = 'eager'

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmpse.files import write_json
+
 SCHEMA = 'mmpse.subnet/1'
 
 
@@ -76,14 +78,9 @@ class Subnet(Mapping):
         }
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the JSON file: first a temporary one, then a rename, so that it is never half
-        written."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-        temporary.write_text(json.dumps(self.to_dict(), indent=2) + '\n', encoding='utf-8')
-        os.replace(temporary, path)
-        return path
+        """Write the JSON file; it is never half written."""
+        write_json(path, self.to_dict())
+        return Path(path)
 
     @classmethod
     def from_dict(cls, content: Any, path: str | None = None) -> Subnet:

@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from mmpse.files import written
 from mmpse.models import SliceError, SlimmableBackbone, count
 from mmpse.models.stock import FAMILIES, PACKAGES
 from mmpse.registry import MODELS
@@ -66,13 +67,8 @@ def transfer(
     backbone = find_slimmable(build_model(new))
     if checkpoint is not None:
         check_checkpoint(backbone, checkpoint)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f'.{out.stem}.{os.getpid()}.tmp.py')
-    try:
+    with written(out) as (temporary,):
         temporary.write_text(rewrite(config, old, subnet, checkpoint, out.parent), encoding='utf-8')
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return new
 
 

@@ -7,7 +7,6 @@ import json
 import operator
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.files import written
 from mmpse.models import SliceError
 
 from .config import build_model, load_config, read_weights
@@ -90,7 +90,7 @@ def export_onnx(
     x = _images(2, input_shape)
     expected = _outputs(model, x)
     single = _outputs(model, x[:1])
-    with _written(out) as (temporary,):
+    with written(out) as (temporary,):
         try:
             torch.onnx.export(
                 model,
@@ -138,7 +138,7 @@ def export_plain(
     x = _images(1, input_shape)
     expected = _outputs(backbone, x)
     network = describe(backbone)
-    with _written(out, out.with_suffix('.pth')) as (network_file, weights_file):
+    with written(out, out.with_suffix('.pth')) as (network_file, weights_file):
         network_file.write_text(_lines(network), encoding='utf-8')
         plain = PlainBackbone(network_file).eval()
         state = backbone.state_dict()
@@ -274,18 +274,3 @@ def _named(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _named(item, f'{name}_{k}')
     else:
         raise TypeError(f'an output is a {type(value).__name__}')
-
-
-@contextmanager
-def _written(*paths: str | os.PathLike) -> Iterator[list[Path]]:
-    """Temporary files that become these at the end, or vanish."""
-    paths = [Path(path) for path in paths]
-    temporary = [path.with_name(f'.{path.stem}.{os.getpid()}.tmp{path.suffix}') for path in paths]
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield temporary
-        for new, path in zip(temporary, paths, strict=True):
-            os.replace(new, path)
-    finally:
-        for new in temporary:
-            new.unlink(missing_ok=True)

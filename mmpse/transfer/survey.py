@@ -20,6 +20,7 @@ from mmengine.registry import DefaultScope
 from rich.progress import track
 from torch import nn
 
+from mmpse.files import written
 from mmpse.models.meta import WeightsOnMeta
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
@@ -75,10 +76,9 @@ def survey(package: str, out: str | os.PathLike, keep: str = '') -> dict[str, di
                 result['ran'] = structures[structure] = ran or config
             models[model] = result
         results[config] = models[model]
-        temporary = out.with_name(f'.{out.name}.tmp')
         rows = ',\n'.join(f'{json.dumps(k)}: {json.dumps(v)}' for k, v in results.items())
-        temporary.write_text(f'{{\n{rows}\n}}\n')
-        os.replace(temporary, out)
+        with written(out) as (temporary,):
+            temporary.write_text(f'{{\n{rows}\n}}\n')
     return results
 
 

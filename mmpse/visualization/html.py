@@ -7,9 +7,10 @@ import html
 import io
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from mmpse.files import written
 
 STYLE = """
 body { font-family: system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -52,7 +53,5 @@ def write_page(path: str | os.PathLike, title: str, sections: Sequence[tuple[str
         f'<title>{html.escape(title)}</title><style>{STYLE}</style></head>'
         f'<body><h1>{html.escape(title)}</h1>{body}</body></html>\n'
     )
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    temporary.write_text(page, encoding='utf-8')
-    os.replace(temporary, path)
+    with written(path) as (temporary,):
+        temporary.write_text(page, encoding='utf-8')

@@ -176,6 +176,39 @@ def test_training_by_the_clock_is_tested_at_its_end(tiny, cifar10, tmp_path, mon
     assert all(torch.equal(end[key], value) for key, value in runner.model.state_dict().items())
 
 
+def test_fine_tuning_goes_on_with_its_own_checkpoints(tiny, cifar10, tmp_path, monkeypatch):
+    """`load_from` is where it starts, neither what it resumes nor time that it took."""
+    import frame
+
+    ticks, loaded, shares = itertools.count(), [], []
+    monkeypatch.setattr(frame, 'now', lambda: next(ticks))
+    load_checkpoint = frame.Runner.load_checkpoint
+
+    def spy(runner, path, *args, **kwargs):
+        loaded.append(path)
+        return load_checkpoint(runner, path, *args, **kwargs)
+
+    monkeypatch.setattr(frame.Runner, 'load_checkpoint', spy)
+
+    def train(name, load_from=None):
+        cfg = frame.load_config('static_resnet20_b64', tiny, str(cifar10))
+        cfg.load_from = load_from
+        return frame.train(cfg, 0, tmp_path / name, advance, epochs=2)
+
+    def advance(share):
+        shares.append(share)
+        if len(shares) == 4:  # the second epoch of the fine-tuning
+            raise KeyboardInterrupt
+
+    _, figures = train('first')
+    first, own = str(tmp_path / 'first/epoch_2.pth'), str(tmp_path / 'second/epoch_1.pth')
+    with pytest.raises(KeyboardInterrupt):
+        train('second', first)
+    _, again = train('second', first)
+    assert loaded == [first, own] and shares == [0.0, 0.5, 0.0, 0.5, 0.5]
+    assert again == figures  # as many steps, and as long
+
+
 def test_supernets_are_judged_without_the_test_set(rank, monkeypatch):
     read = []
     load_data_list = CIFAR10.load_data_list
@@ -387,6 +420,7 @@ def test_page_follows_the_records(tmp_path):
     assert '| FLOPs alone | 0.600 |' in page and '| single path (SPOS) | 0.600 |' in page
     assert '| parallel (PSE-Net), sliced | 1.000 | 1.000 | 0.00 |' in page
     under = page.partition('| parallel (PSE-Net), sliced | 1.000')[2].splitlines()
+    assert under[0].endswith('| 1.00 | 1 |')  # as they follow the accuracies, beside FLOPs too
     first = next(line for line in under if line.startswith('**'))
     assert first == (
         '**parallel (PSE-Net), sliced (1.000) ranks above all rivals and reaches the goal of '

@@ -138,6 +138,26 @@ def test_test_splits_are_used_once_at_the_end(experiment, tmp_path, monkeypatch)
         assert str(tmp_path) not in json.dumps(content)  # no paths of this machine
 
 
+def test_second_supernet_starts_from_the_full_network(experiment, monkeypatch):
+    import downstream
+
+    configs, train = [], downstream.train
+    monkeypatch.setattr(
+        downstream, 'train', lambda cfg, *args, **kw: configs.append(cfg) or train(cfg, *args, **kw)
+    )
+    experiment('supernet_*', 'search_*')
+    with pytest.raises(FileNotFoundError, match='alone_full_seed0.pth is missing'):
+        experiment('supernet-pretrained_*')
+    records = experiment('alone_full_*', 'supernet-pretrained_*', 'search-pretrained_*')
+    init_cfg = configs[-1].model.init_cfg
+    assert init_cfg.checkpoint.endswith('weights/alone_full_seed0.pth') and init_cfg.sort == 'bn'
+    assert 'init_cfg' not in configs[0].model
+    (found,) = records['search-pretrained_seed0']['subnets'].items()
+    full = records['search_seed0']['subnets']['full']['resources']['flops']
+    assert found[0] == 'searched-pretrained'
+    assert 0.45 * full < found[1]['resources']['flops'] <= 0.5 * full
+
+
 def test_detector_is_searched_on_held_out_training_images(experiment, monkeypatch):
     import downstream
     import frame
@@ -264,6 +284,11 @@ def test_section_follows_the_records(tmp_path, write):
         '**Searched (24.7) does not beat uniform (26.7) in box mAP: -2.0 points, better in 2 of 3 '
         'seeds.**'
     )
+    write_task(write, 2, **{'searched-pretrained': 0.22})
+    assert (
+        '3 seeds. Searched in the supernet from the full network (22.0) beats uniform (20.0) in '
+        'box mAP: +2.0 points, one seed: it may be chance.**'
+    ) in page_of(tmp_path)
 
 
 def test_latencies_are_shown_as_ratios(tmp_path, write):

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from command_line import run
 from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
-from test_command_lines import run
 
 from mmpse.engine import read_archive
 from mmpse.models import measure

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from mmpse.engine import read_archive, read_identity
 from mmpse.evaluation import ranking_agreement
+from mmpse.files import write_json
 from mmpse.space import Subnet
 
 
@@ -75,7 +76,7 @@ def main() -> None:
         table.add_row(name, *(f'{value:.3f}' for value in values.values()))
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + '\n')
+        write_json(args.json, figures)
 
 
 if __name__ == '__main__':

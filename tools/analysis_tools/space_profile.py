@@ -10,7 +10,6 @@ side. Exit status 1: no subnet meets the budget.
 """
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.files import write_json
 from mmpse.models import (
     costs_of,
     device_name,
@@ -95,7 +95,7 @@ def main() -> None:
             limit=limit, share_of_uniform_draws=share, found=len(np.unique(found, axis=0))
         )
     if args.json:
-        args.json.write_text(json.dumps(profile, indent=2) + '\n')
+        write_json(args.json, profile)
 
 
 def latencies(

@@ -8,7 +8,6 @@ of a process of its own: its peak beyond what it had before the first constructi
 
 import argparse
 import gc
-import json
 import multiprocessing
 import resource
 import statistics
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mmpse.files import write_json
 from mmpse.models import SlimmableMobileNetV2, SlimmableResNet, backbone_costs
 from mmpse.space import Budget, Subnet, UniformSampler, nearest_uniform
 
@@ -125,7 +125,7 @@ def main() -> None:
     Console().print(table)
     print(f'costs of MobileNetV2 1.5x subnets: {figures["costs_per_second"]:,.0f} a second')
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=2) + '\n')
+        write_json(args.json, figures)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@ candidate costs that racing drops after a part of the split.
 """
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -32,6 +31,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmpse.engine import Judge
 from mmpse.evaluation import recalibrate
+from mmpse.files import write_json
 from mmpse.models import find_backbone, model_costs
 from mmpse.registry import MODELS
 from mmpse.space import nearest_uniform
@@ -187,7 +187,7 @@ def main() -> None:
         )
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + '\n')
+        write_json(args.json, rows)
 
 
 if __name__ == '__main__':

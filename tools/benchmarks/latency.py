@@ -10,7 +10,6 @@ to the first subnet.
 """
 
 import argparse
-import json
 import statistics
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.files import write_json
 from mmpse.models import (
     RUNTIMES,
     device_name,
@@ -100,7 +100,7 @@ def main() -> None:
         table.add_row(row['part'], row['runtime'], row['name'], latency, ratio)
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + '\n')
+        write_json(args.json, rows)
 
 
 if __name__ == '__main__':

@@ -8,7 +8,6 @@ the building of the sampler.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from rich.table import Table
 
 from mmpse.engine.loss_record import relative_losses
 from mmpse.engine.supernet_hook import CHECKPOINT_KEY
+from mmpse.files import write_json
 from mmpse.models import SlimmableMobileNetV2, backbone_costs
 from mmpse.space import (
     SAMPLERS,
@@ -111,7 +111,7 @@ def main() -> None:
         table.add_row(amount, *(show(row) for row in rows if row['budget'] == amount))
     Console().print(table)
     if args.json:
-        args.json.write_text(json.dumps(rows, indent=2) + '\n')
+        write_json(args.json, rows)
 
 
 def show(row: dict) -> str:

@@ -12,7 +12,6 @@ images/s are subnet-images: an image that runs through k subnets in a step count
 
 import argparse
 import itertools
-import json
 import statistics
 import tempfile
 import time
@@ -27,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.files import write_json
 
 NETWORKS = {
     'MobileNetV2-1.5x': dict(type='mmpse.SlimmableMobileNetV2', widen_factor=1.5),
@@ -38,6 +38,10 @@ LAYOUTS = dict(NCHW=torch.contiguous_format, channels_last=torch.channels_last)
 WRAPPERS = dict(float32='OptimWrapper', bfloat16='mmpse.BFloat16OptimWrapper')
 STAGE_WISE = 'stage-wise'  # the modes that train stage by stage
 SAMPLERS = dict(uniform='mmpse.UniformSampler', spread='mmpse.SpreadSampler')
+MODES = (
+    *('plain', 'masked', 'sliced'),
+    *(f'{STAGE_WISE} masked', f'{STAGE_WISE} sliced', 'sandwich', 'spos'),
+)
 NO_HOOKS = dict.fromkeys(
     ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 )
@@ -56,6 +60,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--size', type=int, default=224, help='side of an image in pixels')
     parser.add_argument('--batch', type=int, default=32, help='images per step')
     parser.add_argument('--n', type=int, nargs='+', default=[2, 4, 8], help='parallel subnets')
+    parser.add_argument(
+        '--modes', nargs='+', choices=MODES, default=MODES, help='beside the plain step'
+    )
     parser.add_argument(
         '--sampler', choices=list(SAMPLERS), default='spread', help='of the random subnets'
     )
@@ -163,7 +170,7 @@ def main() -> None:
     for network, layout, dtype in itertools.product(args.networks, args.layouts, args.dtypes):
         rows += measure(network, layout, dtype, batch, device, args)
         if args.json:
-            args.json.write_text(json.dumps(rows, indent=2) + '\n')
+            write_json(args.json, rows)
     show(rows, args)
 
 
@@ -202,6 +209,7 @@ def measure(network, layout, dtype, batch, device, args) -> list[dict]:
                 work_dir,
             )
             for mode, hooks_of_mode in hooks(args.n, args.sampler).items()
+            if mode[0] in ('plain', *args.modes)
         }
         for trainer in trainers.values():  # only the one that steps may listen to the loss
             trainer.close()

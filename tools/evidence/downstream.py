@@ -6,8 +6,9 @@ python tools/evidence/downstream.py --cifar10 DATA --bccd BCCD --camvid CAMVID [
 A ResNet-18 is trained as a supernet on CIFAR-10 and searched at half the FLOPs. The full network,
 the searched subnet and the uniform one of like FLOPs are trained alone by one recipe, put by
 mmpse.transfer into RetinaNet (BCCD) and Semantic FPN (CamVid), which are trained by one recipe for
-all three, and tested once, at the end. RetinaNet is also its own supernet, searched at the FLOPs
-that it has with the searched backbone. Each seed does all of that anew.
+all three, and tested once, at the end. The same with a second supernet that starts from the full
+network. RetinaNet is also its own supernet, searched at the FLOPs that it has with the searched
+backbone. Each seed does all of that anew.
 
 DATA holds cifar-10-batches-py; BCCD annotations/instances_SPLIT.json and a folder of images for
 each split; CAMVID images/SPLIT and annotations/SPLIT. Run again after a kill: nothing is done
@@ -34,6 +35,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from mmpse.engine import resume_latest
 from mmpse.models import (
     backbone_costs,
     costs_of,
@@ -48,6 +50,7 @@ from mmpse.transfer import transfer
 
 NETWORK = 'resnet18-w0p5_b128'
 BACKBONES = ('full', 'uniform', 'searched')
+PRETRAINED = 'searched-pretrained'  # in a supernet that starts from the full network
 IMAGE = (3, 64, 64)  # of the classifier
 SCENE = (3, 192, 256)  # of detector and segmentor
 
@@ -99,19 +102,9 @@ SCALES = dict(
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = frame.common_parser(__doc__, SCALES, 'transfer')
     for name in ('cifar10', *TASKS):
         parser.add_argument(f'--{name}', help='folder of this data set; default: the config says')
-    parser.add_argument('--scale', choices=list(SCALES), default='small')
-    parser.add_argument('--seeds', type=int, default=3)
-    parser.add_argument(
-        '--only', nargs='+', default=['*'], metavar='PATTERN', help='units of work to run'
-    )
-    parser.add_argument('--threads', type=int, default=1, help='of the CPU')
-    parser.add_argument('--out', type=Path, default=ROOT / 'docs/results/transfer')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
     return parser.parse_args(arguments)
 
 
@@ -136,8 +129,11 @@ class Experiment:
         yield unit('search', self.search)
         for backbone in BACKBONES:
             yield unit(f'alone_{backbone}', self.train_alone, backbone=backbone)
+        yield unit('supernet-pretrained', self.train_supernet, pretrained=True)
+        yield unit('search-pretrained', self.search, pretrained=True)
+        yield unit(f'alone_{PRETRAINED}', self.train_alone, backbone=PRETRAINED)
         for task in TASKS:
-            for backbone in BACKBONES:
+            for backbone in (*BACKBONES, PRETRAINED):
                 yield unit(f'{task}_{backbone}', self.train_task, task=task, backbone=backbone)
         yield unit('latency', self.measure_latency)
         yield unit('bccd-supernet', self.train_detector_supernet)
@@ -162,9 +158,9 @@ class Experiment:
         path = self.weights(name)
         runner.save_checkpoint(str(path.parent), path.name, save_optimizer=False)
 
-    def subnets(self, seed: int) -> dict[str, Subnet]:
-        contents = self.record(f'search_seed{seed}')['subnets']
-        return {name: Subnet.from_dict(contents[name]) for name in BACKBONES}
+    def subnet(self, backbone: str, seed: int) -> Subnet:
+        search = 'search-pretrained' if backbone == PRETRAINED else 'search'
+        return Subnet.from_dict(self.record(f'{search}_seed{seed}')['subnets'][backbone])
 
     def record(self, name: str) -> dict[str, Any]:
         path = self.folder / f'{name}.json'
@@ -177,24 +173,33 @@ class Experiment:
     def classifier(self, way: str) -> Config:
         return load_config(f'{way}_{NETWORK}', self.scale, self.roots['cifar10'])
 
-    def train_supernet(self, work_dir: Path, advance: Advance, seed: int) -> dict:
+    def train_supernet(
+        self, work_dir: Path, advance: Advance, seed: int, pretrained: bool = False
+    ) -> dict:
         cfg = self.classifier('psenet')
+        if pretrained:
+            weights = self.weights_of(f'alone_full_seed{seed}')
+            cfg.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=weights, sort='bn')
         (hook,) = [hook for hook in cfg.custom_hooks if hook.type == 'mmpse.SupernetHook']
         hook.execution = 'sliced'
         runner, figures = train(cfg, seed, work_dir, advance, seconds=self.scale.seconds)
-        self.keep_weights(runner, f'supernet_seed{seed}')
+        self.keep_weights(runner, f'supernet{"-pretrained" * pretrained}_seed{seed}')
         return dict(kind='supernet', **figures)
 
-    def search(self, work_dir: Path, advance: Advance, seed: int) -> dict:
+    def search(self, work_dir: Path, advance: Advance, seed: int, pretrained: bool = False) -> dict:
         """Searched, uniform and full subnet with their costs in the classifier."""
         cfg = self.classifier('search')
         cfg.train_cfg.update(self.scale.search)
-        runner, searched = run_search(cfg, seed, work_dir, self.weights_of(f'supernet_seed{seed}'))
+        weights = self.weights_of(f'supernet{"-pretrained" * pretrained}_seed{seed}')
+        runner, searched = run_search(cfg, seed, work_dir, weights)
         costs = model_costs(cfg.model.to_dict(), IMAGE)
         space = find_backbone(runner.model).search_space
         flops = searched.resources['flops']
-        uniform = space.subnet(nearest_uniform(space, costs['flops'], flops))
-        subnets = dict(full=space.fullnet, uniform=uniform, searched=searched)
+        if pretrained:
+            subnets = {PRETRAINED: searched}
+        else:
+            uniform = space.subnet(nearest_uniform(space, costs['flops'], flops))
+            subnets = dict(full=space.fullnet, uniform=uniform, searched=searched)
         contents = {
             name: content(subnet, costs_of(space, costs, subnet))
             for name, subnet in subnets.items()
@@ -204,7 +209,7 @@ class Experiment:
 
     def train_alone(self, work_dir: Path, advance: Advance, seed: int, backbone: str) -> dict:
         cfg = self.classifier('static')
-        cfg.model = with_subnet(cfg.model.to_dict(), self.subnets(seed)[backbone])
+        cfg.model = with_subnet(cfg.model.to_dict(), self.subnet(backbone, seed))
         runner, figures = train(cfg, seed, work_dir, advance, epochs=self.scale.epochs['alone'])
         self.keep_weights(runner, f'alone_{backbone}_seed{seed}')
         metric = 'accuracy/top1'
@@ -244,7 +249,7 @@ class Experiment:
     def train_task(
         self, work_dir: Path, advance: Advance, seed: int, task: str, backbone: str
     ) -> dict:
-        subnet = self.subnets(seed)[backbone]
+        subnet = self.subnet(backbone, seed)
         weights = self.weights_of(f'alone_{backbone}_seed{seed}')
         cfg = self.transferred(work_dir, task, subnet, weights)
         record = self.train_and_test(cfg, subnet, work_dir, advance, seed, task)
@@ -275,8 +280,9 @@ class Experiment:
         return dict(whole, backbone_flops=own['flops'])
 
     def measure_latency(self, work_dir: Path, advance: Advance, seed: int) -> dict[str, Any]:
-        """By tools/benchmarks/latency.py: the three backbones of a seed, side by side."""
-        rows, subnets, work_dir = [], self.subnets(seed), work_dir.resolve()
+        """By tools/benchmarks/latency.py: the backbones of a seed, side by side."""
+        subnets = {name: self.subnet(name, seed) for name in (*BACKBONES, PRETRAINED)}
+        rows, work_dir = [], work_dir.resolve()
         for number, task in enumerate(TASKS):
             self.transferred(work_dir, task, subnets['full'])
             out, config = work_dir / 'latency.json', work_dir / f'{task}.py'
@@ -325,7 +331,7 @@ class Experiment:
     def search_detector(self, work_dir: Path, advance: Advance, seed: int) -> dict:
         """At the FLOPs of the detector with the backbone that was searched on classification."""
         cfg = self.detector_supernet(work_dir, seed)
-        flops = self.costs(cfg, self.subnets(seed)['searched'])['flops']
+        flops = self.costs(cfg, self.subnet('searched', seed))['flops']
         cfg.train_cfg = dict(
             type='mmpse.EvolutionSearchLoop',
             budget=dict(flops=flops),
@@ -343,9 +349,7 @@ class Experiment:
     def fine_tune_own(self, work_dir: Path, advance: Advance, seed: int) -> dict:
         subnet = Subnet.from_dict(self.record(f'bccd-search_seed{seed}')['subnet'])
         cfg = self.transferred(work_dir, 'bccd', subnet)
-        # cut to the subnet on load; with `load_from` MMEngine would resume the supernet's training
-        weights = self.weights_of(f'bccd-supernet_seed{seed}')
-        cfg.model.init_cfg = dict(type='Pretrained', checkpoint=weights)
+        cfg.load_from = self.weights_of(f'bccd-supernet_seed{seed}')  # cut to the subnet on load
         record = self.train_and_test(cfg, subnet, work_dir, advance, seed, 'bccd')
         return dict(record, backbone='own')
 
@@ -358,7 +362,8 @@ def content(subnet: Subnet, resources: dict[str, Any]) -> dict[str, Any]:
 def run_search(cfg: Config, seed: int, work_dir: Path, weights: str) -> tuple[Runner, Subnet]:
     """Search, from where a killed search stopped; the runner and the best subnet."""
     set_up(cfg, seed, work_dir)
-    cfg.update(load_from=weights, resume=True)
+    cfg.load_from = weights
+    resume_latest(cfg)
     runner = Runner.from_cfg(cfg)
     runner.train()
     return runner, Subnet.load(work_dir / 'best_subnet.json')

@@ -13,7 +13,6 @@ import datetime
 import fnmatch
 import json
 import math
-import os
 import platform
 import shutil
 import subprocess
@@ -30,6 +29,8 @@ from mmengine.runner import Runner
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mmpse
+from mmpse.engine import resume_latest
+from mmpse.files import write_json
 from mmpse.models import device_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,13 +54,11 @@ class Scale:
     bfloat16: bool
 
 
-def parser(description: str, scales: Iterable[str], out: str) -> argparse.ArgumentParser:
-    """The options of every experiment on CIFAR-10; ``out`` is the folder of its records."""
+def common_parser(description: str, scales: Iterable[str], out: str) -> argparse.ArgumentParser:
+    """The options of every experiment; ``out`` is the folder of its records."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--data-root', help='folder of CIFAR-10; default: the config says')
-    parser.add_argument('--network', default='resnet20_b64', help='as the configs name it')
     parser.add_argument('--scale', choices=list(scales), default='small')
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument(
@@ -68,6 +67,14 @@ def parser(description: str, scales: Iterable[str], out: str) -> argparse.Argume
     parser.add_argument('--threads', type=int, default=1, help='of the CPU')
     parser.add_argument('--out', type=Path, default=ROOT / 'docs/results' / out)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evidence'))
+    return parser
+
+
+def parser(description: str, scales: Iterable[str], out: str) -> argparse.ArgumentParser:
+    """The same, and those of an experiment with no other data than CIFAR-10."""
+    parser = common_parser(description, scales, out)
+    parser.add_argument('--data-root', help='folder of CIFAR-10; default: the config says')
+    parser.add_argument('--network', default='resnet20_b64', help='as the configs name it')
     return parser
 
 
@@ -141,13 +148,6 @@ def code_version() -> str:
     return result.stdout.strip() or mmpse.__version__
 
 
-def write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    temporary.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
-    os.replace(temporary, path)
-
-
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding='utf-8'))
 
@@ -210,7 +210,8 @@ class Clock(Hook):
         checkpoint['clock'] = self.passed
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self.passed = checkpoint['clock']
+        if runner._resume:  # the time of another training, from `load_from`, does not count
+            self.passed = checkpoint['clock']
 
 
 def load_config(name: str, scale: Scale, data_root: str | None) -> Config:
@@ -257,7 +258,6 @@ def train(
         The runner and the figures of the training.
     """
     set_up(cfg, seed, work_dir)
-    cfg.resume = True
     by_epoch = epochs is not None
     if by_epoch:
         cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs, val_interval=epochs + 1)
@@ -268,11 +268,9 @@ def train(
     checkpoint = dict(by_epoch=by_epoch, interval=1 if by_epoch else INTERVAL, max_keep_ckpts=1)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', save_last=by_epoch, **checkpoint)
     cfg.default_hooks.param_scheduler = None
+    resume_latest(cfg)
     clock = Clock(advance, seconds)
     runner = Runner.from_cfg(cfg)
     runner.register_hook(clock, priority='LOWEST')
     runner.train()
-    # a run that was not resumed would look for a checkpoint again before it is tested, and find one
-    # that is older than its end
-    runner._resume = False
     return runner, dict(seed=seed, steps=runner.iter, train_seconds=round(clock.passed, 1))

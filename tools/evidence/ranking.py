@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from torch.utils.data import DataLoader
 from mmpse.engine.judge import Judge, calibration_batches
 from mmpse.engine.search_loop import memory_format_of
 from mmpse.engine.stage_judge import StageJudge
+from mmpse.files import written
 from mmpse.models import (
     StageWiseClassifier,
     backbone_costs,
@@ -168,8 +168,8 @@ def train_supernet(
             seconds=PRETRAINING * seconds,
         )
         content = dict(state_dict=runner.model.state_dict(), figures=figures)
-        torch.save(content, work_dir / 'unfinished.pth')
-        os.replace(work_dir / 'unfinished.pth', weights)
+        with written(weights) as (temporary,):
+            torch.save(content, temporary)
     before = torch.load(weights)['figures']
     cfg.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=str(weights), sort='bn')
     runner, figures = train(

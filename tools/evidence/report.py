@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +20,11 @@ from frame import ROOT, read_json
 from matplotlib.figure import Figure
 from report_equal_flops import EqualFlops, equal_flops, samplers
 from report_transfer import transfer_section
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, spearmanr
 from tables import EQUAL, RANKING, machine_name, not_run, note, provenance, rerun, spread, table
 
 from mmpse.evaluation import ranking_agreement
+from mmpse.files import written
 
 OURS = (
     'parallel-masked',
@@ -92,9 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text += '\n## 4. Transfer\n' + transfer_section(results / 'transfer')
     text += '\n## 5. Cost\n' + cost(results / 'cost')
     page = results.parent / 'results.md'
-    temporary = page.with_name(f'.{page.name}.{os.getpid()}.tmp')
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, page)
+    with written(page) as (temporary,):
+        temporary.write_text(text, encoding='utf-8')
     print(f'{page} rewritten')
 
 
@@ -190,6 +189,11 @@ def agreement(of: Ranking, seconds: float) -> str:
         for name, scores in rankings.items()
     }
     redraws = bootstrap(rankings, accuracies, trained)
+    flops = np.array(of.flops)[trained]
+    rest = {
+        name: [beside_flops(np.array(s)[trained], accuracies[trained], flops) for s in scores]
+        for name, scores in rankings.items()
+    }
     rows = []
     for name, values in figures.items():
         columns = [[value[key] for value in values] for key in values[0]]
@@ -200,11 +204,12 @@ def agreement(of: Ranking, seconds: float) -> str:
                 *(spread(column, form) for column, form in zip(columns, ('.3f', '.3f', '.2f'))),
                 f'{redraws[name].std():.3f}',
                 '' if name == 'FLOPs alone' else f'{better:.0%}',
+                '' if name == 'FLOPs alone' else spread(rest[name], '.2f'),
                 '' if name == 'FLOPs alone' else len(values),
             ]
         )
     header = 'ranked by', "Kendall's τ", "Spearman's ρ", 'top-3 regret (points)'
-    header = *header, 'τ: ± with other subnets', 'τ above that of FLOPs', 'seeds'
+    header = *header, 'τ: ± with other subnets', 'τ above that of FLOPs', 'ρ beside FLOPs', 'seeds'
     text = f'\n#### Ranking, supernets trained for {seconds:g} s\n' + table(header, rows)
     text += verdict({way: figures.get(name) for way, name in NAMES.items()}, figures)
     text += note(of.folder, f'ranking_{seconds:g}s')
@@ -213,8 +218,10 @@ def agreement(of: Ranking, seconds: float) -> str:
         text += f'\nNot run: {", ".join(missing)}.\n'
     text += (
         '\n"± with other subnets" is the standard deviation, and "τ above that of FLOPs" the '
-        'share, over 2,000 redraws of the subnets (bootstrap). Regret: what the best of the 3 '
-        'best-ranked subnets lacks to the best of all, in points of accuracy.\n'
+        'share, over 2,000 redraws of the subnets (bootstrap). "ρ beside FLOPs": Spearman\'s ρ of '
+        'what a parabola in the logarithm of the FLOPs leaves over of scores and accuracies. '
+        'Regret: what the best of the 3 best-ranked subnets lacks to the best of all, in points of '
+        'accuracy.\n'
     )
     shown = {NAMES[way]: records for way, records in seeds.items() if records}
     if shown:
@@ -231,6 +238,13 @@ def bootstrap(rankings: dict, accuracies: np.ndarray, trained: np.ndarray) -> di
         name: np.mean([[tau(np.array(s)[d], accuracies[d]) for d in draws] for s in scores], axis=0)
         for name, scores in rankings.items()
     }
+
+
+def beside_flops(scores: np.ndarray, accuracies: np.ndarray, flops: np.ndarray) -> float:
+    """How far the scores know what FLOPs do not."""
+    base = np.vander(np.log(flops), 3)
+    left = [x - base @ np.linalg.lstsq(base, x, rcond=None)[0] for x in (scores, accuracies)]
+    return spearmanr(*left).statistic
 
 
 def tau(a: np.ndarray, b: np.ndarray) -> float:

@@ -9,8 +9,13 @@ from pathlib import Path
 from frame import read_json
 from tables import machine_name, note, spread, table
 
-BACKBONES = ('full', 'uniform', 'searched')
-OWN = 'own'  # searched in the detector itself
+BACKBONES = {
+    'full': 'full',
+    'uniform': 'uniform',
+    'searched': 'searched',
+    'searched-pretrained': 'searched, supernet from the full network',
+    'own': 'searched as a detector',
+}
 TASKS = {  # record -> heading, metrics: column, key in the record, factor
     'bccd': (
         'Detection: RetinaNet on BCCD',
@@ -22,8 +27,9 @@ SCALES = ('resnet18-w0p5_b128-small', 'resnet18-w0p5_b128-full')
 COMMAND = 'python tools/evidence/downstream.py --cifar10 DATA --bccd BCCD --camvid CAMVID'
 INTRODUCTION = """
 The backbone is searched on CIFAR-10 at half the FLOPs. The full network, the uniform subnet of
-like FLOPs and the searched one are trained alone on CIFAR-10, all by one recipe, and put into a
-detector and a segmentor as `tools/transfer.py` does; these train by one recipe for all three.
+like FLOPs and the searched ones are trained alone on CIFAR-10, all by one recipe, and put into a
+detector and a segmentor as `tools/transfer.py` does; these train by one recipe for all of them. One
+search is in a supernet trained from scratch, one in a supernet that starts from the full network.
 Every seed does all of it anew, supernet and search included. The test splits of BCCD (72 images)
 and CamVid (233) are used once, at the end of each training.
 """
@@ -60,12 +66,15 @@ def classifiers(folder: Path, records: list[dict]) -> str:
     if not searches or not alone:
         return text + '\nNot run.\n'
     rows = []
-    for name in BACKBONES:
-        costs = [record['subnets'][name]['resources'] for record in searches]
+    for name, shown in BACKBONES.items():
+        found = [record['subnets'][name] for record in searches if name in record['subnets']]
+        costs = [subnet['resources'] for subnet in found]
         own = [record for record in alone if record['backbone'] == name]
+        if not found:
+            continue
         rows.append(
             [
-                name,
+                shown,
                 spread([record['test'] for record in own], '.1f') if own else 'not run',
                 spread([cost['flops'] / 1e6 for cost in costs], '.1f'),
                 spread([cost['params'] / 1e6 for cost in costs], '.2f'),
@@ -97,11 +106,11 @@ def transferred(records: list[dict], latencies: list[dict], metrics: tuple) -> s
         if any((row['part'], row['runtime']) == (part, runtime) for row in latencies)
     ]
     rows = []
-    for name in (*BACKBONES, OWN):
+    for name, shown in BACKBONES.items():
         own = [record for record in records if record['backbone'] == name]
         if not own:
             continue
-        row = ['searched as a detector' if name == OWN else name]
+        row = [shown]
         for _, key, factor in metrics:
             row.append(spread([factor * record['test'][key] for record in own], '.1f'))
         for key in ('flops', 'backbone_flops', 'params'):
@@ -131,14 +140,18 @@ def transferred(records: list[dict], latencies: list[dict], metrics: tuple) -> s
 
 
 def verdict(records: list[dict], score: Callable[[dict], float], metric: str) -> str:
-    """In plain words, whether the searched backbone beats the uniform one of the same seed."""
-    text = compare(records, score, metric, ('searched', 'Searched'), ('uniform', 'uniform'))
-    return f'\n**{text}**\n' if text else ''
+    """In plain words, whether the searched backbones beat the uniform one of the same seed."""
+    searched = {
+        'searched': 'Searched',
+        'searched-pretrained': 'Searched in the supernet from the full network',
+    }
+    texts = [compare(records, score, metric, s, ('uniform', 'uniform')) for s in searched.items()]
+    return f'\n**{" ".join(filter(None, texts))}**\n' if any(texts) else ''
 
 
 def own_verdict(records: list[dict], score: Callable[[dict], float], metric: str) -> str:
     """Whether a search of the detector itself beats one of its backbone as a classifier."""
-    what = (OWN, 'The search of the detector itself'), ('searched', 'that of the classifier')
+    what = ('own', 'The search of the detector itself'), ('searched', 'that of the classifier')
     text = compare(records, score, metric, *what)
     return f'\n{text}\n' if text else ''
 

@@ -4,7 +4,6 @@ python tools/model_converters/public_to_supernet.py CONFIG resnet50.pth supernet
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import mmpse  # noqa: F401
+from mmpse.files import written
 from mmpse.models import WarmStart, with_subnet
 from mmpse.registry import MODELS
 
@@ -39,10 +39,8 @@ def main() -> None:
     start = WarmStart(args.checkpoint, args.sort)
     start(model.backbone if args.backbone_only else model)
     out = Path(args.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f'.{out.name}.{os.getpid()}.tmp')
-    torch.save(dict(state_dict=model.state_dict()), temporary)
-    os.replace(temporary, out)
+    with written(out) as (temporary,):
+        torch.save(dict(state_dict=model.state_dict()), temporary)
     print(f'{out}: {len(model.state_dict())} tensors of {args.checkpoint}')
 
 

@@ -33,16 +33,5 @@ val_dataloader = dict(
     ),
 )
 val_evaluator = dict(type='Accuracy', topk=(1,))
-test_dataloader = dict(
-    batch_size=150,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='mmpse.DigitsDataset',
-        task='classification',
-        split='test',
-        data_root='data/digits',
-        pipeline=test_pipeline,
-    ),
-)
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader['dataset'], split='test'))
 test_evaluator = val_evaluator

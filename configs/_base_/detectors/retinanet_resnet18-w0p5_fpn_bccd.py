@@ -4,6 +4,7 @@
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     'mmdet::_base_/default_runtime.py',
+    '../schedules/adamw_cosine.py',
 ]
 model = dict(
     # the images of the classifier: RGB, CIFAR-10's statistics
@@ -73,15 +74,11 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=8,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    val_dataloader,
     dataset=dict(
-        **dataset,
+        val_dataloader['dataset'],
         ann_file='annotations/instances_test.json',
         data_prefix=dict(img='test'),
-        test_mode=True,
-        pipeline=test_pipeline,
     ),
 )
 val_evaluator = dict(
@@ -91,16 +88,5 @@ test_evaluator = dict(
     type='CocoMetric', ann_file='data/bccd/annotations/instances_test.json', metric='bbox'
 )
 
-max_epochs = 15
-optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4),
-    clip_grad=dict(max_norm=10),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.05, by_epoch=False, end=20),
-    dict(type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, convert_to_iter_based=True),
-]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
+train_cfg = dict(max_epochs=15)
 val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')

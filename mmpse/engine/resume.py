@@ -1,0 +1,32 @@
+"""Going on with a job that was killed."""
+
+from __future__ import annotations
+
+from mmengine.config import Config
+from mmengine.runner import find_latest_checkpoint
+
+from mmpse.registry import LOOPS
+
+from .search_loop import SearchLoop
+
+
+def resume_latest(cfg: Config) -> None:
+    """Let a config's job go on where it stopped; one that has left nothing starts as configured.
+
+    A search goes on from its archive, a training from the latest checkpoint in its work dir. With
+    ``resume`` alone MMEngine would resume the checkpoint of ``load_from``: in a fine-tuning, the
+    training of the supernet.
+
+    Args:
+        cfg: What the runner is built from; its ``resume`` and ``load_from`` are set.
+    """
+    if is_search(cfg):
+        cfg.resume = True
+    elif (latest := find_latest_checkpoint(cfg.work_dir)) is not None:
+        cfg.resume, cfg.load_from = True, latest
+
+
+def is_search(cfg: Config) -> bool:
+    loop = cfg.train_cfg.get('type')
+    loop = LOOPS.get(loop) if isinstance(loop, str) else loop  # new-style configs name the class
+    return loop is not None and issubclass(loop, SearchLoop)

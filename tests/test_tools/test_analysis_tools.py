@@ -1,0 +1,105 @@
+"""tools/analysis_tools as a user starts them."""
+
+import json
+import re
+
+import pytest
+import torch
+from command_line import QUICK, run
+from mmengine.config import Config
+
+from mmpse.engine import Archive, Judged, LossRecord
+from mmpse.models import SlimmableMobileNetV2, SlimmableResNet, measure
+from mmpse.registry import MODELS
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """An archive of two searches, and a CSV of its subnets trained on their own."""
+    space = SlimmableMobileNetV2(widen_factor=0.35).search_space
+    units = [[unit.name, unit.max_width] for unit in space.units]
+    archive = Archive(tmp_path / 'work/archive.db', dict(units=units, metric='top1'))
+    lines = ['subnet,accuracy']
+    for k, ratio in enumerate((0.3, 0.5, 0.7, 0.8, 0.9)):
+        subnet = space.subnet(space.uniform(ratio).values(), resources=dict(flops=100 + k))
+        number, _ = archive.begin(dict(budget=k // 3))
+        cost = dict(flops=10**6 * (k + 1), params=10**6)
+        score = [50.0, 60.0, 80.0, 70.0, 90.0][k]
+        archive.add([Judged(number, 0, 'prior', tuple(subnet.values()), score, None, cost)])
+        subnet.save(tmp_path / f'{k}.json')
+        lines.append(f'{k}.json,{[71, 72, 75, 74, 73][k]}')
+    dropped = Judged(2, 0, 'prior', tuple(space.tinynet.values()), None, None, cost, 99.0)
+    archive.add([dropped])  # for its score on a part: it is not the best
+    (tmp_path / 'subnets.csv').write_text('\n'.join(lines) + '\n')
+    return archive.path
+
+
+def test_plot_search_draws_and_compares(archive, tmp_path):
+    result = run('tools/analysis_tools/plot_search.py', archive, '--out-dir', tmp_path / 'out')
+    files = {path.name for path in (tmp_path / 'out').iterdir()}
+    assert files == {'search_progress.png', 'width_profile.png'}
+    assert re.search('work#1 .*3 .*0 .*80.0000', result.stdout)
+    assert re.search('work#2 .*3 .*1 .*90.0000', result.stdout)
+    result = run('tools/analysis_tools/plot_search.py', tmp_path / 'subnets.csv', expect=1)
+    assert 'give the archive.db that a search wrote' in result.stderr
+
+
+def test_plot_losses_draws_the_record_of_a_checkpoint(tmp_path, scope):
+    cfg = Config.fromfile(QUICK / 'supernet_mobilenet-v2_digits.py')
+    space = MODELS.build(cfg.model.backbone).search_space
+    record = LossRecord(size=10)
+    record.extend(0, space.array([space.fullnet, space.tinynet]), [1.0, 2.0])
+    state = dict(meta=dict(cfg=cfg.pretty_text), mmpse_supernet=dict(record=record.state_dict()))
+    torch.save(state, tmp_path / 'epoch_1.pth')
+    result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'epoch_1.pth')
+    assert '2 losses drawn' in result.stdout and (tmp_path / 'training_losses.png').stat().st_size
+    torch.save(dict(state_dict={}), tmp_path / 'other.pth')
+    result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'other.pth', expect=1)
+    assert 'other.pth holds no losses of subnets' in result.stderr
+
+
+def test_ranking_agreement_of_scores_and_of_flops(archive, tmp_path):
+    tool, out = 'tools/analysis_tools/ranking_agreement.py', tmp_path / 'agreement.json'
+    run(tool, tmp_path / 'subnets.csv', '--archive', archive, '--json', out)
+    figures = json.loads(out.read_text())
+    # of ten pairs the scores order 8 as the accuracies do, FLOPs 7
+    assert figures['supernet']['kendall_tau'] == pytest.approx(0.6)
+    assert figures['FLOPs']['kendall_tau'] == pytest.approx(0.4)
+    assert figures['supernet']['regret_top1'] == figures['FLOPs']['regret_top1'] == 2
+    result = run(tool, tmp_path / 'subnets.csv', expect=1)
+    assert "row 1: no score, got {'subnet': '0.json'" in result.stderr
+
+
+PROFILE = 'tools/analysis_tools/space_profile.py'
+SEARCH = QUICK / 'search_resnet18_digits.py'
+
+
+def test_profile_says_what_the_space_holds(tmp_path, scope):
+    config = tmp_path / 'config.py'
+    frozen = dict(grids={'layer4*': dict(ratios=[1.0])})
+    config.write_text(f'_base_ = {str(SEARCH)!r}\nmodel = dict(backbone={frozen})\n')
+    shape = (3, 32, 32)
+    arguments = [PROFILE, config, '--input-shape', *shape, '--json', tmp_path / 'profile.json']
+    shown = run(*arguments, '--latency', '--budget', 'flops=80%', 'params=95%').stdout
+    assert 'the budget can be met' in shown and 'not pruned' in shown
+    profile = json.loads((tmp_path / 'profile.json').read_text())
+    model = Config.fromfile(config).model.to_dict()
+    backbone = {k: v for k, v in model['backbone'].items() if k != 'type'}
+    space = SlimmableResNet(**backbone).search_space
+    assert profile['units'] == {unit.name: list(unit.candidates) for unit in space.units}
+    assert profile['subnets'] == space.size
+    milliseconds = [resources.pop('latency_ms') for resources in profile['resources'].values()]
+    assert len(milliseconds) == 3 and min(milliseconds) > 0
+    assert profile['resources']['smallest'] == measure(model, space.tinynet, shape)
+    assert profile['resources']['largest'] == measure(model, space.fullnet, shape)
+    low, middle, high = (
+        profile['resources'][k]['flops'] for k in ('smallest', 'median', 'largest')
+    )
+    assert low < middle < high
+    assert profile['budget']['found'] > 50 and profile['budget']['share_of_uniform_draws'] > 0
+
+
+def test_profile_of_a_budget_that_cannot_be_met():
+    arguments = ['--input-shape', 3, 32, 32, '--budget', 'flops=900M']
+    result = run(PROFILE, SEARCH, *arguments, expect=1)
+    assert 'the budget cannot be met' in result.stderr and 'reaches from' in result.stderr
