@@ -413,6 +413,9 @@ def test_page_follows_the_records(tmp_path):
     for way, values in scores.items():
         content = record(kind='supernet', way=way, seconds_allowed=60, steps=7, scores=values)
         (folder / f'supernet_{way}_60s_seed0.json').write_text(json.dumps(content))
+    for way, seconds in (('n=8', 60), ('parallel-sliced', 240)):  # the parts are compared at 60 s
+        changed = dict(content, way=way, seconds_allowed=seconds, scores=scores['spos'])
+        (folder / f'supernet_{way}_{seconds}s_seed0.json').write_text(json.dumps(changed))
     (folder / 'ranking_60s.md').write_text('What a person has to say.\n')
     report.main(['--results', str(tmp_path / 'results')])
     page = (tmp_path / 'results.md').read_text()
@@ -426,6 +429,10 @@ def test_page_follows_the_records(tmp_path):
         '**parallel (PSE-Net), sliced (1.000) ranks above all rivals and reaches the goal of '
         '0.75.**'
     )
+    section = page.partition('## 3. What each part brings')[2].partition('## 4.')[0]
+    assert '#### Supernets trained for 60 s' in section and 'for 240 s' not in section
+    assert '| parallel (PSE-Net), sliced, n=4 | 7 | 1.000 |' in section
+    assert '| n=8 | 7 | 0.600 | 5.0 | 3.0 | 1 |' in section
     assert 'What a person has to say.' in page and 'Not run: parallel (PSE-Net), masked' in page
     scores['parallel-sliced'] = scores['spos'][::-1]
     content['scores'] = scores['parallel-sliced']

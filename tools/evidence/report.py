@@ -252,29 +252,32 @@ def tau(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def parts(of: Ranking) -> str:
-    """Supernets with one setting changed, against the one with none changed."""
+    """Supernets with one setting changed, against the one with none changed, in equal time."""
     accuracies, reference = np.array(of.accuracies()), 'parallel-sliced'
-    changed = sorted({record['way'] for record in of.supernets} - NAMES.keys())
+    changed = [record for record in of.supernets if record['way'] not in NAMES]
     text = f'\n### {of.folder.name}\n'
-    rows = []
-    for way in [reference, *changed]:
-        records = of.of(way, of.seconds[0]) if of.seconds else []
-        if records and np.isfinite(accuracies).all():
-            taus = [tau(np.array(record['scores']), accuracies) for record in records]
-            rows.append(
-                [
-                    f'{NAMES[way]}, n=4' if way == reference else way,
-                    round(statistics.mean(record['steps'] for record in records)),
-                    spread(taus, '.3f'),
-                    spread([record['scores'][-1] for record in records], '.1f'),
-                    spread([statistics.mean(record['scores']) for record in records], '.1f'),
-                    len(records),
-                ]
-            )
-    if not changed or not rows:
+    if not changed or not np.isfinite(accuracies).all():
         return text + "\nNot run: `--only 'supernet_*'` of the command above trains them.\n"
-    header = 'changed', 'steps', "Kendall's τ", 'fullnet (%)', 'mean of all (%)', 'seeds'
-    return text + table(header, rows) + note(of.folder, 'parts')
+    for seconds in sorted({record['seconds_allowed'] for record in changed}):
+        rows = []
+        for way in [reference, *sorted({r['way'] for r in changed})]:
+            records = of.of(way, seconds)
+            if records:
+                taus = [tau(np.array(record['scores']), accuracies) for record in records]
+                rows.append(
+                    [
+                        f'{NAMES[way]}, n=4' if way == reference else way,
+                        round(statistics.mean(record['steps'] for record in records)),
+                        spread(taus, '.3f'),
+                        spread([record['scores'][-1] for record in records], '.1f'),
+                        spread([statistics.mean(r['scores']) for r in records], '.1f'),
+                        len(records),
+                    ]
+                )
+        header = 'changed', 'steps', "Kendall's τ", 'fullnet (%)', 'mean of all (%)', 'seeds'
+        text += f'\n#### Supernets trained for {seconds:g} s\n' + table(header, rows)
+        text += note(of.folder, f'parts_{seconds:g}s')
+    return text
 
 
 def verdict(of_ways: dict[str, list | None], figures: dict[str, list]) -> str:
