@@ -83,9 +83,9 @@ def equal_flops_at(of: EqualFlops, budget: str) -> str:
         text += f'\nNot run: {", ".join(missing)}.\n'
     if len(free) > 1:
         text += (
-            f'\n#### At {budget} of the FLOPs, retrained for the whole time\n\nFound subnets, retrained '
-            'from scratch for as long as the uniform one: how good they are, whatever it cost to '
-            'find them.\n'
+            f'\n#### At {budget} of the FLOPs, retrained for the whole time\n\nFound subnets, '
+            'retrained from scratch for as long as the uniform one: how good they are, whatever it '
+            'cost to find them.\n'
         )
         text += table_of_results(free) + verdict_of_results(free)
         text += note(of.folder, f'at_{budget.rstrip("%")}_free')
