@@ -20,6 +20,7 @@ from mmengine.device import get_device
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
+from mmengine.runner import autocast
 from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader
 
@@ -52,6 +53,8 @@ class Judge:
         memory_format: Memory layout of the judged models.
         share: Share of the split's images, chosen at random, to judge first (racing).
         seed: Seed of that choice.
+        fp16: Recalibrate and evaluate in mixed precision, as MMEngine's ``ValLoop`` does: float16
+            on a GPU, bfloat16 on a CPU.
 
     Raises:
         ValueError: If the share is that of no image, or of all.
@@ -68,6 +71,7 @@ class Judge:
         memory_format: torch.memory_format = torch.contiguous_format,
         share: float | None = None,
         seed: int = 0,
+        fp16: bool = False,
     ) -> None:
         self.model = model
         self.state_dict = state_dict
@@ -84,6 +88,7 @@ class Judge:
             own.results = []
         self.metric = metric
         self.memory_format = memory_format
+        self.fp16 = fp16
 
     @torch.no_grad()
     def __call__(self, subnet: Subnet, least: float = -math.inf) -> Verdict:
@@ -97,7 +102,8 @@ class Judge:
             ValueError: If the evaluator does not give the metric.
         """
         model = self.slice(subnet)
-        recalibrate(model, self.calibration)
+        with autocast(enabled=self.fp16):
+            recalibrate(model, self.calibration)
         return self.evaluate(model, least)
 
     def slice(self, subnet: Subnet) -> torch.nn.Module:
@@ -131,7 +137,8 @@ class Judge:
         """Give evaluators a model's predictions; their losses."""
         losses: list[float] = []
         for batch in batches:
-            samples = model.val_step(batch)
+            with autocast(enabled=self.fp16):
+                samples = model.val_step(batch)
             for evaluator in evaluators:
                 evaluator.process(data_samples=samples, data_batch=batch)
             losses.extend(label_losses(samples))

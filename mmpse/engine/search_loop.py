@@ -39,12 +39,13 @@ class SearchLoop(BaseLoop):
     """Base of the searches: a search is the ``train_cfg`` of a config.
 
     The config names the supernet's checkpoint in ``load_from``; its ``val_dataloader`` and
-    ``val_evaluator`` judge the candidates, on a split that is held out of the training set. A
-    search says what to judge next (:meth:`propose`), and nothing else: the base judges it, in as
-    many processes as MMEngine's launcher started, writes every judged subnet into the archive
-    ``work_dir/archive.db`` before the next one is judged, and after every generation writes
-    ``best_subnet.json`` and ``topk.json``. The best is the one of the highest score within the
-    budget; of equals, that of the lowest mean loss (classifiers), then the cheapest.
+    ``val_evaluator`` judge the candidates, on a split that is held out of the training set, in
+    mixed precision with ``val_cfg=dict(fp16=True)``. A search says what to judge next
+    (:meth:`propose`), and nothing else: the base judges it, in as many processes as MMEngine's
+    launcher started, writes every judged subnet into the archive ``work_dir/archive.db`` before the
+    next one is judged, and after every generation writes ``best_subnet.json`` and ``topk.json``.
+    The best is the one of the highest score within the budget; of equals, that of the lowest mean
+    loss (classifiers), then the cheapest.
 
     What a search proposes depends on its settings, the seed and the scores alone. So a killed
     search goes on with ``--resume`` to the same result, and any number of processes give the same.
@@ -124,6 +125,7 @@ class SearchLoop(BaseLoop):
             )
         self.input_shape = tuple(input_shape)
         self.metric = metric
+        self.fp16 = getattr(validation, 'fp16', False)
         self.calibration = calibration
         self.archive_path = archive
         self.topk = topk
@@ -183,6 +185,7 @@ class SearchLoop(BaseLoop):
             memory_format_of(runner.model),
             self.race and self.race.share,
             self.seed,
+            self.fp16,
         )
         generation, done, clock = 0, 0, Clock()
         with search_progress(self.max_iters) as advance:
@@ -321,6 +324,7 @@ class SearchLoop(BaseLoop):
             calibration_batch_size=getattr(self.dataloader.batch_sampler, 'batch_size', None),
             calibration_dataset=self.runner.cfg.train_dataloader.dataset.to_dict(),
             seed=self.seed,
+            fp16=self.fp16,
             dataset=self.runner.cfg.val_dataloader.dataset.to_dict(),
             input_shape=self.input_shape,
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
+from mmengine.runner import autocast
 from mmpretrain.models import ImageClassifier
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,10 +21,14 @@ class StageJudge:
     Args:
         model: A supernet with its weights.
         images: Batches of preprocessed images ``(B, C, H, W)``.
+        fp16: Run the stages in mixed precision; see :class:`Judge`.
     """
 
-    def __init__(self, model: ImageClassifier, images: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self, model: ImageClassifier, images: Sequence[torch.Tensor], fp16: bool = False
+    ) -> None:
         self.model = model
+        self.fp16 = fp16
         self.backbone = model.backbone
         self._targets = list(images)
         # sliced execution has no place for gradient checkpointing, which nothing needs here
@@ -41,7 +46,7 @@ class StageJudge:
         self.stage = stage
         self._inputs = self._targets
         with self._active(self.backbone.search_space.fullnet):
-            self._targets = [run_stage(self.model, stage, x) for x in self._inputs]
+            self._targets = [self._run(x) for x in self._inputs]
 
     @torch.no_grad()
     def __call__(self, subnet: Subnet) -> float:
@@ -49,10 +54,14 @@ class StageJudge:
         errors = 0
         with self._active(subnet):
             for x, target in zip(self._inputs, self._targets):
-                output = run_stage(self.model, self.stage, x)
+                output = self._run(x)
                 errors = errors + stage_errors(self.backbone, self.stage, output, target).double()
         distance = distances(errors).item()
         return distance if math.isfinite(distance) else math.inf
+
+    def _run(self, x: torch.Tensor) -> torch.Tensor:
+        with autocast(enabled=self.fp16):
+            return run_stage(self.model, self.stage, x)
 
     def _active(self, subnet: Subnet) -> AbstractContextManager:
         return self.backbone.active([subnet], self._execution, self.stage.parts)

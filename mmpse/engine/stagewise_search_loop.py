@@ -184,7 +184,7 @@ class StageWiseSearchLoop(SearchLoop):
             f'{len(self.stages)} stages, {total:,} candidates to judge in {dist.get_world_size()} '
             f'processes; {self.stages_path} holds {len(archived):,}.'
         )
-        judge = StageJudge(self.model, self._images())
+        judge = StageJudge(self.model, self._images(), self.fp16)
         done, clock, result = 0, Clock(), []
         with search_progress(total) as advance:
             for k, (stage, space, own) in enumerate(zip(self.stages, spaces, rows)):

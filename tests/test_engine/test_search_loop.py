@@ -166,8 +166,9 @@ def test_archive_of_another_checkpoint_is_refused(cfg, tmp_path):
         search(cfg, load_from=str(tmp_path / 'other.pth'), resume=True)
 
 
-def test_judging_equals_recalibrating_and_testing_by_hand(cfg):
-    runner = search(cfg)
+@pytest.mark.parametrize('fp16', [False, True])
+def test_judging_equals_recalibrating_and_testing_by_hand(cfg, fp16):
+    runner = search(cfg, **{'val_cfg.fp16': fp16})
     loop = runner.train_loop
     row = read_archive(f'{cfg.work_dir}/archive.db')[3]
     from mmengine.runner import set_random_seed
@@ -188,7 +189,7 @@ def test_judging_equals_recalibrating_and_testing_by_hand(cfg):
     for module in backbone.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.reset_running_stats()
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=fp16):
         for image in images:
             backbone(image)
         backbone.eval()
@@ -196,7 +197,8 @@ def test_judging_equals_recalibrating_and_testing_by_hand(cfg):
         right = total = loss = 0
         for batch in runner.val_loop.dataloader:
             x = torch.stack(batch['inputs']).float().sub(127.5).div(127.5)
-            score = backbone(x)[0].mean((2, 3)) @ weight.t() + state['head.fc.bias']
+            feature = backbone(x)[0].mean((2, 3))
+            score = torch.nn.functional.linear(feature, weight, state['head.fc.bias']).float()
             labels = torch.cat([s.gt_label for s in batch['data_samples']])
             right += (score.argmax(1) == labels).sum().item()
             loss += torch.nn.functional.cross_entropy(score, labels, reduction='sum').item()

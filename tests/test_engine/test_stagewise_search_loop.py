@@ -194,6 +194,20 @@ def test_search_joins_the_best_stages_within_the_budget(swp_search_cfg, checkpoi
     assert known and totals[0] <= min(map(total, known))
 
 
+def test_mixed_precision_judges_stages_too(swp_search_cfg, checkpoint, tmp_path):
+    found = []
+    for fp16 in (False, True):
+        swp_search_cfg.work_dir = str(tmp_path / str(fp16))
+        search(swp_search_cfg, checkpoint, **{'val_cfg.fp16': fp16})
+        rows = read_archive(f'{swp_search_cfg.work_dir}/stages.db')
+        found.append({row.widths: -row.score for row in rows if row.generation == 0})
+    plain, mixed = found  # the second round depends on the distances of the first
+    both = [widths for widths in plain if widths in mixed]
+    values = [[distance[widths] for widths in both] for distance in found]
+    assert len(both) >= 25 and values[0] != values[1]
+    assert values[1] == pytest.approx(values[0], rel=0.05, abs=0.01)
+
+
 class Dying:
     """Lets a few calls through, and then raises."""
 

@@ -84,27 +84,29 @@ class Scale(frame.Scale):
 
 
 FEW = dict(calibration=4, population=16, generations=4)
-SCALES = dict(
-    small=Scale(
-        images=12_000,
-        splits=12,
-        bfloat16=True,
-        total=300,
-        supernet=120,
-        searches={
-            'mmpse.RandomSearchLoop': {'train_cfg': FEW},
-            'mmpse.EvolutionSearchLoop': {'train_cfg': dict(FEW, parents=5, mutants=8)},
-            'mmpse.StageWiseSearchLoop': {
-                'train_cfg': dict(calibration=4, candidates=40, batches=1, joined=10)
-            },
-            # greedy slimming has to judge several times as many subnets: coarser cuts, fewer images
-            'mmpse.GreedySearchLoop': {
-                'train_cfg': dict(calibration=1),
-                'model.backbone.ratios': [0.4, 0.7, 1.0],
-                'val_dataloader.dataset.num_splits': 48,
-            },
+SMALL = Scale(
+    images=12_000,
+    splits=12,
+    bfloat16=True,
+    total=300,
+    supernet=120,
+    searches={
+        'mmpse.RandomSearchLoop': {'train_cfg': FEW},
+        'mmpse.EvolutionSearchLoop': {'train_cfg': dict(FEW, parents=5, mutants=8)},
+        'mmpse.StageWiseSearchLoop': {
+            'train_cfg': dict(calibration=4, candidates=40, batches=1, joined=10)
         },
-    ),
+        # greedy slimming has to judge several times as many subnets: coarser cuts, fewer images
+        'mmpse.GreedySearchLoop': {
+            'train_cfg': dict(calibration=1),
+            'model.backbone.ratios': [0.4, 0.7, 1.0],
+            'val_dataloader.dataset.num_splits': 48,
+        },
+    },
+)
+SCALES = dict(
+    small=SMALL,
+    medium=dataclasses.replace(SMALL, total=900, supernet=300),  # as much to judge
     full=Scale(
         images=None,
         splits=25,
@@ -205,6 +207,7 @@ class Experiment:
         cfg = self.config('static')
         cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
         cfg.load_from = self.found(self.supernet(way, seed))
+        cfg.val_cfg.fp16 = self.scale.bfloat16  # as it was trained
         cfg.train_cfg = dict(
             search, budget=dict(flops=budget), input_shape=INPUT_SHAPE, metric=METRIC
         )
