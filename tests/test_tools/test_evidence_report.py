@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pytest
 from conftest import ROOT
 from evidence import page_of, tools, write  # noqa: F401  a fixture
 
@@ -34,7 +35,8 @@ def test_page_follows_the_records(tmp_path):
     assert under[0].endswith('| 1.00 | 1 |')  # as they follow the accuracies, beside FLOPs too
     first = next(line for line in under if line.startswith('**'))
     assert first == (
-        '**parallel (PSE-Net), sliced (1.000) ranks above all rivals and reaches the goal of '
+        '**The best of ours, parallel (PSE-Net), sliced (τ 1.000), ranks better than FLOPs alone '
+        '(0.600), better than the best rival, single path (SPOS) (0.600), and reaches the goal of '
         '0.75.**'
     )
     section = page.partition('## 3. What each part brings')[2].partition('## 4.')[0]
@@ -42,12 +44,41 @@ def test_page_follows_the_records(tmp_path):
     assert '| parallel (PSE-Net), sliced, n=4 | 7 | 1.000 |' in section
     assert '| n=8 | 7 | 0.600 | 5.0 | 3.0 | 1 |' in section
     assert 'What a person has to say.' in page and 'Not run: parallel (PSE-Net), masked' in page
-    supernet('parallel-sliced', [5, 4, 3, 2, 1])
-    page = page_of(tmp_path / 'results')
-    assert (
-        '**parallel (PSE-Net), sliced (-0.600) ranks no better than FLOPs alone (0.600), '
-        'single path (SPOS) (0.600) and misses the goal of 0.75.**'
-    ) in page
+
+
+@pytest.mark.parametrize(
+    'taus, text',
+    [
+        (dict(sandwich=0.7), ''),
+        (
+            {'stage-wise': 0.7},
+            'stage-wise (SP) (τ 0.700), ranks better than FLOPs alone (0.600), and misses the goal '
+            'of 0.75',
+        ),
+        (
+            {'parallel-sliced': 0.8, 'stage-wise': 0.65, 'parallel-masked': 0.55}
+            | {'spos': 0.4, 'sandwich': 0.65},
+            'parallel (PSE-Net), sliced (τ 0.800), ranks better than FLOPs alone (0.600), better '
+            'than the best rival, sandwich (AutoSlim) (0.650), and reaches the goal of 0.75. '
+            'Others of ours rank no better than this rival: parallel (PSE-Net), masked; '
+            'stage-wise (SP)',
+        ),
+        (
+            {'parallel-sliced': 0.5, 'stage-wise': 0.4, 'spos': 0.5},
+            'parallel (PSE-Net), sliced (τ 0.500), ranks no better than FLOPs alone (0.600), no '
+            'better than the best rival, single path (SPOS) (0.500), and misses the goal of 0.75',
+        ),
+    ],
+    ids=['none of ours', 'no rival', 'ours wins', 'ours level'],
+)
+def test_page_words_of_ranking(taus, text):
+    from report_ranking import NAMES, verdict
+
+    figures = {NAMES[way]: value for way, value in taus.items()} | {'FLOPs alone': 0.6}
+    figures = {
+        name: [dict(kendall_tau=value + k / 10) for k in (-1, 1)] for name, value in figures.items()
+    }
+    assert verdict(figures) == (text and f'\n**The best of ours, {text}.**\n')
 
 
 def test_page_says_who_wins_at_equal_flops(tmp_path):
@@ -72,10 +103,8 @@ def test_page_says_who_wins_at_equal_flops(tmp_path):
     table, _, under = page.partition('#### At 50% of the FLOPs')[2].partition('**')
     assert table.rstrip().endswith('|')  # the verdict is the first line under the table
     assert under.partition('**')[0] == (
-        "evolution from the prior (PSE-Net), from the supernet's weights wins (64.00 %); ours, "
-        'evolution from the prior (PSE-Net) (58.00), loses to uniform pruning (61.00); ours, '
-        "evolution from the prior (PSE-Net), from the supernet's weights (64.00), beats every "
-        'rival.'
+        "evolution from the prior (PSE-Net), from the supernet's weights wins (64.00 %), one of "
+        'ours. The best rival, uniform pruning, has 61.00 %: 3.00 points less.'
     )
     assert 'Not run: random search (parallel supernet), greedy' in page
     assert 'retrained for the whole time' not in page
@@ -84,10 +113,50 @@ def test_page_says_who_wins_at_equal_flops(tmp_path):
     free = page.partition('FLOPs, retrained for the whole time')[2].partition('.**')[0]
     assert '61.00 ± 1.41' in free and '| 64.00 | 63.00 |' not in free
     assert free.endswith(
-        'evolution from the prior (PSE-Net) wins (65.00 %); ours, evolution from the prior '
-        '(PSE-Net) (65.00), beats every rival'
+        'evolution from the prior (PSE-Net) wins (65.00 %), one of ours. The best rival, uniform '
+        'pruning, has 61.00 %: 4.00 points less'
     )
     assert 'Not run: `python tools/evidence/equal_flops.py --data-root DATA --network mob' in page
+
+
+@pytest.mark.parametrize(
+    'tests, text',
+    [
+        (dict(uniform=60.0), ''),
+        ({'evolution': 60.0, 'stage-wise': 61.0}, ''),
+        (dict(uniform=60.0, random=61.0), 'random search (parallel supernet) wins (61.00 %).'),
+        (
+            {'uniform': 62.0, 'torch-pruning': 60.0, 'evolution': 58.0, 'stage-wise': 59.5},
+            'uniform pruning wins (62.00 %). The best of ours, stage-wise search (SP), has '
+            '59.50 %: 2.50 points less. It also loses to Torch-Pruning, fine-tuned.',
+        ),
+        (
+            {'uniform': 62.0, 'random': 60.0, 'greedy': 61.0, 'torch-pruning': 59.0}
+            | {'stage-wise': 60.0},
+            'uniform pruning wins (62.00 %). The best of ours, stage-wise search (SP), has '
+            '60.00 %: 2.00 points less. It also loses to random search (parallel supernet); '
+            'greedy slimming (AutoSlim).',
+        ),
+        (
+            {'uniform': 62.0, 'torch-pruning': 60.0, 'evolution': 61.0},
+            'uniform pruning wins (62.00 %). The best of ours, evolution from the prior '
+            '(PSE-Net), has 61.00 %: 1.00 points less.',
+        ),
+        (
+            {'uniform': 62.0, 'torch-pruning': 63.0, 'evolution': 58.0, 'stage-wise': 63.5},
+            'stage-wise search (SP) wins (63.50 %), one of ours. The best rival, Torch-Pruning, '
+            'fine-tuned, has 63.00 %: 0.50 points less.',
+        ),
+    ],
+    ids=['one', 'ours alone', 'rivals alone', 'third', 'level', 'second', 'ours wins'],
+)
+def test_page_words_of_accuracies(tests, text):
+    from report_equal_flops import METHODS, verdict_of_results
+
+    results = {
+        METHODS[m]: [dict(test=tests[m] + k) for k in (-1, 1)] for m in METHODS if m in tests
+    }
+    assert verdict_of_results(results) == (text and f'\n**{text}**\n')
 
 
 def test_page_compares_samplers_and_recalibration(tmp_path):

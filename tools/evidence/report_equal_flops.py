@@ -107,19 +107,27 @@ def table_of_results(results: dict[str, list[dict]]) -> str:
 
 
 def verdict_of_results(results: dict[str, list[dict]]) -> str:
-    """In plain words, who wins, and where ours stand."""
-    if len(results) < 2:
-        return ''
+    """In plain words, who wins, and where the best of ours stands."""
     means = {name: statistics.mean(r['test'] for r in records) for name, records in results.items()}
-    ours = {METHODS[m] + WARM * warm for m in OUR_METHODS for warm in (False, True)}
-    rivals = {name: value for name, value in means.items() if name not in ours}
+    names = {METHODS[m] + WARM * warm for m in OUR_METHODS for warm in (False, True)}
+    ours = {name: value for name, value in means.items() if name in names}
+    rivals = {name: value for name, value in means.items() if name not in names}
+    if len(means) < 2 or not rivals:
+        return ''
+    first = max(means, key=means.get)
+    text = f'{first} wins ({means[first]:.2f} %)'
+    if first in ours:
+        text += ', one of ours. ' + runner_up('rival', rivals, means[first])
+    elif ours:
+        own = max(ours.values())
+        text += '. ' + runner_up('of ours', ours, means[first])
+        also = [name for name, value in rivals.items() if value >= own and name != first]
+        if also:
+            text += f'. It also loses to {"; ".join(also)}'
+    return f'\n**{text}.**\n'
+
+
+def runner_up(what: str, means: dict[str, float], most: float) -> str:
     best = max(means, key=means.get)
-    sentences = [f'{best} wins ({means[best]:.2f} %)']
-    for name in (name for name in means if name in ours):
-        worse = [
-            f'{other} ({value:.2f})' for other, value in rivals.items() if means[name] <= value
-        ]
-        text = f'ours, {name} ({means[name]:.2f}), '
-        text += f'loses to {", ".join(worse)}' if worse else 'beats every rival'
-        sentences.append(text)
-    return f'\n**{"; ".join(sentences)}.**\n'
+    value = means[best]
+    return f'The best {what}, {best}, has {value:.2f} %: {most - value:.2f} points less'

@@ -150,7 +150,7 @@ def agreement(of: Ranking, seconds: float) -> str:
     header = 'ranked by', "Kendall's τ", "Spearman's ρ", 'top-3 regret (points)'
     header = *header, 'τ: ± with other subnets', 'τ above that of FLOPs', 'ρ beside FLOPs', 'seeds'
     text = f'\n#### Ranking, supernets trained for {seconds:g} s\n' + table(header, rows)
-    text += verdict({way: figures.get(name) for way, name in NAMES.items()}, figures)
+    text += verdict(figures)
     text += note(of.folder, f'ranking_{seconds:g}s')
     missing = [name for way, name in NAMES.items() if not seeds[way]]
     if missing:
@@ -190,26 +190,28 @@ def tau(a: np.ndarray, b: np.ndarray) -> float:
     return kendalltau(a, b).statistic
 
 
-def verdict(of_ways: dict[str, list | None], figures: dict[str, list]) -> str:
-    """In plain words, who ranks better."""
-
-    def mean(values: list[dict]) -> float:
-        return statistics.mean(value['kendall_tau'] for value in values)
-
-    flops = mean(figures['FLOPs alone'])
-    rivals = {NAMES[way]: mean(of_ways[way]) for way in RIVALS if of_ways[way]}
-    sentences = []
-    for way in OURS:
-        if of_ways[way] is None:
-            continue
-        own = mean(of_ways[way])
-        others = {'FLOPs alone': flops, **rivals}
-        worse = [f'{name} ({value:.3f})' for name, value in others.items() if own <= value]
-        text = f'{NAMES[way]} ({own:.3f})'
-        text += f' ranks no better than {", ".join(worse)}' if worse else ' ranks above all rivals'
-        text += f' and {"reaches" if own >= GOAL else "misses"} the goal of {GOAL}'
-        sentences.append(text)
-    return f'\n**{"; ".join(sentences)}.**\n' if sentences else ''
+def verdict(figures: dict[str, list[dict]]) -> str:
+    """In plain words, where the best of ours ranks, and who of ours is behind the best rival."""
+    taus = {name: statistics.mean(v['kendall_tau'] for v in vs) for name, vs in figures.items()}
+    ours = {NAMES[way]: taus[NAMES[way]] for way in OURS if NAMES[way] in taus}
+    rivals = {NAMES[way]: taus[NAMES[way]] for way in RIVALS if NAMES[way] in taus}
+    if not ours:
+        return ''
+    best = max(ours, key=ours.get)
+    own, others, behind = ours[best], {'FLOPs alone': taus['FLOPs alone']}, []
+    if rivals:
+        rival = max(rivals, key=rivals.get)
+        others[f'the best rival, {rival}'] = rivals[rival]
+        behind = [name for name, value in ours.items() if value <= rivals[rival] < own]
+    text = f'The best of ours, {best} (τ {own:.3f}), ranks '
+    text += ', '.join(
+        f'{"better" if own > value else "no better"} than {name} ({value:.3f})'
+        for name, value in others.items()
+    )
+    text += f', and {"reaches" if own >= GOAL else "misses"} the goal of {GOAL}'
+    if behind:
+        text += f'. Others of ours rank no better than this rival: {"; ".join(behind)}'
+    return f'\n**{text}.**\n'
 
 
 def accuracies_at_equal_time(of: Ranking, seconds: float) -> str:
