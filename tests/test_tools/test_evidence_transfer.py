@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from evidence import cifar10_fixture, page_of, tools, write  # noqa: F401  fixtures
 from mmdet.datasets import CocoDataset
 from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR10
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
-from test_evidence import cifar10, record, tools  # noqa: F401  fixtures
 
 from mmpse.models import SlimmableResNet
 
@@ -45,7 +45,7 @@ def scenes(tmp_path, rng):
 
 
 @pytest.fixture
-def experiment(cifar10, scenes, tmp_path, monkeypatch):  # noqa: F811
+def experiment(cifar10, scenes, tmp_path, monkeypatch):
     """Runs units of a scale of one step each."""
     import downstream
 
@@ -223,41 +223,29 @@ def test_what_is_missing_is_named(experiment, tmp_path):
 
 
 @pytest.fixture
-def write(tmp_path):
-    folder = tmp_path / 'results/transfer/resnet18-w0p5_b128-small'
-    folder.mkdir(parents=True)
-
-    def write(name, **content):
-        path = folder / f'{name}_seed{content["seed"]}.json'
-        command = 'python tools/evidence/downstream.py --scale small --only x'
-        path.write_text(json.dumps(dict(record(), **dict(command=command, **content))))
-
-    return write
+def folder(tmp_path):
+    return tmp_path / 'results/transfer/resnet18-w0p5_b128-small'
 
 
-def page_of(tmp_path):
-    import report
-
-    report.main(['--results', str(tmp_path / 'results')])
-    text = (tmp_path / 'results.md').read_text()
-    return text.partition('## 4. Transfer')[2].partition('## 5. Cost')[0]
+def section(folder):
+    return page_of(folder.parents[1]).partition('## 4. Transfer')[2].partition('## 5. Cost')[0]
 
 
-def write_task(write, seed, **values):
+def write_task(folder, seed, **values):
     for backbone, value in values.items():
         metrics = {'coco/bbox_mAP': value, 'coco/bbox_mAP_50': 2 * value}
         costs = dict(flops=700e6, backbone_flops=400e6, params=3e6, steps=5)
         figures = dict(task='bccd', backbone=backbone, test=metrics, val=metrics)
-        write(f'bccd_{backbone}', kind='task', seed=seed, **figures, **costs)
+        name = f'bccd_{backbone}_seed{seed}'
+        write(folder, name, kind='task', seed=seed, **figures, **costs)
 
 
-def test_section_follows_the_records(tmp_path, write):
-    assert page_of(tmp_path).count('Not run: `python tools/evidence/downstream.py') == 2
+def test_section_follows_the_records(folder):
+    assert section(folder).count('Not run: `python tools/evidence/downstream.py') == 2
 
-    write_task(write, 0, full=0.4, uniform=0.3, searched=0.31)
-    folder = tmp_path / 'results/transfer/resnet18-w0p5_b128-small'
+    write_task(folder, 0, full=0.4, uniform=0.3, searched=0.31)
     (folder / 'bccd.md').write_text('What a person has to say.\n')
-    page = page_of(tmp_path)
+    page = section(folder)
     assert '| full | 40.0 | 80.0 | 700 | 400 | 3.0 |' in page
     assert (
         '**Searched (31.0) beats uniform (30.0) in box mAP: +1.0 points, one seed: it may be '
@@ -266,40 +254,40 @@ def test_section_follows_the_records(tmp_path, write):
     assert 'What a person has to say.' in page
     assert 'Segmentation: Semantic FPN on CamVid\n\nNot run.' in page
 
-    write_task(write, 1, uniform=0.3, searched=0.33)
-    write_task(write, 2, searched=0.1)  # no uniform one of this seed
-    page = page_of(tmp_path)
+    write_task(folder, 1, uniform=0.3, searched=0.33)
+    write_task(folder, 2, searched=0.1)  # no uniform one of this seed
+    page = section(folder)
     assert (
         '**Searched (32.0) beats uniform (30.0) in box mAP: +2.0 points, better in 2 of 2 seeds.**'
     ) in page
-    write_task(write, 2, uniform=0.11)
+    write_task(folder, 2, uniform=0.11)
     assert (
         '**Searched (24.7) is better on average, though not in every seed, than uniform (23.7) in '
         'box mAP: +1.0 points, better in 2 of 3 seeds.**'
-    ) in page_of(tmp_path)
-    write_task(write, 2, uniform=0.2)
-    page = page_of(tmp_path)
+    ) in section(folder)
+    write_task(folder, 2, uniform=0.2)
+    page = section(folder)
     under = page.partition('| searched |')[2].splitlines()
     assert under[2] == (  # the first line under the table
         '**Searched (24.7) does not beat uniform (26.7) in box mAP: -2.0 points, better in 2 of 3 '
         'seeds.**'
     )
-    write_task(write, 2, **{'searched-pretrained': 0.22})
+    write_task(folder, 2, **{'searched-pretrained': 0.22})
     assert (
         '3 seeds. Searched in the supernet from the full network (22.0) beats uniform (20.0) in '
         'box mAP: +2.0 points, one seed: it may be chance.**'
-    ) in page_of(tmp_path)
+    ) in section(folder)
 
 
-def test_latencies_are_shown_as_ratios(tmp_path, write):
-    write_task(write, 0, full=0.4, uniform=0.3, searched=0.31)
+def test_latencies_are_shown_as_ratios(folder):
+    write_task(folder, 0, full=0.4, uniform=0.3, searched=0.31)
     rows = [
         dict(task=task, part=part, runtime='eager', name=name, latency_ms=9.0, ratio=ratio)
         for task in ('bccd', 'camvid')
         for part, ratios in (('backbone', (1, 0.5, 0.6)), ('model', (1, 0.7, 0.8)))
         for name, ratio in zip(BACKBONES, ratios)
     ]
-    write('latency', kind='latency', seed=0, rows=rows)
-    page = page_of(tmp_path)
+    write(folder, 'latency_seed0', kind='latency', seed=0, rows=rows)
+    page = section(folder)
     assert 'latency, model, PyTorch | latency, backbone, PyTorch | training' in page
     assert '| 0.80 | 0.60 | 1 | 1 |' in page and 'onnxruntime' not in page

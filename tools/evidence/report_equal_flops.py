@@ -1,4 +1,4 @@
-"""Section 2 of docs/results.md, and what section 3 has of the same records."""
+"""Section 2 of docs/results.md, from the records of tools/evidence/equal_flops.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from frame import read_json
-from tables import EQUAL, note, provenance, rerun, spread, table
+from tables import note, provenance, spread, table
 
 METHODS = {  # of experiment 2
     'uniform': 'uniform pruning',
@@ -19,12 +19,6 @@ METHODS = {  # of experiment 2
 }
 OUR_METHODS = ('evolution', 'evolution-pretrained', 'stage-wise')
 WARM = ", from the supernet's weights"
-SAMPLERS = {  # of experiment 3: what a random search draws by, and its name there
-    'random': 'uniform',
-    'random-cost': 'cost alone',
-    'random-loss': 'loss alone',
-    'random-prior': 'prior: loss and cost',
-}
 
 
 class EqualFlops:
@@ -113,62 +107,27 @@ def table_of_results(results: dict[str, list[dict]]) -> str:
 
 
 def verdict_of_results(results: dict[str, list[dict]]) -> str:
-    """In plain words, who wins, and where ours stand."""
-    if len(results) < 2:
-        return ''
+    """In plain words, who wins, and where the best of ours stands."""
     means = {name: statistics.mean(r['test'] for r in records) for name, records in results.items()}
-    ours = {METHODS[m] + WARM * warm for m in OUR_METHODS for warm in (False, True)}
-    rivals = {name: value for name, value in means.items() if name not in ours}
+    names = {METHODS[m] + WARM * warm for m in OUR_METHODS for warm in (False, True)}
+    ours = {name: value for name, value in means.items() if name in names}
+    rivals = {name: value for name, value in means.items() if name not in names}
+    if len(means) < 2 or not rivals:
+        return ''
+    first = max(means, key=means.get)
+    text = f'{first} wins ({means[first]:.2f} %)'
+    if first in ours:
+        text += ', one of ours. ' + runner_up('rival', rivals, means[first])
+    elif ours:
+        own = max(ours.values())
+        text += '. ' + runner_up('of ours', ours, means[first])
+        also = [name for name, value in rivals.items() if value >= own and name != first]
+        if also:
+            text += f'. It also loses to {"; ".join(also)}'
+    return f'\n**{text}.**\n'
+
+
+def runner_up(what: str, means: dict[str, float], most: float) -> str:
     best = max(means, key=means.get)
-    sentences = [f'{best} wins ({means[best]:.2f} %)']
-    for name in (name for name in means if name in ours):
-        worse = [
-            f'{other} ({value:.2f})' for other, value in rivals.items() if means[name] <= value
-        ]
-        text = f'ours, {name} ({means[name]:.2f}), '
-        text += f'loses to {", ".join(worse)}' if worse else 'beats every rival'
-        sentences.append(text)
-    return f'\n**{"; ".join(sentences)}.**\n'
-
-
-def samplers(of: EqualFlops) -> str:
-    """What candidates of a random search are drawn by, the supernet and their number the same."""
-    text = '\n#### Samplers of candidates\n'
-    for budget in sorted({r['budget'] for r in of.searches}, reverse=True):
-        by_sampler = {
-            method: [r for r in of.searches if (r['method'], r['budget']) == (method, budget)]
-            for method in SAMPLERS
-        }
-        if not all(by_sampler.values()):
-            continue
-        rows = [
-            [
-                SAMPLERS[method],
-                spread([r['trials'] / r['accepted'] for r in records], '.1f'),
-                spread([r['score'] for r in records], '.2f'),
-                spread([statistics.mean(r['scores']) for r in records], '.2f'),
-                len(records),
-            ]
-            for method, records in by_sampler.items()
-        ]
-        judged = ', '.join(sorted({str(r['judged']) for r in sum(by_sampler.values(), [])}))
-        text += (
-            f'\nRandom searches of the parallel supernet of section 2 at {budget} of the FLOPs, '
-            f'{judged} subnets judged by each; accuracies on held-out training images.\n'
-        )
-        header = 'drawn by', 'draws a candidate', 'best (%)', 'mean (%)', 'seeds'
-        text += table(header, rows) + verdict_of_samplers(by_sampler)
-        text += note(of.folder, f'samplers_{budget.rstrip("%")}')
-    if not text.count('|'):
-        text += (
-            f"\nNot run: `{rerun(of.name, EQUAL)} --only 'supernet_parallel*' 'search_random*'`\n"
-        )
-    return text
-
-
-def verdict_of_samplers(by_sampler: dict[str, list[dict]]) -> str:
-    means = {m: statistics.mean(r['score'] for r in rs) for m, rs in by_sampler.items()}
-    own = means.pop('random-prior')
-    worse = [f'{SAMPLERS[m]} ({value:.2f})' for m, value in means.items() if own <= value]
-    text = f'finds nothing better than {", ".join(worse)}' if worse else 'finds the best subnet'
-    return f'\n**The prior of loss and cost ({own:.2f}) {text}.**\n'
+    value = means[best]
+    return f'The best {what}, {best}, has {value:.2f} %: {most - value:.2f} points less'

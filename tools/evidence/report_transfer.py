@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from frame import read_json
-from tables import machine_name, note, spread, table
+from tables import note, provenance, spread, table
 
 BACKBONES = {
     'full': 'full',
@@ -55,7 +55,7 @@ def of_scale(folder: Path, records: list[dict]) -> str:
         latencies = [row for row in rows if row['task'] == task]
         text += f'\n#### {heading}\n'
         text += transferred(of_task, latencies, metrics) + note(folder, task)
-    return text + provenance(folder, records)
+    return text + provenance(folder, records, f'{len(records)} units of work')
 
 
 def classifiers(folder: Path, records: list[dict]) -> str:
@@ -184,18 +184,4 @@ def compare(
         seen = 'one seed: it may be chance'
     return (
         f'{ours[1]} ({a:.1f}) {how} {other[1]} ({b:.1f}) in {metric}: {a - b:+.1f} points, {seen}.'
-    )
-
-
-def provenance(folder: Path, records: list[dict]) -> str:
-    command = sorted({record['command'].partition(' --only')[0] for record in records})
-    machines = sorted({machine_name(record['machine']) for record in records})
-    hours = sum(record['cpu_seconds'] for record in records) / 3600
-    dates = sorted(record['date'][:10] for record in records)
-    codes = dict.fromkeys(r['code'] for r in sorted(records, key=lambda r: r['date']))
-    return (
-        f'\n{len(records)} units of work, {hours:.1f} hours of processor time, {dates[0]} to '
-        f'{dates[-1]}, on {"; ".join(machines)}; code {", ".join(codes)}. Records: '
-        f'[{folder.name}](results/transfer/{folder.name}). Rerun:\n\n'
-        + ''.join(f'    {line}\n' for line in command)
     )
