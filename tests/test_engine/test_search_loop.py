@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmpse.engine import Archive, ArchiveError, pareto_front, ranking_key, read_archive
 from mmpse.engine.judge import Judge, Verdict
 from mmpse.engine.racing import least_part
+from mmpse.evaluation import recalibrate
 from mmpse.models import LatencyTable, latency_table
 from mmpse.space import BudgetError, Subnet
 
@@ -205,6 +206,26 @@ def test_judging_equals_recalibrating_and_testing_by_hand(cfg, fp16):
             total += len(labels)
     assert row.score == pytest.approx(100 * right / total, abs=1e-4)
     assert row.loss == pytest.approx(loss / total, rel=1e-4)
+
+
+def test_mixed_precision_recalibrates_and_evaluates(cfg):
+    """The losses of a model recalibrated and run by hand under PyTorch's own autocast."""
+    loop = search(cfg, **{'val_cfg.fp16': True}).train_loop
+    row, judge = read_archive(f'{cfg.work_dir}/archive.db')[3], loop.judge
+    losses = []
+    for mixed in (True, False):
+        model, logits, labels = judge.slice(loop.space.subnet(row.widths)), [], []
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=mixed):
+            recalibrate(model, judge.calibration)
+            model.eval()
+            for batch in loop.runner.val_loop.dataloader:
+                images = model.data_preprocessor(batch, False)['inputs']
+                logits.append(model.head(model.extract_feat(images)))
+                labels += [sample.gt_label for sample in batch['data_samples']]
+        logits = torch.cat(logits).double()
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.cat(labels)).item())
+    assert row.loss == pytest.approx(losses[0], rel=1e-4)
+    assert row.loss != pytest.approx(losses[1], rel=1e-3)
 
 
 def test_the_search_split_is_not_the_training_split(cfg):
