@@ -169,6 +169,7 @@ class ChunkedBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
         y = torch.empty_like(x)
         mean, inverse_std = torch.empty_like(weight), torch.empty_like(weight)
         parts = x.chunk(len(weight)), weight, bias, y.chunk(len(weight)), mean, inverse_std
@@ -180,20 +181,37 @@ class ChunkedBatchNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, weight, *statistics = ctx.saved_tensors
-        groups = len(weight)
-        grads = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+        x, weight, mean, inverse_std = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        parts = grad.chunk(groups), x.chunk(groups), weight, *statistics, grads[0].chunk(groups)
-        for g, (grad_g, x_g, weight_g, mean, inverse_std, grad_x) in enumerate(
-            zip(*parts, strict=True)
+        grad_x, grad_weight, grad_bias = map(torch.empty_like, (x, weight, weight))
+        groups = len(weight)
+        # the native operator writes nowhere but into tensors of its own, which have to be copied
+        # together; in mixed precision that is still cheaper than the sum below
+        native = x.dtype != weight.dtype
+        parts = grad.chunk(groups), x.chunk(groups), weight, mean, inverse_std
+        targets = grad_x.chunk(groups), grad_weight, grad_bias
+        for grad_g, x_g, weight_g, mean_g, inverse_std_g, *of_chunk in zip(
+            *parts, *targets, strict=True
         ):
-            of_chunk = torch.ops.aten.native_batch_norm_backward(
-                grad_g, x_g, weight_g, None, None, mean, inverse_std, True, ctx.eps, [True] * 3
+            values = torch.ops.aten.native_batch_norm_backward(
+                *(grad_g, x_g, weight_g, None, None, mean_g, inverse_std_g, True, ctx.eps),
+                [native, True, True],
             )
-            for target, value in zip((grad_x, grads[1][g], grads[2][g]), of_chunk, strict=True):
-                target.copy_(value)
-        return *grads, None
+            for target, value in zip(of_chunk, values, strict=True):
+                if value is not None:
+                    target.copy_(value)
+        if not native:  # scale * grad + slope * x + offset, for every chunk and channel
+            pixels = x.numel() // weight.numel()
+            scale = weight * inverse_std
+            slope = -scale * inverse_std * grad_weight / pixels
+            offset = -scale * grad_bias / pixels - slope * mean
+
+            def by_chunk(tensor: Tensor) -> Tensor:
+                return tensor.permute(0, 2, 3, 1).view(groups, pixels, -1)
+
+            torch.addcmul(offset[:, None], by_chunk(x), slope[:, None], out=by_chunk(grad_x))
+            by_chunk(grad_x).addcmul_(by_chunk(grad), scale[:, None])
+        return grad_x, grad_weight, grad_bias, None
 
 
 def interleave(parts: Sequence[Tensor]) -> Tensor:
