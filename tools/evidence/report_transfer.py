@@ -173,7 +173,9 @@ def compare(
     if not pairs:
         return ''
     (a, b), wins = map(statistics.mean, zip(*pairs)), sum(x > y for x, y in pairs)
-    if a <= b:
+    if f'{abs(a - b):.1f}' == '0.0':  # as far as the page shows
+        how = 'is level with'
+    elif a < b:
         how = 'does not beat'
     elif wins < len(pairs):
         how = 'is better on average, though not in every seed, than'
