@@ -277,6 +277,8 @@ def test_section_follows_the_records(folder):
         '3 seeds. Searched in the supernet from the full network (22.0) beats uniform (20.0) in '
         'box mAP: +2.0 points, one seed: it may be chance.**'
     ) in section(folder)
+    write_task(folder, 2, **{'searched-pretrained': 0.2004})
+    assert 'the full network (20.0) is level with uniform (20.0)' in section(folder)
 
 
 def test_latencies_are_shown_as_ratios(folder):
