@@ -91,7 +91,7 @@ def test_page_says_who_wins_at_equal_flops(tmp_path):
             f'result_{method}_50_{"_".join(variant)}_seed{seed}',
             **dict(kind='result', method=method, budget='50%', flops=2_000_000, steps=7, **flags),
             **dict(supernet_seconds=100, search_seconds=50, seconds_allowed=300),
-            **dict(held_out=test - 1, test=test),
+            **dict(held_out=test - 1, test=test, seed=seed),
         )
 
     result('uniform', 60.0)
@@ -99,12 +99,15 @@ def test_page_says_who_wins_at_equal_flops(tmp_path):
     result('evolution', 58.0)
     result('evolution', 64.0, warm=True)
     page = page_of(tmp_path / 'results')
-    assert '| uniform pruning | 2.00 ± 0.00 | 61.00 ± 1.41 | 60.00 ± 1.41 | 2 | 100 | 50 |' in page
+    assert (
+        '| uniform pruning | 2.00 ± 0.00 | 61.00 ± 1.41 | +0.00 ± 0.00 | 60.00 ± 1.41 | 2 | 100 |'
+    ) in page
+    assert '| evolution from the prior (PSE-Net) | 2.00 | 58.00 | -2.00 | 57.00 | 1 |' in page
     table, _, under = page.partition('#### At 50% of the FLOPs')[2].partition('**')
     assert table.rstrip().endswith('|')  # the verdict is the first line under the table
     assert under.partition('**')[0] == (
-        "evolution from the prior (PSE-Net), from the supernet's weights wins (64.00 %), one of "
-        'ours. The best rival, uniform pruning, has 61.00 %: 3.00 points less.'
+        "evolution from the prior (PSE-Net), from the supernet's weights (+4.00 points) wins, one "
+        'of ours; the best rival is uniform pruning.'
     )
     assert 'Not run: random search (parallel supernet), greedy' in page
     assert 'retrained for the whole time' not in page
@@ -113,8 +116,8 @@ def test_page_says_who_wins_at_equal_flops(tmp_path):
     free = page.partition('FLOPs, retrained for the whole time')[2].partition('.**')[0]
     assert '61.00 ± 1.41' in free and '| 64.00 | 63.00 |' not in free
     assert free.endswith(
-        'evolution from the prior (PSE-Net) wins (65.00 %), one of ours. The best rival, uniform '
-        'pruning, has 61.00 %: 4.00 points less'
+        'evolution from the prior (PSE-Net) (+5.00 points) wins, one of ours; the best rival is '
+        'uniform pruning'
     )
     assert 'Not run: `python tools/evidence/equal_flops.py --data-root DATA --network mob' in page
 
@@ -124,39 +127,57 @@ def test_page_says_who_wins_at_equal_flops(tmp_path):
     [
         (dict(uniform=60.0), ''),
         ({'evolution': 60.0, 'stage-wise': 61.0}, ''),
-        (dict(uniform=60.0, random=61.0), 'random search (parallel supernet) wins (61.00 %).'),
+        (
+            dict(uniform=60.0, random=61.0),
+            'random search (parallel supernet) (+1.00 points) wins.',
+        ),
         (
             {'uniform': 62.0, 'torch-pruning': 60.0, 'evolution': 58.0, 'stage-wise': 59.5},
-            'uniform pruning wins (62.00 %). The best of ours, stage-wise search (SP), has '
-            '59.50 %: 2.50 points less. It also loses to Torch-Pruning, fine-tuned.',
+            'uniform pruning wins; the best of ours is stage-wise search (SP) (-2.50 points), '
+            'which also loses to Torch-Pruning, fine-tuned.',
         ),
         (
             {'uniform': 62.0, 'random': 60.0, 'greedy': 61.0, 'torch-pruning': 59.0}
             | {'stage-wise': 60.0},
-            'uniform pruning wins (62.00 %). The best of ours, stage-wise search (SP), has '
-            '60.00 %: 2.00 points less. It also loses to random search (parallel supernet); '
-            'greedy slimming (AutoSlim).',
+            'uniform pruning wins; the best of ours is stage-wise search (SP) (-2.00 points), '
+            'which also loses to random search (parallel supernet); greedy slimming (AutoSlim).',
         ),
         (
             {'uniform': 62.0, 'torch-pruning': 60.0, 'evolution': 61.0},
-            'uniform pruning wins (62.00 %). The best of ours, evolution from the prior '
-            '(PSE-Net), has 61.00 %: 1.00 points less.',
+            'uniform pruning wins; the best of ours is evolution from the prior (PSE-Net) (-1.00 '
+            'points).',
         ),
         (
             {'uniform': 62.0, 'torch-pruning': 63.0, 'evolution': 58.0, 'stage-wise': 63.5},
-            'stage-wise search (SP) wins (63.50 %), one of ours. The best rival, Torch-Pruning, '
-            'fine-tuned, has 63.00 %: 0.50 points less.',
+            'stage-wise search (SP) (+1.50 points) wins, one of ours; the best rival is '
+            'Torch-Pruning, fine-tuned (+1.00 points).',
         ),
     ],
-    ids=['one', 'ours alone', 'rivals alone', 'third', 'level', 'second', 'ours wins'],
+    ids=['one', 'no uniform', 'rivals alone', 'third', 'level', 'second', 'ours wins'],
 )
 def test_page_words_of_accuracies(tests, text):
     from report_equal_flops import METHODS, verdict_of_results
 
     results = {
-        METHODS[m]: [dict(test=tests[m] + k) for k in (-1, 1)] for m in METHODS if m in tests
+        METHODS[m]: [dict(seed=k, test=tests[m] + k) for k in (-1, 1)]
+        for m in METHODS
+        if m in tests
     }
     assert verdict_of_results(results) == (text and f'\n**{text}**\n')
+
+
+def test_page_compares_with_uniform_of_the_same_seed():
+    from report_equal_flops import METHODS, verdict_of_results
+
+    of_seeds = dict(uniform={0: 70.0, 1: 60.0}, evolution={0: 69.0}, random={1: 58.0, 2: 90.0})
+    results = {
+        METHODS[m]: [dict(seed=seed, test=test) for seed, test in tests.items()]
+        for m, tests in of_seeds.items()
+    }
+    assert verdict_of_results(results) == (
+        '\n**uniform pruning wins; the best of ours is evolution from the prior (PSE-Net) (-1.00 '
+        'points).**\n'
+    )
 
 
 def test_page_compares_samplers_and_recalibration(tmp_path):

@@ -87,11 +87,13 @@ def equal_flops_at(of: EqualFlops, budget: str) -> str:
 
 
 def table_of_results(results: dict[str, list[dict]]) -> str:
+    margins = above_uniform(results)
     rows = [
         [
             name,
             spread([r['flops'] / 1e6 for r in records], '.2f'),
             spread([r['test'] for r in records], '.2f'),
+            spread(margins[name], '+.2f') if name in margins else '',
             spread([r['held_out'] for r in records], '.2f'),
             len(records),
             *(
@@ -101,33 +103,45 @@ def table_of_results(results: dict[str, list[dict]]) -> str:
         ]
         for name, records in results.items()
     ]
-    header = 'method', 'M FLOPs', 'test accuracy (%)', 'held-out accuracy (%)', 'seeds'
-    header = *header, 'supernet (s)', 'search (s)', 'retraining (s)', 'its steps'
+    header = 'method', 'M FLOPs', 'test accuracy (%)', 'against uniform', 'held-out accuracy (%)'
+    header = *header, 'seeds', 'supernet (s)', 'search (s)', 'retraining (s)', 'its steps'
     return table(header, rows)
+
+
+def above_uniform(results: dict[str, list[dict]]) -> dict[str, list[float]]:
+    """Points of test accuracy above uniform pruning with the same seed, for all such seeds.
+
+    The results of a seed are of one day, on which the machine was as fast for all.
+    """
+    uniform = {r['seed']: r['test'] for r in results.get(METHODS['uniform'], [])}
+    margins = {
+        name: [r['test'] - uniform[r['seed']] for r in records if r['seed'] in uniform]
+        for name, records in results.items()
+    }
+    return {name: values for name, values in margins.items() if values}
 
 
 def verdict_of_results(results: dict[str, list[dict]]) -> str:
     """In plain words, who wins, and where the best of ours stands."""
-    means = {name: statistics.mean(r['test'] for r in records) for name, records in results.items()}
-    names = {METHODS[m] + WARM * warm for m in OUR_METHODS for warm in (False, True)}
-    ours = {name: value for name, value in means.items() if name in names}
-    rivals = {name: value for name, value in means.items() if name not in names}
-    if len(means) < 2 or not rivals:
+    margins = {name: statistics.mean(values) for name, values in above_uniform(results).items()}
+    if len(margins) < 2:
         return ''
-    first = max(means, key=means.get)
-    text = f'{first} wins ({means[first]:.2f} %)'
+    names = {METHODS[m] + WARM * warm for m in OUR_METHODS for warm in (False, True)}
+    ours = {name: value for name, value in margins.items() if name in names}
+    rivals = {name: value for name, value in margins.items() if name not in names}
+    first = max(margins, key=margins.get)
+    text = f'{place(first, margins)} wins'
     if first in ours:
-        text += ', one of ours. ' + runner_up('rival', rivals, means[first])
+        text += f', one of ours; the best rival is {place(max(rivals, key=rivals.get), margins)}'
     elif ours:
-        own = max(ours.values())
-        text += '. ' + runner_up('of ours', ours, means[first])
-        also = [name for name, value in rivals.items() if value >= own and name != first]
+        best = max(ours, key=ours.get)
+        text += f'; the best of ours is {place(best, margins)}'
+        also = [name for name, value in rivals.items() if value >= ours[best] and name != first]
         if also:
-            text += f'. It also loses to {"; ".join(also)}'
+            text += f', which also loses to {"; ".join(also)}'
     return f'\n**{text}.**\n'
 
 
-def runner_up(what: str, means: dict[str, float], most: float) -> str:
-    best = max(means, key=means.get)
-    value = means[best]
-    return f'The best {what}, {best}, has {value:.2f} %: {most - value:.2f} points less'
+def place(name: str, margins: dict[str, float]) -> str:
+    """A method, and where it stands to uniform pruning."""
+    return name if name == METHODS['uniform'] else f'{name} ({margins[name]:+.2f} points)'

@@ -19,7 +19,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def spread(values: Sequence[float], form: str) -> str:
     """The mean, and the standard deviation where there are several."""
     mean = format(statistics.mean(values), form)
-    return f'{mean} ± {statistics.stdev(values):{form}}' if len(values) > 1 else mean
+    if len(values) == 1:
+        return mean
+    return f'{mean} ± {statistics.stdev(values):{form.lstrip("+")}}'
 
 
 def note(folder: Path, name: str) -> str:
