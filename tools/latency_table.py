@@ -3,7 +3,8 @@
 python tools/latency_table.py CONFIG --input-shape 3 224 224 -o table.json [--check 20]
 
 Run it on an otherwise idle machine. If it is interrupted, the same command goes on. A search takes
-the table with train_cfg.latency_table=table.json and train_cfg.budget="{'latency': '5ms'}".
+the table with --cfg-options train_cfg.latency_table=table.json train_cfg.budget._delete_=True
+train_cfg.budget.latency=5ms.
 """
 
 import argparse

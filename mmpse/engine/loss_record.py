@@ -13,7 +13,7 @@ class LossRecord:
     """Losses of the drawn subnets of a supernet training, the latest ``size`` of them.
 
     A late loss is lower merely for being late: the running mean of the losses of its time is kept
-    beside each one (METHOD section 2).
+    beside each one.
 
     Args:
         size: Entries kept.

@@ -41,11 +41,11 @@ class SearchLoop(BaseLoop):
     The config names the supernet's checkpoint in ``load_from``; its ``val_dataloader`` and
     ``val_evaluator`` judge the candidates, on a split that is held out of the training set, in
     mixed precision with ``val_cfg=dict(fp16=True)``. A search says what to judge next
-    (:meth:`propose`), and nothing else: the base judges it, in as many processes as MMEngine's
-    launcher started, writes every judged subnet into the archive ``work_dir/archive.db`` before the
-    next one is judged, and after every generation writes ``best_subnet.json`` and ``topk.json``.
-    The best is the one of the highest score within the budget; of equals, that of the lowest mean
-    loss (classifiers), then the cheapest.
+    (:meth:`propose`) and how much in all (:attr:`max_iters`); the base judges it, in as many
+    processes as MMEngine's launcher started, writes every judged subnet into the archive
+    ``work_dir/archive.db`` before the next one is judged, and after every generation writes
+    ``best_subnet.json`` and ``topk.json``. The best is the one of the highest score within the
+    budget; of equals, that of the lowest mean loss (classifiers), then the cheapest.
 
     What a search proposes depends on its settings, the seed and the scores alone. So a killed
     search goes on with ``--resume`` to the same result, and any number of processes give the same.

@@ -24,8 +24,8 @@ ROUNDS = 200  # times that more are made, before a generation is filled in anoth
 class RandomSearchLoop(SearchLoop):
     """Random search: ``generations * population`` subnets drawn from the prior.
 
-    The prior (METHOD section 2) comes from the checkpoint's loss record; without one it is of the
-    cost alone. The first subnet is the nearest uniform one, the choice to beat.
+    The prior (PSE-Net, arXiv 2408.16233) comes from the checkpoint's loss record; without one it is
+    of the cost alone. The first subnet is the nearest uniform one, the choice to beat.
 
     Args:
         population: Subnets of a generation.
@@ -92,7 +92,7 @@ class RandomSearchLoop(SearchLoop):
 
 @LOOPS.register_module()
 class EvolutionSearchLoop(RandomSearchLoop):
-    """Evolutionary search (METHOD section 3).
+    """Evolutionary search (PSE-Net, arXiv 2408.16233).
 
     The first generation is that of the random search; the others are made of the best so far, what
     an earlier search left in the archive included.

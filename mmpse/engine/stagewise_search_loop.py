@@ -1,4 +1,4 @@
-"""Stage-wise search (METHOD section 5): stages one by one, joined under the budget."""
+"""Stage-wise search (arXiv 2011.04908): stages one by one, joined under the budget."""
 
 from __future__ import annotations
 

@@ -33,18 +33,20 @@ CHECKPOINT_KEY = 'mmpse_supernet'
 
 @HOOKS.register_module()
 class SupernetHook(Hook):
-    """Training of a supernet (METHOD sections 1 and 4), through the model's slimmable backbone.
+    """Training of a supernet, through the model's slimmable backbone.
 
     In every iteration the hook draws ``n`` subnets, activates them, and records their losses, for
     the prior of the search. By default they share the batch (PSE-Net): image ``i`` runs through
     subnet ``i % n``, in one forward and one backward. With ``serial=True`` each runs on the whole
-    batch, one after the other. Then:
+    batch, one after the other. Sources: PSE-Net (arXiv 2408.16233); for the serial ways, which take
+    ``sampler=dict(type='mmpse.UniformSampler')``, US-Nets (1903.05134), AutoSlim (1903.11728) and
+    SPOS (1904.00420):
 
-    * AutoSlim, US-Nets (sandwich rule): ``n=4, serial=True, distillation=dict()``
-    * SPOS (single path): ``n=1, fullnet=False, tinynet=False, sampler=dict(type=UniformSampler)``
+    * sandwich rule (AutoSlim, US-Nets): ``n=4, serial=True, distillation=dict()``
+    * single path (SPOS): ``n=1, fullnet=False, tinynet=False``
 
-    A :class:`mmpse.models.StageWiseClassifier` trains them stage by stage (METHOD section 5); its
-    fullnet runs anyway, so that ``fullnet=False`` leaves the groups to the others.
+    A :class:`mmpse.models.StageWiseClassifier` trains them stage by stage; its fullnet runs anyway,
+    so that ``fullnet=False`` leaves the groups to the others.
 
     What iteration ``i`` draws (subnets, and the random numbers of the process: augmentation,
     dropout) depends on the runner's seed, the rank and ``i`` alone, so that a run that was killed

@@ -182,7 +182,7 @@ class SlimmableBackbone:
             subnets: The subnets, one per group.
             execution: ``'sliced'`` runs each group through the first channels of every layer;
                 ``'masked'`` runs the full width once and drops channels by prefix masks. Both
-                give the same features and gradients (METHOD section 1).
+                give the same features and gradients.
             parts: The parts that will be run, by :meth:`forward_parts`; ``None``: all of them.
 
         Raises:

@@ -3,7 +3,7 @@
 A stage is some consecutive parts of the backbone. A subnet's stage runs on the fullnet's feature in
 front of it, cut to the subnet's first channels there; its target is the fullnet's feature behind
 it, cut likewise. The last stage includes neck and head, and is compared by its scores. Source:
-METHOD section 5.
+stage-wise pruning, arXiv 2011.04908; see docs/stagewise.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A classifier whose subnets learn stage by stage from the fullnet (METHOD section 5)."""
+"""A classifier whose subnets learn stage by stage from the fullnet (arXiv 2011.04908)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Joining subnets of stages, exactly (METHOD section 5)."""
+"""Joining subnets of stages, exactly."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def tilted(
     Among all distributions with that expected cost, ``P`` proportional to
     ``exp(-energy - tilt * cost of the width)`` is the one of least relative entropy (the cost of a
     width being linearised around the uniform subnet of that cost). The tilt is found by bisection,
-    since the expected cost falls as it grows. Source: this project; METHOD section 2's objective
-    with its penalty replaced by the constraint itself.
+    since the expected cost falls as it grows. Source: this project; the objective of PSE-Net's
+    prior (arXiv 2408.16233) with its penalty replaced by the constraint itself.
     """
     tables = cost.tables(space)
     base = np.zeros(width_table(space).shape) if energy is None else energy
@@ -112,7 +112,7 @@ class SpreadSampler:
     """Subnets spread evenly over a range of FLOPs.
 
     Independent uniform widths crowd around their mean FLOPs and never visit the small and the large
-    ends (METHOD section 1). Here a target is drawn evenly from the range first, then widths from
+    ends. Here a target is drawn evenly from the range first, then widths from
     the distribution tilted to that target.
 
     Args:
@@ -145,7 +145,7 @@ class SpreadSampler:
 def expected_loss(
     space: SearchSpace, widths: np.ndarray, losses: np.ndarray, share: float = 0.2
 ) -> np.ndarray:
-    """E[u, w]: how well subnets with width w in unit u did in training (METHOD section 2).
+    """E[u, w]: how well subnets with width w in unit u did in training.
 
     The mean of the lowest ``share`` of their losses. A share, where BCNet takes a fixed number of
     losses, so that a width seen more often does not look better for it. A width never seen gets the
@@ -176,7 +176,7 @@ def expected_loss(
 
 
 class PriorSampler:
-    """Subnets inside a budget, good ones more often: the prior of METHOD section 2.
+    """Subnets inside a budget, good ones more often: the prior of PSE-Net.
 
     The prior gives every unit its own distribution, and candidates are draws from it under the
     condition that they lie in the budget. What knows the cost meets that condition by

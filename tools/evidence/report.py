@@ -25,8 +25,9 @@ from mmpse.files import written
 INTRODUCTION = """# Results
 
 `make results` rewrites this page from the records in [results](results) and trains nothing: every
-figure below is in one of those JSON files, together with the command that made it, the seed, the
-machine, the time, the date and the version of the code.
+figure of a table is in one of those JSON files, together with the command that made it, the seed,
+the machine, the time, the date and the version of the code. The notes under the tables are written
+by hand; what they say was tried beside them has no record.
 
 The experiments read CIFAR-10 from `--data-root DATA`, in its official form, the folder
 `cifar-10-batches-py`. They can be killed at any time: run again, they go on with what has no record

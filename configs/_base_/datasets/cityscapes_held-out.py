@@ -10,6 +10,7 @@ train = dict(
 train_dataloader = dict(
     batch_size=8,
     num_workers=8,
+    persistent_workers=False,  # so that a resumed run draws the same augmentations
     dataset=dict(
         _delete_=True,
         **held_out,

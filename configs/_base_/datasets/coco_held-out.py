@@ -13,6 +13,7 @@ train2017 = dict(
 train_dataloader = dict(
     batch_size=8,
     num_workers=8,
+    persistent_workers=False,  # so that a resumed run draws the same augmentations
     sampler=dict(type='InfiniteSampler'),  # there is no last batch that subnets could not share
     dataset=dict(
         _delete_=True,
