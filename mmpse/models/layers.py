@@ -186,8 +186,9 @@ class ChunkedBatchNorm(torch.autograd.Function):
         grad_x, grad_weight, grad_bias = map(torch.empty_like, (x, weight, weight))
         groups = len(weight)
         # the native operator writes nowhere but into tensors of its own, which have to be copied
-        # together; in mixed precision that is still cheaper than the sum below
-        native = x.dtype != weight.dtype
+        # together; in mixed precision that is still cheaper than the sum below, and a subnet alone
+        # trains bit for bit as the stock layer
+        native = groups == 1 or x.dtype != weight.dtype
         parts = grad.chunk(groups), x.chunk(groups), weight, mean, inverse_std
         targets = grad_x.chunk(groups), grad_weight, grad_bias
         for grad_g, x_g, weight_g, mean_g, inverse_std_g, *of_chunk in zip(

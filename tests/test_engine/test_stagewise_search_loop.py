@@ -205,7 +205,7 @@ def test_mixed_precision_judges_stages_too(swp_search_cfg, checkpoint, tmp_path)
     both = [widths for widths in plain if widths in mixed]
     values = [[distance[widths] for widths in both] for distance in found]
     assert len(both) >= 25 and values[0] != values[1]
-    assert values[1] == pytest.approx(values[0], rel=0.05, abs=0.01)
+    assert values[1] == pytest.approx(values[0], rel=0.1, abs=0.02)
 
 
 class Dying:
