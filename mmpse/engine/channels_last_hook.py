@@ -13,8 +13,8 @@ from mmpse.registry import HOOKS
 class ChannelsLastHook(Hook):
     """Lay the model's weights out as channels_last; activations follow.
 
-    The same network, to rounding. A step takes 0.5 to 0.9 of the time on a CPU, by network; on
-    GPUs it gains with mixed precision.
+    The same network, to rounding. A float32 step takes 0.5 to 0.9 of the time on a CPU, by
+    network; on GPUs it gains with mixed precision.
     """
 
     def before_run(self, runner: Runner) -> None:

@@ -38,7 +38,7 @@ class SupernetHook(Hook):
     In every iteration the hook draws ``n`` subnets, activates them, and records their losses, for
     the prior of the search. By default they share the batch (PSE-Net): image ``i`` runs through
     subnet ``i % n``, in one forward and one backward. With ``serial=True`` each runs on the whole
-    batch, one after the other. Sources: PSE-Net (arXiv 2408.16233); for the serial ways, which take
+    batch, one after the other. Sources: PSE-Net (arXiv 2408.16233); for the other ways, which take
     ``sampler=dict(type='mmpse.UniformSampler')``, US-Nets (1903.05134), AutoSlim (1903.11728) and
     SPOS (1904.00420):
 

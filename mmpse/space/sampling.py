@@ -112,8 +112,8 @@ class SpreadSampler:
     """Subnets spread evenly over a range of FLOPs.
 
     Independent uniform widths crowd around their mean FLOPs and never visit the small and the large
-    ends. Here a target is drawn evenly from the range first, then widths from
-    the distribution tilted to that target.
+    ends. Here a target is drawn evenly from the range first, then widths from the distribution
+    tilted to that target.
 
     Args:
         space: The search space.
