@@ -6,7 +6,7 @@ from .distillation import Distillation
 from .fit import FitToBackbone, with_subnet
 from .latency import RUNTIMES, device_name, measure_latencies, prepared
 from .latency_table import LatencyError, LatencyTable
-from .layers import SlimmableBN2d, SlimmableConv2d, is_channels_last
+from .layers import InPlaceReLU6, SlimmableBN2d, SlimmableConv2d, is_channels_last
 from .mobilenet_v2 import SlimmableMobileNetV2
 from .resnet import SlimmableResNet
 from .resnet_cifar import ResNetCIFAR, SlimmableResNet_CIFAR, SlimmableResNetCIFAR
@@ -31,6 +31,7 @@ __all__ = [
     'Distillation',
     'FitError',
     'FitToBackbone',
+    'InPlaceReLU6',
     'ResNetCIFAR',
     'SliceError',
     'Slimmable',

@@ -1,4 +1,4 @@
-"""Convolution and normalisation layers that run many subnets in one pass.
+"""The layers of a supernet: they run many subnets in one pass.
 
 They are the stock layers, with the same parameters and state_dict keys, plus the state that
 :class:`mmpse.models.SlimmableBackbone` sets around a forward:
@@ -213,6 +213,37 @@ class ChunkedBatchNorm(torch.autograd.Function):
             torch.addcmul(offset[:, None], by_chunk(x), slope[:, None], out=by_chunk(grad_x))
             by_chunk(grad_x).addcmul_(by_chunk(grad), scale[:, None])
         return grad_x, grad_weight, grad_bias, None
+
+
+@MODELS.register_module()
+class InPlaceReLU6(nn.ReLU6):
+    """The stock layer, which in place trains without a copy of its input.
+
+    PyTorch's keeps one for the backward, where the output says as much: one of the three
+    activations that a MobileNetV2 would hold for every such layer.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        trains = torch.is_grad_enabled() and x.requires_grad
+        if not (self.inplace and trains) or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return super().forward(x)
+        return ClampInPlace.apply(x, self.min_val, self.max_val)
+
+
+class ClampInPlace(torch.autograd.Function):
+    """``x`` itself, limited to a range; its gradient is zero where it is at a limit."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, lowest: float, highest: float) -> Tensor:
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x.clamp_(lowest, highest))
+        ctx.limits = lowest, highest
+        return x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.hardtanh_backward(grad, y, *ctx.limits), None, None
 
 
 def interleave(parts: Sequence[Tensor]) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmcv.cnn import ConvModule
@@ -20,6 +21,16 @@ class MobileNetV2Units(SlimmableBackbone):
     channels of a block (its expansion and its depthwise convolution); ``conv2``, the last
     convolution (mmseg's has none). 25 units.
     """
+
+    def __init__(
+        self,
+        subnet: str | os.PathLike | Mapping | None = None,
+        act_cfg: Mapping[str, Any] = dict(type='ReLU6'),
+        **kwargs,
+    ) -> None:
+        if subnet is None and act_cfg['type'] == 'ReLU6':
+            act_cfg = {**act_cfg, 'type': 'mmpse.InPlaceReLU6'}
+        super().__init__(subnet=subnet, act_cfg=act_cfg, **kwargs)
 
     def identity(self) -> dict[str, Any]:
         return dict(type='SlimmableMobileNetV2', widen_factor=float(self.widen_factor))

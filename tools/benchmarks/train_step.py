@@ -2,11 +2,12 @@
 
 python tools/benchmarks/train_step.py [--networks MobileNetV2-1.5x] [--dtypes float32] [--json FILE]
 
-Every mode is an MMEngine Runner with the hook a user would configure, on one shared model; a step
-is the runner's own. All modes run interleaved, round by round, in one process; the table gives
-medians, and ratios to the plain step of the same memory layout and precision of the same round.
-Only the ratios mean something on a noisy machine. Peak memory is that of PyTorch's allocator in one
-more step (on a CPU as its profiler records it): weights, momentum and all that the step holds.
+Every mode is an MMEngine Runner with the hook a user would configure, on one shared supernet; a
+step is the runner's own. The plain step trains the full network as a static one, of stock layers.
+All modes run interleaved, round by round, in one process; the table gives medians, and ratios to
+the plain step of the same memory layout and precision of the same round. Only the ratios mean
+something on a noisy machine. Peak memory is that of PyTorch's allocator in one more step (on a CPU
+as its profiler records it): weights, momentum and all that the step holds.
 images/s are subnet-images: an image that runs through k subnets in a step counts k times.
 """
 
@@ -27,6 +28,7 @@ from rich.table import Table
 
 import mmpse  # noqa: F401
 from mmpse.files import write_json
+from mmpse.models import find_backbone
 
 NETWORKS = {
     'MobileNetV2-1.5x': dict(type='mmpse.SlimmableMobileNetV2', widen_factor=1.5),
@@ -174,7 +176,7 @@ def main() -> None:
     show(rows, args)
 
 
-def build(network: str, architecture: str):
+def build(network: str, architecture: str, **backbone):
     """A classifier of 1000 classes."""
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return MODELS.build(
@@ -182,7 +184,7 @@ def build(network: str, architecture: str):
                 type='mmpse.FitToBackbone',
                 architecture=architecture,
                 data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
-                backbone=NETWORKS[network],
+                backbone=NETWORKS[network] | backbone,
                 neck=dict(type='GlobalAveragePooling'),
                 head=dict(type='LinearClsHead', num_classes=1000, in_channels=1),
             )
@@ -191,18 +193,21 @@ def build(network: str, architecture: str):
 
 def measure(network, layout, dtype, batch, device, args) -> list[dict]:
     """The rows of one network in one layout and precision."""
-    model, stage_wise = (
-        build(network, architecture).to(device, memory_format=LAYOUTS[layout])
-        for architecture in ('ImageClassifier', 'mmpse.StageWiseClassifier')
-    )
-    for name, module in model.named_children():  # the same weights
+    supernet = build(network, 'ImageClassifier')
+    stage_wise = build(network, 'mmpse.StageWiseClassifier')
+    for name, module in supernet.named_children():  # the same weights
         setattr(stage_wise, name, module)
+    fullnet = find_backbone(supernet).search_space.fullnet
+    plain = build(network, 'ImageClassifier', subnet=fullnet)
+    models = {'plain': plain, STAGE_WISE: stage_wise}
+    for model in (supernet, plain):
+        model.to(device, memory_format=LAYOUTS[layout])
     times: dict[tuple[str, int], list[float]] = {}
     peaks: dict[tuple[str, int], int] = {}
     with tempfile.TemporaryDirectory() as work_dir:
         trainers = {
             mode: Trainer(
-                stage_wise if mode[0].startswith(STAGE_WISE) else model,
+                models.get(mode[0].split()[0], supernet),
                 hooks_of_mode,
                 WRAPPERS[dtype],
                 batch,
@@ -222,12 +227,12 @@ def measure(network, layout, dtype, batch, device, args) -> list[dict]:
                 elif round_ <= args.rounds:
                     times.setdefault(mode, []).append(timed(trainer.step, device))
                 else:
-                    peaks[mode] = peak_bytes(trainer.step, model, device)
+                    peaks[mode] = peak_bytes(trainer.step, trainer.runner.model, device)
                 trainer.close()
-    plain = times['plain', 1]
+    plain_seconds = times['plain', 1]
     rows = []
     for (mode, n), seconds in times.items():
-        ratios = [value / base for value, base in zip(seconds, plain, strict=True)]
+        ratios = [value / base for value, base in zip(seconds, plain_seconds, strict=True)]
         subnet_images = args.batch * images_of(mode, n)
         rows.append(
             dict(
