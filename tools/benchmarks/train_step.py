@@ -2,20 +2,24 @@
 
 python tools/benchmarks/train_step.py [--networks MobileNetV2-1.5x] [--dtypes float32] [--json FILE]
 
-Every mode is an MMEngine Runner with the hook a user would configure, on one shared supernet; a
-step is the runner's own. The plain step trains the full network as a static one, of stock layers.
-All modes run interleaved, round by round, in one process; the table gives medians, and ratios to
-the plain step of the same memory layout and precision of the same round. Only the ratios mean
-something on a noisy machine. Peak memory is that of PyTorch's allocator in one more step (on a CPU
-as its profiler records it): weights, momentum and all that the step holds.
+Every mode is an MMEngine Runner with the hook a user would configure, in a process of its own, as
+training would have it: modes that share one leave each other's memory to clear. The plain step
+trains the full network as a static one, of stock layers. The processes take their steps in turn,
+round by round; the table gives medians, and ratios to the plain step of the same memory layout and
+precision of the same round. Only the ratios mean something on a noisy machine. Peak memory is that
+of PyTorch's allocator in one more step (on a CPU as its profiler records it): weights, momentum and
+all that the step holds.
 images/s are subnet-images: an image that runs through k subnets in a step counts k times.
 """
 
 import argparse
+import contextlib
 import itertools
+import multiprocessing
 import statistics
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
@@ -27,6 +31,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.engine.execution import now
 from mmpse.files import write_json
 from mmpse.models import find_backbone
 
@@ -44,6 +49,7 @@ MODES = (
     *('plain', 'masked', 'sliced'),
     *(f'{STAGE_WISE} masked', f'{STAGE_WISE} sliced', 'sandwich', 'spos'),
 )
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 NO_HOOKS = dict.fromkeys(
     ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 )
@@ -90,9 +96,10 @@ def hooks(parallel: list[int], sampler: str) -> dict[tuple[str, int], list[dict]
 
 
 class Trainer:
-    """One mode on one model, ready to take single steps."""
+    """One mode, ready to take single steps."""
 
     def __init__(self, model, hooks: list[dict], wrapper: str, batch: dict, work_dir: str) -> None:
+        self.model = model
         serial = any(hook.get('serial', False) for hook in hooks)
         self.batch = batch
         self.runner = Runner(
@@ -125,52 +132,56 @@ class Trainer:
         self.runner.model.train()
         self.runner.train_loop.run_iter(self.batch)
 
-    def close(self) -> None:
-        self.runner.call_hook('after_train')
+
+def start_trainer(network, layout, dtype, mode, hooks, images, size, work_dir) -> None:
+    """Make this process that of a mode."""
+    global trainer
+    model = build(network, 'mmpse.StageWiseClassifier' if STAGE_WISE in mode else 'ImageClassifier')
+    if mode == 'plain':
+        fullnet = find_backbone(model).search_space.fullnet
+        model = build(network, 'ImageClassifier', subnet=fullnet)
+    model.to(DEVICE, memory_format=LAYOUTS[layout])
+    batch = dict(
+        inputs=torch.randint(256, (images, 3, size, size), dtype=torch.uint8),
+        data_samples=[DataSample().set_gt_label(k % 1000) for k in range(images)],
+    )
+    trainer = Trainer(model, hooks, WRAPPERS[dtype], batch, work_dir)
 
 
-def timed(step, device: str) -> float:
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def step_seconds() -> float:
+    """Time of a step of this process's mode."""
+    start = now()
+    trainer.step()
+    return now() - start
 
 
-def peak_bytes(step, model, device: str) -> int:
+def peak_bytes() -> int:
     """Largest amount of memory that is allocated at one moment of a step."""
-    if device == 'cuda':
+    if DEVICE == 'cuda':
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        step()
+        trainer.step()
         peak = torch.cuda.max_memory_allocated() - before
     else:
         cpu = [torch.profiler.ProfilerActivity.CPU]
         with torch.profiler.profile(
             activities=cpu, profile_memory=True, acc_events=True
         ) as profile:
-            step()
+            trainer.step()
         events = profile.profiler.kineto_results.events()
         sizes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == '[memory]']
         sizes.sort(key=lambda event: event[0])
         peak = max(itertools.accumulate(size for _, size in sizes))
-    weights = sum(p.nbytes for p in model.parameters())
-    buffers = sum(b.nbytes for b in model.buffers())
+    weights = sum(p.nbytes for p in trainer.model.parameters())
+    buffers = sum(b.nbytes for b in trainer.model.buffers())
     return 2 * weights + buffers + peak  # the momentum of this mode is as large as the weights
 
 
 def main() -> None:
     args = parse_args()
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    batch = dict(
-        inputs=torch.randint(256, (args.batch, 3, args.size, args.size), dtype=torch.uint8),
-        data_samples=[DataSample().set_gt_label(k % 1000) for k in range(args.batch)],
-    )
     rows = []
     for network, layout, dtype in itertools.product(args.networks, args.layouts, args.dtypes):
-        rows += measure(network, layout, dtype, batch, device, args)
+        rows += measure(network, layout, dtype, args)
         if args.json:
             write_json(args.json, rows)
     show(rows, args)
@@ -191,55 +202,41 @@ def build(network: str, architecture: str, **backbone):
         )
 
 
-def measure(network, layout, dtype, batch, device, args) -> list[dict]:
+def measure(network: str, layout: str, dtype: str, args) -> list[dict]:
     """The rows of one network in one layout and precision."""
-    supernet = build(network, 'ImageClassifier')
-    stage_wise = build(network, 'mmpse.StageWiseClassifier')
-    for name, module in supernet.named_children():  # the same weights
-        setattr(stage_wise, name, module)
-    fullnet = find_backbone(supernet).search_space.fullnet
-    plain = build(network, 'ImageClassifier', subnet=fullnet)
-    models = {'plain': plain, STAGE_WISE: stage_wise}
-    for model in (supernet, plain):
-        model.to(device, memory_format=LAYOUTS[layout])
     times: dict[tuple[str, int], list[float]] = {}
     peaks: dict[tuple[str, int], int] = {}
-    with tempfile.TemporaryDirectory() as work_dir:
-        trainers = {
-            mode: Trainer(
-                models.get(mode[0].split()[0], supernet),
-                hooks_of_mode,
-                WRAPPERS[dtype],
-                batch,
-                work_dir,
-            )
-            for mode, hooks_of_mode in hooks(args.n, args.sampler).items()
-            if mode[0] in ('plain', *args.modes)
-        }
-        for trainer in trainers.values():  # only the one that steps may listen to the loss
-            trainer.close()
+    # forked from a process that has imported all this, and run nothing yet
+    context = multiprocessing.get_context('forkserver')
+    with contextlib.ExitStack() as stack:
+        work_dir = stack.enter_context(tempfile.TemporaryDirectory())
+        processes = {}
+        for (mode, n), hooks_of_mode in hooks(args.n, args.sampler).items():
+            if mode in ('plain', *args.modes):
+                settings = (network, layout, dtype, mode, hooks_of_mode)
+                settings += (args.batch, args.size, work_dir)
+                pool = ProcessPoolExecutor(1, context, start_trainer, settings)
+                processes[mode, n] = stack.enter_context(pool)
         title = f'{network}, {layout}, {dtype}: rounds'
         for round_ in track(range(args.rounds + 2), description=title, transient=True):
-            for mode, trainer in trainers.items():
-                trainer.runner.call_hook('before_train')
+            for mode, process in processes.items():
                 if round_ == 0:  # warms up
-                    trainer.step()
+                    process.submit(step_seconds).result()
                 elif round_ <= args.rounds:
-                    times.setdefault(mode, []).append(timed(trainer.step, device))
+                    times.setdefault(mode, []).append(process.submit(step_seconds).result())
                 else:
-                    peaks[mode] = peak_bytes(trainer.step, trainer.runner.model, device)
-                trainer.close()
-    plain_seconds = times['plain', 1]
+                    peaks[mode] = process.submit(peak_bytes).result()
+    plain = times['plain', 1]
     rows = []
     for (mode, n), seconds in times.items():
-        ratios = [value / base for value, base in zip(seconds, plain_seconds, strict=True)]
+        ratios = [value / base for value, base in zip(seconds, plain, strict=True)]
         subnet_images = args.batch * images_of(mode, n)
         rows.append(
             dict(
                 network=network,
                 mode=mode,
                 n=n,
-                device=device,
+                device=DEVICE,
                 layout=layout,
                 dtype=dtype,
                 seconds=statistics.median(seconds),
