@@ -117,6 +117,7 @@ class Trainer:
             default_hooks=NO_HOOKS,
             custom_hooks=hooks,
             randomness=dict(seed=0),
+            env_cfg=dict(mp_cfg=dict(mp_start_method='forkserver')),  # as it is
             default_scope='mmpretrain',
             experiment_name=f'{time.time_ns()}',
             log_level='ERROR',
