@@ -2,18 +2,18 @@
 
 python tools/benchmarks/train_step.py [--networks MobileNetV2-1.5x] [--dtypes float32] [--json FILE]
 
-Every mode is an MMEngine Runner with the hook a user would configure, in a process of its own, as
-training would have it: modes that share one leave each other's memory to clear. The plain step
-trains the full network as a static one, of stock layers. The processes take their steps in turn,
-round by round; the table gives medians, and ratios to the plain step of the same memory layout and
-precision of the same round. Only the ratios mean something on a noisy machine. Peak memory is that
-of PyTorch's allocator in one more step (on a CPU as its profiler records it): weights, momentum and
-all that the step holds.
+Every mode is an MMEngine Runner with the hook a user would configure. The modes take turns, round
+by round, each turn in a new process: one step that is not timed, then two that are, as training
+goes on and on with one mode. Modes that share a process, or steps that follow on those of another
+mode, pay for each other's memory, and a plain step more than a parallel one. The plain step trains
+the full network as a static one, of stock layers. The table gives medians, and ratios to the plain
+step of the same memory layout and precision of the same round. Only the ratios mean something on a
+noisy machine. Peak memory is that of PyTorch's allocator in one more step (on a CPU as its profiler
+records it): weights, momentum and all that the step holds.
 images/s are subnet-images: an image that runs through k subnets in a step counts k times.
 """
 
 import argparse
-import contextlib
 import itertools
 import multiprocessing
 import statistics
@@ -49,6 +49,7 @@ MODES = (
     *('plain', 'masked', 'sliced'),
     *(f'{STAGE_WISE} masked', f'{STAGE_WISE} sliced', 'sandwich', 'spos'),
 )
+TIMED_STEPS = 2  # of a turn
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 NO_HOOKS = dict.fromkeys(
     ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -74,7 +75,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--sampler', choices=list(SAMPLERS), default='spread', help='of the random subnets'
     )
-    parser.add_argument('--rounds', type=int, default=5, help='rounds, after one warm-up round')
+    parser.add_argument('--rounds', type=int, default=5, help='turns of every mode')
     parser.add_argument('--layouts', nargs='+', choices=list(LAYOUTS), default=list(LAYOUTS))
     parser.add_argument('--dtypes', nargs='+', choices=list(WRAPPERS), default=list(WRAPPERS))
     parser.add_argument('--json', type=Path, help='write the rows to this file')
@@ -98,7 +99,9 @@ def hooks(parallel: list[int], sampler: str) -> dict[tuple[str, int], list[dict]
 class Trainer:
     """One mode, ready to take single steps."""
 
-    def __init__(self, model, hooks: list[dict], wrapper: str, batch: dict, work_dir: str) -> None:
+    def __init__(
+        self, model, hooks: list[dict], wrapper: str, batch: dict, seed: int, work_dir: str
+    ) -> None:
         self.model = model
         serial = any(hook.get('serial', False) for hook in hooks)
         self.batch = batch
@@ -116,7 +119,7 @@ class Trainer:
             ),
             default_hooks=NO_HOOKS,
             custom_hooks=hooks,
-            randomness=dict(seed=0),
+            randomness=dict(seed=seed),
             env_cfg=dict(mp_cfg=dict(mp_start_method='forkserver')),  # as it is
             default_scope='mmpretrain',
             experiment_name=f'{time.time_ns()}',
@@ -134,9 +137,8 @@ class Trainer:
         self.runner.train_loop.run_iter(self.batch)
 
 
-def start_trainer(network, layout, dtype, mode, hooks, images, size, work_dir) -> None:
-    """Make this process that of a mode."""
-    global trainer
+def turn(network, layout, dtype, mode, hooks, images, size, seed) -> tuple[float, int]:
+    """Seconds of a step, and bytes of peak memory, of a mode with the subnets of a seed."""
     model = build(network, 'mmpse.StageWiseClassifier' if STAGE_WISE in mode else 'ImageClassifier')
     if mode == 'plain':
         fullnet = find_backbone(model).search_space.fullnet
@@ -146,17 +148,17 @@ def start_trainer(network, layout, dtype, mode, hooks, images, size, work_dir) -
         inputs=torch.randint(256, (images, 3, size, size), dtype=torch.uint8),
         data_samples=[DataSample().set_gt_label(k % 1000) for k in range(images)],
     )
-    trainer = Trainer(model, hooks, WRAPPERS[dtype], batch, work_dir)
+    with tempfile.TemporaryDirectory() as work_dir:
+        trainer = Trainer(model, hooks, WRAPPERS[dtype], batch, seed, work_dir)
+        trainer.step()
+        start = now()
+        for _ in range(TIMED_STEPS):
+            trainer.step()
+        seconds = (now() - start) / TIMED_STEPS
+        return seconds, peak_bytes(trainer) if seed == 0 else 0
 
 
-def step_seconds() -> float:
-    """Time of a step of this process's mode."""
-    start = now()
-    trainer.step()
-    return now() - start
-
-
-def peak_bytes() -> int:
+def peak_bytes(trainer: Trainer) -> int:
     """Largest amount of memory that is allocated at one moment of a step."""
     if DEVICE == 'cuda':
         torch.cuda.reset_peak_memory_stats()
@@ -205,28 +207,22 @@ def build(network: str, architecture: str, **backbone):
 
 def measure(network: str, layout: str, dtype: str, args) -> list[dict]:
     """The rows of one network in one layout and precision."""
-    times: dict[tuple[str, int], list[float]] = {}
+    modes = {
+        (mode, n): (network, layout, dtype, mode, hooks_of_mode, args.batch, args.size)
+        for (mode, n), hooks_of_mode in hooks(args.n, args.sampler).items()
+        if mode in ('plain', *args.modes)
+    }
+    times: dict[tuple[str, int], list[float]] = {mode: [] for mode in modes}
     peaks: dict[tuple[str, int], int] = {}
     # forked from a process that has imported all this, and run nothing yet
     context = multiprocessing.get_context('forkserver')
-    with contextlib.ExitStack() as stack:
-        work_dir = stack.enter_context(tempfile.TemporaryDirectory())
-        processes = {}
-        for (mode, n), hooks_of_mode in hooks(args.n, args.sampler).items():
-            if mode in ('plain', *args.modes):
-                settings = (network, layout, dtype, mode, hooks_of_mode)
-                settings += (args.batch, args.size, work_dir)
-                pool = ProcessPoolExecutor(1, context, start_trainer, settings)
-                processes[mode, n] = stack.enter_context(pool)
-        title = f'{network}, {layout}, {dtype}: rounds'
-        for round_ in track(range(args.rounds + 2), description=title, transient=True):
-            for mode, process in processes.items():
-                if round_ == 0:  # warms up
-                    process.submit(step_seconds).result()
-                elif round_ <= args.rounds:
-                    times.setdefault(mode, []).append(process.submit(step_seconds).result())
-                else:
-                    peaks[mode] = process.submit(peak_bytes).result()
+    context.set_forkserver_preload(['mmpretrain.models', 'mmpse.models', 'mmpse.engine'])
+    turns = list(itertools.product(range(args.rounds), modes))
+    for seed, mode in track(turns, description=f'{network}, {layout}, {dtype}', transient=True):
+        with ProcessPoolExecutor(1, context) as process:
+            seconds, peak = process.submit(turn, *modes[mode], seed).result()
+        times[mode].append(seconds)
+        peaks[mode] = max(peak, peaks.get(mode, 0))
     plain = times['plain', 1]
     rows = []
     for (mode, n), seconds in times.items():
