@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmengine.config import Config
+from mmengine.fileio import exists
 from mmengine.runner import find_latest_checkpoint
 
 from mmpse.registry import LOOPS
@@ -19,10 +20,20 @@ def resume_latest(cfg: Config) -> None:
 
     Args:
         cfg: What the runner is built from; its ``resume`` and ``load_from`` are set.
+
+    Raises:
+        FileNotFoundError: The latest checkpoint is not where the work dir says.
     """
     if is_search(cfg):
         cfg.resume = True
     elif (latest := find_latest_checkpoint(cfg.work_dir)) is not None:
+        if not exists(latest):
+            raise FileNotFoundError(
+                f'{cfg.work_dir}/last_checkpoint names {latest}, which is missing. If it was '
+                'moved, write its place into that file; if it is lost, remove the file to start '
+                'anew. CheckpointHook with max_keep_ckpts=1 loses it when it is killed while it '
+                'saves the next one: keep 2'
+            )
         cfg.resume, cfg.load_from = True, latest
 
 

@@ -10,9 +10,18 @@ def test_training_goes_on_from_its_own_latest_checkpoint(supernet_cfg, tmp_path,
     supernet_cfg.update(work_dir=str(tmp_path), load_from=load_from)
     resume_latest(supernet_cfg)
     assert not supernet_cfg.resume and supernet_cfg.load_from == load_from  # there is none yet
-    (tmp_path / 'last_checkpoint').write_text('epoch_3.pth')
+    latest = tmp_path / 'epoch_3.pth'
+    latest.touch()
+    (tmp_path / 'last_checkpoint').write_text(str(latest))
     resume_latest(supernet_cfg)
-    assert supernet_cfg.resume and supernet_cfg.load_from == 'epoch_3.pth'
+    assert supernet_cfg.resume and supernet_cfg.load_from == str(latest)
+
+
+def test_error_where_the_latest_checkpoint_is_missing(supernet_cfg, tmp_path):
+    supernet_cfg.work_dir = str(tmp_path)
+    (tmp_path / 'last_checkpoint').write_text('epoch_3.pth')
+    with pytest.raises(FileNotFoundError, match='last_checkpoint names epoch_3.pth, which is'):
+        resume_latest(supernet_cfg)
 
 
 @pytest.mark.parametrize('loop', ['mmpse.EvolutionSearchLoop', EvolutionSearchLoop])
