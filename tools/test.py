@@ -10,9 +10,10 @@ import os.path as osp
 from mmengine.config import Config, DictAction
 from mmengine.dist import master_only
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
+from mmpse.engine.checkpoint import check_statistics
 from mmpse.files import write_json
 
 
@@ -60,6 +61,8 @@ def main() -> None:
     if args.show_dir is not None:
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=args.show_dir)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
+    check_statistics(runner.model.eval(), checkpoint, args.checkpoint)
     metrics = runner.test()
     if args.out is not None:
         write_metrics(metrics, args.out)

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SCHEMA = 'mmpse.archive/3'
+SCHEMA = 'mmpse.archive/4'
 COLUMNS = 'search, generation, origin, widths, score, loss, resources, part'
 
 

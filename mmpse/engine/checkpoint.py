@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
+from mmengine import fileio
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.models import misfit
+
+CHECKPOINT_KEY = 'mmpse_supernet'  # of what SupernetHook adds to a checkpoint
 
 
 def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
@@ -25,10 +30,25 @@ def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: s
         )
 
 
+def check_statistics(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
+    """Make sure that no layer in eval mode normalises by what a supernet holds as its statistics.
+
+    A supernet tracks none, since they mean nothing when subnets share its layers; those in its
+    checkpoint are what it started from.
+
+    Raises:
+        ValueError: If the checkpoint is of a supernet, and the model has a BatchNorm in eval mode.
+    """
+    frozen = any(isinstance(m, _BatchNorm) and not m.training for m in model.modules())
+    if frozen and CHECKPOINT_KEY in checkpoint:
+        raise ValueError(
+            f'{path} is the checkpoint of a supernet, which has no BatchNorm statistics, but here '
+            'they would be used as they are (norm_eval, frozen stages, or a network that is not '
+            'trained). Give the checkpoint of the retrained subnet; to train on from the supernet, '
+            'set norm_eval=False and frozen_stages=-1 in the backbone'
+        )
+
+
 def file_digest(path: str) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    """SHA-256 of a file, or of what a URL of a kind known to mmengine.fileio gives."""
+    return hashlib.sha256(fileio.get(path)).hexdigest()

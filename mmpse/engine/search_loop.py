@@ -326,6 +326,8 @@ class SearchLoop(BaseLoop):
             seed=self.seed,
             fp16=self.fp16,
             dataset=self.runner.cfg.val_dataloader.dataset.to_dict(),
+            evaluator=self.runner.cfg.val_evaluator,
+            model=without_weights(self.model_cfg),
             input_shape=self.input_shape,
         )
 
@@ -374,6 +376,14 @@ class SearchLoop(BaseLoop):
             f'{dist.get_world_size()} processes; the archive holds {len(self.archived):,}, '
             f'{len(self.history):,} of them known before and within the budget.'
         )
+
+
+def without_weights(config: Any) -> Any:
+    """A model's config but for what names its first weights."""
+    if isinstance(config, Mapping):
+        names = 'init_cfg', 'pretrained'
+        return {k: without_weights(v) for k, v in config.items() if k not in names}
+    return [*map(without_weights, config)] if isinstance(config, (list, tuple)) else config
 
 
 class Clock:

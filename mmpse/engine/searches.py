@@ -11,10 +11,10 @@ from mmpse.registry import LOOPS
 from mmpse.space import Budget, PriorSampler, expected_loss, nearest_uniform
 
 from .archive import Judged, ranking_key
+from .checkpoint import CHECKPOINT_KEY
 from .loss_record import relative_losses
 from .pareto import pareto_front, pareto_order
 from .search_loop import Candidate, SearchLoop
-from .supernet_hook import CHECKPOINT_KEY
 
 DRAWS = 64  # mutants or crossovers made at once
 ROUNDS = 200  # times that more are made, before a generation is filled in another way

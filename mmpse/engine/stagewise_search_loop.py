@@ -243,7 +243,10 @@ class StageWiseSearchLoop(SearchLoop):
     def _open_stages(self) -> dict[tuple[int, ...], float]:
         """The distances that are known."""
         identity = dict(
-            self.identity, stages=[stage.parts for stage in self.stages], batches=self.batches
+            self.identity,
+            stages=[stage.parts for stage in self.stages],
+            batches=self.batches,
+            batch_size=self.runner.val_loop.dataloader.batch_size,
         )
         self.stage_archive = Archive(self.stages_path, identity)
         return {row.widths: -row.score for row in self.stage_archive.rows()}

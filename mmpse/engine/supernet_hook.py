@@ -24,11 +24,10 @@ from mmpse.models import (
 from mmpse.registry import HOOKS, TASK_UTILS
 from mmpse.space import Subnet
 
+from .checkpoint import CHECKPOINT_KEY
 from .execution import measure_executions
 from .loss_record import LossRecord
 from .subnet_losses import SubnetLosses
-
-CHECKPOINT_KEY = 'mmpse_supernet'
 
 
 @HOOKS.register_module()
@@ -50,8 +49,9 @@ class SupernetHook(Hook):
 
     What iteration ``i`` draws (subnets, and the random numbers of the process: augmentation,
     dropout) depends on the runner's seed, the rank and ``i`` alone, so that a run that was killed
-    and resumed ends with the same weights. Worker processes draw alike as long as the dataloader
-    has ``persistent_workers=False``.
+    and resumed ends with the same weights. Worker processes draw alike in an epoch-based training
+    whose dataloader has ``persistent_workers=False``; in an iteration-based one they start anew
+    where it is resumed, and augment otherwise than without the interruption.
 
     Args:
         n: Subnets per iteration. Unless ``serial``, it must divide the batch size of each process.
@@ -70,9 +70,10 @@ class SupernetHook(Hook):
         record_size: Losses kept for the prior; the oldest go first.
 
     Raises:
-        ValueError: Before the first iteration, if the model has no slimmable backbone, if ``n``
-            does not divide every batch, if the processes would run different numbers of batches, or
-            if arguments are not allowed or do not fit each other. Later, if a batch is empty.
+        ValueError: Before the first iteration, if the model has no slimmable backbone, if the
+            config validates, if ``n`` does not divide every batch, if the processes would run
+            different numbers of batches, or if arguments are not allowed or do not fit each other.
+            Later, if a batch is empty.
         FloatingPointError: If a subnet's loss is not finite; the subnet is named.
     """
 
@@ -118,6 +119,7 @@ class SupernetHook(Hook):
         self.backbone = find_backbone(self.model)
         space = self.backbone.search_space
         self._check_batches(runner)
+        self._check_validation(runner)
         self.stage_wise = isinstance(self.model, StageWiseClassifier)
         if self.stage_wise and (self.serial or self.distillation is not None):
             raise ValueError(
@@ -174,6 +176,15 @@ class SupernetHook(Hook):
                     'train_dataloader.batch_sampler.drop_last)'
                 )
 
+    def _check_validation(self, runner: Runner) -> None:
+        norms = any(layer.norm for layer in self.backbone.layers_of_units)
+        if norms and runner.val_loop is not None:
+            raise ValueError(
+                'SupernetHook: the config validates, but a supernet has no BatchNorm statistics '
+                'to be tested with, so that the metrics would mean nothing; set '
+                'val_cfg=val_dataloader=val_evaluator=None. A search judges subnets'
+            )
+
     def _accumulate(self, runner: Runner) -> None:
         """Count a pass of a subnet as a step of gradient accumulation."""
         counts = runner.optim_wrapper._accumulative_counts
@@ -208,8 +219,7 @@ class SupernetHook(Hook):
             self._seed(runner, runner.iter)  # every subnet gets the same augmentation
             # a copy, since data preprocessors write into the samples
             runner.model.train_step(copy.deepcopy(data_batch), optim_wrapper=runner.optim_wrapper)
-        if self.serial:
-            self._seed(runner, runner.iter)
+        self._seed(runner, runner.iter)
         self.backbone.activate(passes[-1], self.execution)  # the runner's own step runs it
 
     def after_train_iter(

@@ -85,7 +85,7 @@ def measure(model: Mapping[str, Any], subnet: Subnet, input_shape: Sequence[int]
         input_shape: Shape ``(C, H, W)`` of one image.
 
     Raises:
-        ValueError: If the model is a two-stage detector.
+        ValueError: If the model is a two-stage detector, or its forward needs more than images.
     """
     static = MODELS.build(with_subnet(model, subnet))
     if getattr(static, 'with_roi_head', False):
@@ -94,7 +94,15 @@ def measure(model: Mapping[str, Any], subnet: Subnet, input_shape: Sequence[int]
             'image, so that they cannot be counted; give a budget to the one-stage detector or '
             'the classifier with this backbone, and transfer the subnet'
         )
-    return count(static, input_shape)
+    try:
+        return count(static, input_shape)
+    except Exception as error:  # whatever its forward raises
+        raise ValueError(
+            f'mmengine cannot count the FLOPs of {type(static).__name__}, whose forward on images '
+            f'{tuple(input_shape)} alone fails ({type(error).__name__}: {error}). If it needs more '
+            'than images, give a budget to the classifier with this backbone, and transfer the '
+            'subnet'
+        ) from error
 
 
 def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:

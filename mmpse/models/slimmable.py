@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmpse.space import SearchSpace, Subnet
 from mmpse.space.search_space import DEFAULT_RATIOS
 
-from .layers import PrefixSlices, interleave, is_channels_last
+from .layers import PrefixSlices, SlimmableBN2d, interleave, is_channels_last
 from .slicing import shrink_conv_, shrink_linear_, shrink_norm_, slice_on_load
 
 EXECUTIONS = ('sliced', 'masked')
@@ -186,8 +186,9 @@ class SlimmableBackbone:
             parts: The parts that will be run, by :meth:`forward_parts`; ``None``: all of them.
 
         Raises:
-            ValueError: If there is no subnet, the execution is unknown, this is a static subnet, or
-                gradient checkpointing meets sliced execution.
+            ValueError: If there is no subnet, the execution is unknown, this is a static subnet,
+                gradient checkpointing meets sliced execution, or the normalisation layers were
+                exchanged.
         """
         if self.subnet is not None:
             raise ValueError('this backbone is a static subnet; build it without subnet= to train')
@@ -207,6 +208,13 @@ class SlimmableBackbone:
             for layer in (self.layers_of_units if parts is None else self.layers_of(parts))
             if layer.inputs is not None or layer.outputs is not None
         ]
+        others = {type(norm) for *_, norm in self._running} - {SlimmableBN2d, type(None)}
+        if others:
+            raise ValueError(
+                f'the normalisation layers of this supernet became {others.pop().__name__}, which '
+                'knows no subnets; every subnet is normalised alone: leave sync_bn out of the '
+                'config'
+            )
         if execution == 'masked':
             for layer, conv, norm in self._running:
                 if layer.outputs is not None:

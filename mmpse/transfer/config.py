@@ -12,8 +12,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
-from torch import Tensor, nn
+from torch import nn
 
+from mmpse.engine.checkpoint import check_statistics
 from mmpse.files import written
 from mmpse.models import SliceError, SlimmableBackbone, count
 from mmpse.models.stock import FAMILIES, PACKAGES
@@ -200,9 +201,15 @@ def check_checkpoint(backbone: SlimmableBackbone, checkpoint: str) -> None:
     """Make sure that a checkpoint has all weights of the backbone.
 
     Raises:
-        TransferError: If weights are missing, left over or of another subnet.
+        TransferError: If weights are missing, left over or of another subnet, or a supernet's
+            statistics would be used.
     """
-    state = read_weights(checkpoint)
+    content = read_checkpoint(checkpoint)
+    try:
+        check_statistics(backbone.train(), content, checkpoint)
+    except ValueError as error:
+        raise TransferError(str(error)) from error
+    state = content.get('state_dict', content)
     state = {k[len(PREFIX) :]: v for k, v in state.items() if k.startswith(PREFIX)}
     try:
         found = backbone.load_state_dict(state, strict=False)
@@ -221,17 +228,16 @@ def check_checkpoint(backbone: SlimmableBackbone, checkpoint: str) -> None:
         )
 
 
-def read_weights(checkpoint: str) -> dict[str, Tensor]:
-    """The weights in a checkpoint.
+def read_checkpoint(checkpoint: str) -> dict[str, Any]:
+    """What is in a checkpoint.
 
     Raises:
         TransferError: If it cannot be read.
     """
     try:
-        content = CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+        return CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
     except Exception as error:  # whatever the reader of its kind raises
         raise TransferError(f'cannot read the checkpoint {checkpoint}: {error}') from error
-    return content.get('state_dict', content)
 
 
 def _changes(

@@ -15,10 +15,11 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.engine.checkpoint import check_statistics
 from mmpse.files import written
 from mmpse.models import SliceError
 
-from .config import build_model, load_config, read_weights
+from .config import build_model, load_config, read_checkpoint
 from .plain import PlainBackbone
 
 TOLERANCE = 1e-4  # of the largest value of an output
@@ -34,11 +35,16 @@ def load_model(config: str, checkpoint: str) -> nn.Module:
 
     Raises:
         TransferError: If the config or the checkpoint cannot be read.
-        ExportError: If the checkpoint is not one of this model.
+        ExportError: If the checkpoint is not one of this model, or a supernet's.
     """
     model = revert_sync_batchnorm(build_model(load_config(config)))
+    content = read_checkpoint(checkpoint)
     try:
-        found = model.load_state_dict(read_weights(checkpoint), strict=False)
+        check_statistics(model.eval(), content, checkpoint)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    try:
+        found = model.load_state_dict(content.get('state_dict', content), strict=False)
     except (SliceError, RuntimeError) as error:
         raise ExportError(f'{checkpoint} is not a checkpoint of {config}: {error}') from error
     missing, left = found.missing_keys, found.unexpected_keys
@@ -48,7 +54,7 @@ def load_model(config: str, checkpoint: str) -> nn.Module:
             f'({", ".join(missing[:3])}), {len(left)} have no place in it ({", ".join(left[:3])}); '
             'give the checkpoint that was trained with this config'
         )
-    return model.eval()
+    return model
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

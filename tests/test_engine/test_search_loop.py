@@ -1,7 +1,11 @@
 """The evolutionary search: its results, how it goes on after a kill, what it refuses."""
 
+import functools
+import hashlib
 import json
 import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ import torch
 from search_runs import log_of, search
 
 from mmpse.engine import Archive, ArchiveError, read_archive
+from mmpse.engine.checkpoint import file_digest
 from mmpse.engine.judge import Judge
 from mmpse.models import LatencyTable, latency_table
 from mmpse.space import BudgetError, Subnet
@@ -135,6 +140,30 @@ def test_archive_of_another_checkpoint_is_refused(cfg, tmp_path):
         search(cfg, load_from=str(tmp_path / 'other.pth'), resume=True)
 
 
+@pytest.mark.parametrize(
+    ('options', 'differing'),
+    [
+        ({'val_evaluator.thrs': 0.9}, 'evaluator'),
+        ({'model.data_preprocessor': dict(mean=[0.0] * 3, std=[9.0] * 3)}, 'model'),
+        ({'val_dataloader.dataset.indices': 32}, 'dataset'),
+    ],
+)
+def test_scores_of_another_way_to_judge_are_refused(cfg, options, differing):
+    search(cfg)
+    with pytest.raises(ArchiveError, match=rf'judged in another way \({differing}: '):
+        search(cfg, resume=True, **options)
+
+
+def test_digest_of_a_checkpoint_behind_a_url(tmp_path):
+    (tmp_path / 'epoch_1.pth').write_bytes(b'weights')
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f'http://127.0.0.1:{server.server_port}/epoch_1.pth'
+        assert file_digest(url) == hashlib.sha256(b'weights').hexdigest()
+        server.shutdown()
+
+
 def test_the_search_split_is_not_the_training_split(cfg):
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
     assert train.split == 'train' and val.split == 'val'
@@ -206,7 +235,7 @@ def test_new_budget_reuses_what_was_judged(cfg, tmp_path, monkeypatch):
     shutil.copytree(cfg.work_dir, tmp_path / 'copy')
     best = []
     for options in (
-        {'train_cfg.window': 0.2, 'resume': True},
+        {'train_cfg.window': 0.2, 'resume': True, 'model.backbone.init_cfg': None},
         {'train_cfg.window': 0.2, 'train_cfg.archive': str(tmp_path / 'copy/archive.db')}
         | {'work_dir': str(tmp_path / 'other')},
     ):

@@ -14,7 +14,7 @@ from mmpretrain.structures import DataSample
 from test_supernet_hook import Killer, Stop, build, supernet_hook
 from torch import multiprocessing
 
-from mmpse.engine import read_archive, relative_losses
+from mmpse.engine import ArchiveError, read_archive, relative_losses
 from mmpse.engine.judge import Judge
 from mmpse.engine.stage_judge import StageJudge
 from mmpse.models import SlimmableMobileNetV2, StageWiseClassifier
@@ -242,6 +242,9 @@ def test_killed_search_resumes_to_the_same_result(
             + [Subnet.load(f'{work_dir}/best_subnet.json')]
         )
     assert results[0] == results[1]
+    # batch statistics are part of the distances
+    with pytest.raises(ArchiveError, match=r'judged in another way \(batch_size: 32 there, 16'):
+        search(swp_search_cfg, checkpoint, resume=True, **{'val_dataloader.batch_size': 16})
 
 
 def test_each_search_takes_the_supernets_of_both_trainings(

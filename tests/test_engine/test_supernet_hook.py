@@ -84,6 +84,29 @@ def test_killed_and_resumed_is_never_killed(supernet_cfg, tmp_path, hook):
     assert len(record['loss']) == 4 * 2 * 2  # epochs, batches, drawn subnets
 
 
+def test_iteration_based_training_resumes_to_the_same_weights(supernet_cfg, tmp_path):
+    """The dropout of the first resumed iteration too."""
+    supernet_cfg.model.head = dict(
+        type='StackedLinearClsHead', in_channels=1280, mid_channels=[16], num_classes=10
+    )
+    supernet_cfg.model.head.dropout_rate = 0.5
+    supernet_cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    supernet_cfg.default_hooks.checkpoint.update(by_epoch=False, save_last=False)
+    weights = []
+    for name, iterations in (('whole', [4]), ('resumed', [2, 4])):
+        supernet_cfg.work_dir = str(tmp_path / name)
+        for number, max_iters in enumerate(iterations):
+            supernet_cfg.train_cfg = dict(by_epoch=False, max_iters=max_iters)
+            supernet_cfg.resume = number > 0
+            cfg = copy.deepcopy(supernet_cfg)
+            cfg.custom_hooks[-1].execution = 'sliced'
+            cfg.experiment_name = f'{id(cfg)}'
+            runner = Runner.from_cfg(cfg)
+            runner.train()
+        weights.append(runner.model.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
 def test_resumed_run_is_not_sorted_again(supernet_cfg, tmp_path):
     public = str(tmp_path / 'public.pth')
     torch.save(mmpretrain.models.MobileNetV2(widen_factor=0.35).state_dict(), public)
@@ -259,6 +282,13 @@ def test_model_without_a_slimmable_backbone(supernet_cfg):
 def test_bad_arguments(supernet_cfg, arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         build(supernet_cfg, **arguments)
+
+
+def test_supernet_without_statistics_is_not_validated(supernet_cfg):
+    supernet_cfg.update(val_cfg=dict(), val_dataloader=supernet_cfg.train_dataloader)
+    supernet_cfg.val_evaluator = dict(type='Accuracy')
+    with pytest.raises(ValueError, match='no BatchNorm statistics.*set val_cfg=val_dataloader'):
+        build(supernet_cfg).train()
 
 
 def test_missing_data_folder(supernet_cfg, tmp_path):

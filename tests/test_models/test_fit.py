@@ -78,6 +78,12 @@ def test_costs_of_a_whole_classifier(scope, space):
         assert costs_of(space, costs, subnet) == measure(CLASSIFIER, subnet, (3, 64, 64))
 
 
+def test_images_that_a_model_cannot_count_on(scope, space):
+    message = r'cannot count the FLOPs of ImageClassifier, .*\(1, 64, 64\).*to have 3 channels'
+    with pytest.raises(ValueError, match=message):
+        measure(CLASSIFIER, space.uniform(0.5), (1, 64, 64))
+
+
 def test_costs_of_a_whole_detector(space):
     model = dict(
         type='RetinaNet',

@@ -7,6 +7,7 @@ import pytest
 import torch
 from backbone_tester import draw
 from mmengine.config import Config
+from mmengine.model import convert_sync_batchnorm
 
 from mmpse.models import (
     SliceError,
@@ -152,6 +153,10 @@ def test_bad_activation():
 def test_normalisation_that_a_supernet_cannot_use():
     with pytest.raises(ValueError, match="norm_cfg type 'BN', got .*SyncBN"):
         SlimmableMobileNetV2(norm_cfg=dict(type='SyncBN'))
+    model = torch.nn.Sequential(SlimmableMobileNetV2(widen_factor=0.35))
+    model = convert_sync_batchnorm(model)  # sync_bn='torch' in a config
+    with pytest.raises(ValueError, match='became SyncBatchNorm, .* leave sync_bn out'):
+        model[0].activate([model[0].search_space.tinynet], 'masked')
 
 
 def test_find_backbone():

@@ -224,6 +224,15 @@ def test_checkpoint_of_the_retrained_classifier(subnet, tmp_path):
     stem = model.backbone.stem[0].weight
     assert torch.equal(stem, retrained.stem[0].conv.weight)
 
+    # the statistics of a supernet, which has none: of no use to layers that are in eval mode
+    torch.save(dict(state_dict=state, mmpse_supernet={}), good)
+    transfer(FCN, tmp_path / 'new.py', path, good)
+    frozen = tmp_path / 'frozen.py'
+    frozen.write_text(f"_base_ = '{FCN}'\nmodel = dict(backbone=dict(norm_eval=True))\n")
+    with pytest.raises(TransferError, match='of a supernet.*set norm_eval=False'):
+        transfer(str(frozen), tmp_path / 'bad.py', path, good)
+    frozen.unlink()
+
     state.pop('backbone.layer1.0.conv1.weight')
     torch.save(dict(state_dict=state), partial)
     space = SlimmableResNet(depth=18, deep_stem=True).search_space

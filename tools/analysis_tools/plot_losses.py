@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
-from mmpse.engine.supernet_hook import CHECKPOINT_KEY
+from mmpse.engine.checkpoint import CHECKPOINT_KEY
 from mmpse.models import backbone_costs
 from mmpse.registry import MODELS
 from mmpse.visualization import training_losses

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mmpse.engine.checkpoint import CHECKPOINT_KEY
 from mmpse.engine.loss_record import relative_losses
-from mmpse.engine.supernet_hook import CHECKPOINT_KEY
 from mmpse.files import write_json
 from mmpse.models import SlimmableMobileNetV2, backbone_costs
 from mmpse.space import (
