@@ -9,10 +9,13 @@ MobileNetV2 backbone. The new config inherits from it; necks and heads follow th
 
 import argparse
 
+from mmengine.config import Config
+
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.models import FitError
 from mmpse.space import SubnetError
 from mmpse.transfer import TransferError, complexity, transfer
+from mmpse.transfer.config import new_backbone
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +28,11 @@ def parse_args() -> argparse.Namespace:
     what.add_argument(
         '--supernet', action='store_true', help='train the model itself as a supernet'
     )
-    parser.add_argument('--checkpoint', help='the retrained classifier, or the supernet')
+    parser.add_argument(
+        '--checkpoint',
+        help="weights of the backbone: the retrained classifier's; or the supernet's or public "
+        'ones, which are cut to the subnet',
+    )
     parser.add_argument('-o', '--out', required=True, help='config file to write')
     return parser.parse_args()
 
@@ -38,8 +45,17 @@ def main() -> None:
         raise SystemExit(f'{type(error).__name__}: {error}') from None
     print(args.out)
     if args.subnet is not None:
-        for name, (cost, of_full) in complexity(cfg).items():
-            print(f'{name} of the backbone: {cost:,} of {of_full:,} ({cost / of_full:.1%})')
+        report(cfg)
+
+
+def report(cfg: Config) -> None:
+    """Say what the new backbone costs, and how it starts."""
+    for name, (cost, of_full) in complexity(cfg).items():
+        print(f'{name} of the backbone: {cost:,} of {of_full:,} ({cost / of_full:.1%})')
+    backbone = new_backbone(cfg)
+    weights = 'random' if backbone.init_cfg is None else backbone.init_cfg.checkpoint
+    frozen = {key: backbone[key] for key in ('frozen_stages', 'norm_eval') if key in backbone}
+    print(f'weights of the backbone: {weights}', *(f'{k}={v}' for k, v in frozen.items()), sep=', ')
 
 
 if __name__ == '__main__':

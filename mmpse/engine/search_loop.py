@@ -7,7 +7,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from mmpse.files import write_json
 from mmpse.models import LatencyTable, costs_of, find_backbone, is_channels_last, model_costs
 from mmpse.space import Budget, Subnet, UniformSampler
 
-from .archive import Archive, ArchiveError, Judged, ranking_key
+from .archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from .checkpoint import check_weights, file_digest
 from .judge import Judge, Verdict, calibration_batches
 from .parallel import alone, gather, on_main
@@ -104,6 +104,12 @@ class SearchLoop(BaseLoop):
         if racing is not None and not isinstance(racing, Mapping):
             raise ValueError(f'racing must be a dict such as dict(share=0.25), got {racing!r}')
         self.race = None if racing is None else Race(**racing)
+        self.archive_path = Path(archive or Path(runner.work_dir) / 'archive.db')
+        if runner._randomness_cfg.get('seed') is None and self.archive_path.exists():
+            # scores depend on it, and MMEngine drew another one; what is amiss shows when it opens
+            with suppress(ArchiveError, KeyError):
+                seed = read_identity(self.archive_path)['seed']
+                runner.set_randomness(**{**runner._randomness_cfg, 'seed': seed})
         with alone():
             super().__init__(runner, dataloader)
             validation = runner.val_loop
@@ -127,7 +133,7 @@ class SearchLoop(BaseLoop):
         self.metric = metric
         self.fp16 = getattr(validation, 'fp16', False)
         self.calibration = calibration
-        self.archive_path = archive
+        self.own_archive = archive is None
         self.topk = topk
         self.seed = runner.seed
         # Resuming is the archive's affair; the runner's would restore the supernet's optimizer.
@@ -202,8 +208,6 @@ class SearchLoop(BaseLoop):
                 self.history.update((row.widths, row) for row in rows)
                 if self.race is not None:
                     self.race.note([row for row in rows if row.search == self.number], least)
-                ranked = self.ranked()
-                on_main(lambda ranked=ranked: self.write(ranked))
                 scores = np.array([row.score for row in rows if row.score is not None])
                 finite = scores[np.isfinite(scores)]
                 if not generation and not len(finite):
@@ -212,6 +216,8 @@ class SearchLoop(BaseLoop):
                         f'e.g. {self.space.subnet(rows[0].widths)}; is the supernet '
                         f'{runner._load_from} trained?'
                     )
+                ranked = self.ranked()
+                on_main(lambda ranked=ranked: self.write(ranked))
                 best = f'{ranked[0].score:.4f}' if ranked else 'none within the budget yet'
                 logger.info(
                     f'generation {generation + 1}: {done} judged, {self.metric} best {best}, mean '
@@ -334,8 +340,8 @@ class SearchLoop(BaseLoop):
     def _open_archive(self) -> None:
 
         def opened() -> tuple[int, list[Judged], list[Judged]]:
-            path = Path(self.archive_path or Path(self.runner.work_dir) / 'archive.db')
-            if path.exists() and not self.resume and self.archive_path is None:
+            path = self.archive_path
+            if path.exists() and not self.resume and self.own_archive:
                 raise ArchiveError(
                     f'{path} holds the subnets of an earlier search; give --resume to go on with '
                     'it, or choose another work_dir (with train_cfg.archive set to this file to '

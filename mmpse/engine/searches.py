@@ -65,8 +65,9 @@ class RandomSearchLoop(SearchLoop):
             energy = expected_loss(self.space, *relative_losses(state['record']))
         else:
             self.runner.logger.warning(
-                f'{self.runner._load_from} holds no losses of subnets (it was not trained with '
-                'mmpse.SupernetHook): candidates are drawn by cost alone.'
+                f'{self.runner._load_from} holds no losses of single subnets (only those of '
+                'classifiers trained with mmpse.SupernetHook do): candidates are drawn by cost '
+                'alone.'
             )
         self.prior = PriorSampler(self.space, self.budget, energy, self.sampler)
 

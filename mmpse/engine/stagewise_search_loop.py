@@ -237,8 +237,7 @@ class StageWiseSearchLoop(SearchLoop):
 
     @property
     def stages_path(self) -> Path:
-        archive = Path(self.archive_path or Path(self.runner.work_dir) / 'archive.db')
-        return archive.with_name('stages.db')
+        return self.archive_path.with_name('stages.db')
 
     def _open_stages(self) -> dict[tuple[int, ...], float]:
         """The distances that are known."""

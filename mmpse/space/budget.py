@@ -102,8 +102,9 @@ class Budget:
             if highs[name] < tiny or low > full:
                 raise BudgetError(
                     f'no subnet has {_interval(low, highs[name], name)}: this space reaches from '
-                    f'{tiny:,} (tinynet) to {full:,} (fullnet); choose a budget in that range, or '
-                    'other ratios or another widen_factor of the backbone'
+                    f'{tiny:,} (tinynet, {tiny / full:.0%}) to {full:,} (fullnet, 100%), and '
+                    f"nothing but the backbone is pruned; choose one in that range, e.g. '"
+                    f"{(tiny + full) / full / 2:.0%}', or other ratios of the backbone"
                 )
         (self.resource, self.high), *others = highs.items()
         self.low = (1 - window) * self.high

@@ -137,10 +137,11 @@ class Subnet(Mapping):
             return cls.from_dict(subnet)
         try:
             text = Path(subnet).read_text(encoding='utf-8')
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
+            reason = 'it is no text' if isinstance(error, UnicodeDecodeError) else error.strerror
             raise SubnetError(
-                f'cannot read the subnet file {subnet}: {error.strerror}; run a search first, or '
-                'make one with tools/make_subnet.py'
+                f'cannot read the subnet file {subnet}: {reason}; run a search first, or make one '
+                'with tools/make_subnet.py'
             ) from error
         try:
             content = json.loads(text)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.runner import CheckpointLoader
-from torch import nn
+from torch import Tensor, nn
 
-from mmpse.engine.checkpoint import check_statistics
+from mmpse.engine.checkpoint import CHECKPOINT_KEY
 from mmpse.files import written
 from mmpse.models import SliceError, SlimmableBackbone, count
 from mmpse.models.stock import FAMILIES, PACKAGES
+from mmpse.models.warm_start import load_public
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
@@ -46,8 +47,9 @@ def transfer(
         out: The config file to write.
         subnet: The subnet, its file or the file's content. ``None`` makes the model a supernet:
             the full backbone, trained in parallel subnets by :class:`SupernetHook`.
-        checkpoint: Weights of the backbone: the retrained classifier's or the supernet's. They are
-            checked.
+        checkpoint: Weights of the backbone: the retrained classifier's; or the supernet's, or
+            public ones as :class:`mmpse.models.WarmStart` takes, which are cut to the subnet. They
+            are checked. Unless they are the subnet's own, nothing of the backbone is frozen.
 
     Returns:
         The new config.
@@ -64,13 +66,20 @@ def transfer(
             f'{out} is the old config, from which the new one inherits; give -o another'
         )
     old = load_config(config)
-    new = Config.fromstring(rewrite(config, old, subnet, checkpoint), '.py')
+    new = Config.fromstring(rewrite(config, old, subnet), '.py')
     backbone = find_slimmable(build_model(new))
-    if checkpoint is not None:
-        check_checkpoint(backbone, checkpoint)
+    weights = None if checkpoint is None else find_weights(backbone, checkpoint)
     with written(out) as (temporary,):
-        temporary.write_text(rewrite(config, old, subnet, checkpoint, out.parent), encoding='utf-8')
-    return new
+        text = rewrite(config, old, subnet, weights, out.parent)
+        temporary.write_text(text, encoding='utf-8')
+    return Config.fromstring(rewrite(config, old, subnet, weights), '.py')
+
+
+class Weights(NamedTuple):
+    """Where a backbone's weights come from."""
+
+    init_cfg: dict[str, Any]
+    trained: bool  # as they are: of the subnet itself, with its BatchNorm statistics
 
 
 def complexity(
@@ -86,8 +95,7 @@ def complexity(
         ``{'FLOPs': (subnet, full), 'parameters': (subnet, full)}``; FLOPs are multiply-adds, as
         mmengine counts them.
     """
-    owners = (owner for _, owner in _owners(cfg.model, []))
-    config = next(o.backbone for o in owners if o.backbone.type == 'mmpse.Slimmable')
+    config = new_backbone(cfg)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         subnet = MODELS.build(config)
         fullnet = subnet.search_space.fullnet.to_dict()
@@ -99,11 +107,17 @@ def complexity(
     }
 
 
+def new_backbone(cfg: Config) -> ConfigDict:
+    """The backbone in a config that :func:`transfer` wrote."""
+    owners = (owner for _, owner in _owners(cfg.model, []))
+    return next(o.backbone for o in owners if o.backbone.type == 'mmpse.Slimmable')
+
+
 def rewrite(
     config: str,
     old: Config,
     subnet: str | os.PathLike | Mapping | None,
-    checkpoint: str | None = None,
+    weights: Weights | None = None,
     folder: Path | None = None,
 ) -> str:
     """The text of the new config, to be written into ``folder``; see :func:`transfer`.
@@ -111,13 +125,14 @@ def rewrite(
     Args:
         config: The config's name.
         old: Its content, as :func:`load_config` reads it.
-        subnet, checkpoint: See :func:`transfer`.
+        subnet: See :func:`transfer`.
+        weights: Of the backbone; ``None``: random ones.
         folder: Where the new config will be; ``None`` names a base by its whole path.
     """
     path, model = find_model(old, config)
     _check_stages(model.backbone, config)
     subnet = None if subnet is None else Subnet.load(subnet)
-    changes = _changes(model, subnet, checkpoint)
+    changes = _changes(model, subnet, weights)
     for key in reversed(path):
         changes = {key: changes}
     imports = old.get('custom_imports', {}).get('imports', [])
@@ -130,6 +145,8 @@ def rewrite(
     )
     if subnet is None:
         settings['custom_hooks'] = [*old.get('custom_hooks', []), SUPERNET_HOOK]
+        for split in ('val', 'test'):  # without statistics it cannot be validated
+            settings |= {f'{split}_{key}': None for key in ('cfg', 'dataloader', 'evaluator')}
     what = 'as a supernet' if subnet is None else f'with the subnet {subnet.path or ""}'.rstrip()
     title = textwrap.fill(
         f'{model["type"]} of {config} {what}. Written by tools/transfer.py.',
@@ -197,20 +214,21 @@ def find_slimmable(model: nn.Module) -> SlimmableBackbone:
     return next(m for m in model.modules() if isinstance(m, SlimmableBackbone))
 
 
-def check_checkpoint(backbone: SlimmableBackbone, checkpoint: str) -> None:
-    """Make sure that a checkpoint has all weights of the backbone.
+def find_weights(backbone: SlimmableBackbone, checkpoint: str) -> Weights:
+    """How a backbone takes its weights from a checkpoint, which must have all of them.
 
     Raises:
-        TransferError: If weights are missing, left over or of another subnet, or a supernet's
-            statistics would be used.
+        TransferError: If weights are missing, left over or of another subnet.
     """
     content = read_checkpoint(checkpoint)
-    try:
-        check_statistics(backbone.train(), content, checkpoint)
-    except ValueError as error:
-        raise TransferError(str(error)) from error
     state = content.get('state_dict', content)
     state = {k[len(PREFIX) :]: v for k, v in state.items() if k.startswith(PREFIX)}
+    if not state:  # of another library, or a backbone alone
+        try:
+            load_public(backbone, content, checkpoint)
+        except (SliceError, ValueError) as error:
+            raise TransferError(str(error)) from error
+        return Weights(dict(type='mmpse.WarmStart', checkpoint=str(checkpoint)), trained=False)
     try:
         found = backbone.load_state_dict(state, strict=False)
     except (SliceError, RuntimeError) as error:
@@ -226,6 +244,15 @@ def check_checkpoint(backbone: SlimmableBackbone, checkpoint: str) -> None:
             f'place in it ({", ".join(left[:3])}); give the retrained classifier of the subnet, or '
             'the supernet'
         )
+    init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint), prefix=PREFIX)
+    cut = _size(state, absent) > _size(backbone.state_dict(), absent)
+    return Weights(init_cfg, trained=not cut and CHECKPOINT_KEY not in content)
+
+
+def _size(state: Mapping[str, Tensor], without: Container[str]) -> int:
+    """Elements of all weights but those of some layers."""
+    layers = {k: k.rpartition('.')[0] for k in state}
+    return sum(v.numel() for k, v in state.items() if v.dim() and layers[k] not in without)
 
 
 def read_checkpoint(checkpoint: str) -> dict[str, Any]:
@@ -241,7 +268,7 @@ def read_checkpoint(checkpoint: str) -> dict[str, Any]:
 
 
 def _changes(
-    model: Mapping[str, Any], subnet: Subnet | None, checkpoint: str | None
+    model: Mapping[str, Any], subnet: Subnet | None, weights: Weights | None
 ) -> dict[str, Any]:
     """What makes a model's config that of the model with a subnet, or of a supernet."""
     old = model.backbone
@@ -254,15 +281,16 @@ def _changes(
         if 'norm_cfg' in old:
             norm_cfg = {key: v for key, v in old.norm_cfg.items() if key != 'requires_grad'}
             backbone['norm_cfg'] = dict(norm_cfg, _delete_=True, type='BN')
+    trained = subnet is not None and weights is not None and weights.trained
+    if not trained and not old.type.endswith('SSDVGG'):  # it freezes nothing
         backbone.update(norm_eval=False, frozen_stages=-1)
-    if checkpoint is not None:
-        init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint), prefix=PREFIX)
+    if weights is not None:
         replaced = dict(_delete_=True) if 'init_cfg' in old else {}
-        backbone['init_cfg'] = dict(replaced, **init_cfg)
+        backbone['init_cfg'] = dict(replaced, **weights.init_cfg)
     changes: dict[str, Any] = dict(
         type='mmpse.FitToBackbone', architecture=model.type, backbone=backbone
     )
-    if subnet is not None or checkpoint is not None:
+    if subnet is not None or weights is not None:
         for config, change in ((model, changes), (old, backbone)):
             if config.get('pretrained') is not None:  # init_cfg by its old name
                 change['pretrained'] = None

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from search_runs import log_of, search
 
 from mmpse.engine import Archive, ArchiveError, read_archive
 from mmpse.engine.checkpoint import file_digest
-from mmpse.engine.judge import Judge
+from mmpse.engine.judge import Judge, Verdict
 from mmpse.models import LatencyTable, latency_table
 from mmpse.space import BudgetError, Subnet
 
@@ -122,6 +123,22 @@ def test_resuming_leaves_the_optimizer_of_the_supernet_alone(cfg):
     search(cfg, resume=True, **options)
     search(cfg, resume=True, **options)
     assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 18
+
+
+def test_resumed_search_takes_the_seed_that_mmengine_drew(cfg):
+    """Where the config names none, as mmdet's and mmseg's do."""
+    cfg.randomness = dict(seed=None)
+    killed = search(cfg).train_loop
+    resumed = search(cfg, resume=True).train_loop
+    assert resumed.seed == killed.seed and resumed.history == killed.history
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 18
+
+
+def test_nothing_is_found_in_a_supernet_without_scores(cfg, monkeypatch):
+    monkeypatch.setattr(Judge, '__call__', lambda *args: Verdict(float('-inf'), None, None))
+    with pytest.raises(FloatingPointError, match='not a number for any of the first 6 subnets'):
+        search(cfg)
+    assert not list(Path(cfg.work_dir).glob('*.json'))
 
 
 def test_earlier_search_is_not_overwritten(cfg):

@@ -9,7 +9,7 @@ def test_missing_checkpoint_is_named():
     assert 'no checkpoint at no.pth; train one with tools/train.py' in result.stderr
 
 
-def test_checkpoint_of_a_supernet_is_not_tested(supernet_cfg, tmp_path):
+def test_checkpoint_of_a_supernet_is_not_tested(scope, supernet_cfg, tmp_path):
     """Its BatchNorm statistics are those that it started with."""
     supernet_cfg.test_dataloader = supernet_cfg.train_dataloader
     supernet_cfg.update(test_cfg=dict(), test_evaluator=dict(type='Accuracy'), custom_hooks=[])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from mmdet.apis import init_detector
 from mmengine.config import Config
 from mmseg.apis import init_model
@@ -15,10 +16,12 @@ from mmpse.models import (
     SlimmableVGG,
     UnsupportedBackboneError,
     backbone_costs,
+    costs_of,
+    count,
     find_backbone,
 )
 from mmpse.registry import MODELS
-from mmpse.space import SubnetError
+from mmpse.space import Subnet, SubnetError
 from mmpse.transfer import TransferError, complexity, survey, transfer
 from mmpse.transfer.config import build_model, find_model, load_config, rewrite
 from mmpse.transfer.survey import half_subnet, run
@@ -224,15 +227,6 @@ def test_checkpoint_of_the_retrained_classifier(subnet, tmp_path):
     stem = model.backbone.stem[0].weight
     assert torch.equal(stem, retrained.stem[0].conv.weight)
 
-    # the statistics of a supernet, which has none: of no use to layers that are in eval mode
-    torch.save(dict(state_dict=state, mmpse_supernet={}), good)
-    transfer(FCN, tmp_path / 'new.py', path, good)
-    frozen = tmp_path / 'frozen.py'
-    frozen.write_text(f"_base_ = '{FCN}'\nmodel = dict(backbone=dict(norm_eval=True))\n")
-    with pytest.raises(TransferError, match='of a supernet.*set norm_eval=False'):
-        transfer(str(frozen), tmp_path / 'bad.py', path, good)
-    frozen.unlink()
-
     state.pop('backbone.layer1.0.conv1.weight')
     torch.save(dict(state_dict=state), partial)
     space = SlimmableResNet(depth=18, deep_stem=True).search_space
@@ -248,10 +242,82 @@ def test_checkpoint_of_the_retrained_classifier(subnet, tmp_path):
     assert {p.name for p in tmp_path.glob('*.py')} == {'new.py'}
 
 
+def is_free(cfg):
+    backbone = build_model(cfg).train().backbone
+    norms = [m for m in backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    free = {norm.training for norm in norms} | {p.requires_grad for p in backbone.parameters()}
+    assert norms and free in ({True}, {True, False})
+    return free == {True}
+
+
+def test_frozen_layers_stay_frozen_with_the_subnets_own_weights_alone(subnet, tmp_path):
+    """mmdet freezes the first stage, and all statistics: of use if they belong to the subnet."""
+    path, new = subnet(depth=50), tmp_path / 'new.py'
+    supernet = SlimmableResNet(depth=50)
+    retrained = SlimmableResNet(depth=50, subnet=path)
+    files = dict(
+        retrained=(retrained, {}),
+        supernet=(retrained, dict(mmpse_supernet={})),  # though its widths are the subnet's
+        full=(supernet, {}),
+    )
+    for name, (backbone, extra) in files.items():
+        file = str(tmp_path / f'{name}.pth')
+        state = {f'backbone.{k}': v for k, v in backbone.state_dict().items()}
+        torch.save(dict(state_dict=state, **extra), file)
+        assert is_free(transfer(FASTER, new, path, file)) == (name != 'retrained')
+    assert is_free(transfer(FASTER, new, path))  # random ones
+
+
+def test_public_weights_are_cut_to_the_subnet(subnet, tmp_path):
+    public, file = torchvision.models.resnet50(), str(tmp_path / 'resnet50.pth')
+    torch.save(public.state_dict(), file)
+    cfg = transfer(FASTER, tmp_path / 'new.py', subnet(depth=50), file)
+    assert is_free(cfg)
+    model = build_model(Config.fromfile(tmp_path / 'new.py'))
+    model.init_weights()
+    weight = model.backbone.layer1[0].conv1.weight
+    assert weight.shape[1] < 64
+    assert torch.equal(weight, public.layer1[0].conv1.weight[: len(weight), : weight.shape[1]])
+
+    torch.save(torchvision.models.resnet18().state_dict(), file)
+    with pytest.raises(TransferError, match='does not fit .* missing'):
+        transfer(FASTER, tmp_path / 'bad.py', subnet(depth=50), file)
+
+
+@pytest.mark.parametrize(
+    'config',
+    [
+        'mmdet::ssd/ssd300_coco.py',
+        'mmseg::mobilenet_v2/mobilenet-v2-d8_fcn_4xb2-80k_cityscapes-512x1024.py',
+        'mmdet::faster_rcnn/faster-rcnn_r50-caffe_c4-1x_coco.py',
+    ],
+)
+def test_cost_of_backbones_with_other_layers_than_the_classifiers(config, tmp_path):
+    old = load_config(config)
+    subnet = half_subnet(find_model(old, config)[1].backbone)
+    cfg = transfer(config, tmp_path / 'new.py', subnet)
+    for cost, of_full in complexity(cfg).values():
+        assert 0.2 * of_full < cost < 0.7 * of_full
+
+
+def test_backbone_without_the_last_layers_takes_subnets_of_its_own(tmp_path):
+    """mmseg's MobileNetV2 ends earlier: as a supernet it has a unit less than mmpretrain's."""
+    config = dict(type='mmpse.Slimmable', architecture='mmseg.MobileNetV2')
+    supernet = MODELS.build(config)
+    assert 'conv2' not in supernet.search_space.names
+    subnet = supernet.search_space.uniform(0.5)
+    static = MODELS.build(dict(config, subnet=Subnet.from_dict(subnet.to_dict())))
+    assert static.subnet == subnet
+    counted = count(static, (3, 64, 64))
+    costs = backbone_costs(supernet, (3, 64, 64))
+    assert costs_of(supernet.search_space, costs, subnet) == counted
+
+
 def test_supernet_of_a_segmentor(tmp_path):
     cfg = transfer(FCN, tmp_path / 'supernet.py')
     backbone = find_backbone(build_model(cfg))
     assert backbone.subnet is None and cfg.custom_hooks[-1]['type'] == 'mmpse.SupernetHook'
+    assert cfg.val_dataloader is cfg.val_cfg is cfg.test_evaluator is None
     with backbone.active([backbone.search_space.tinynet]):
         assert backbone(torch.zeros(1, 3, 32, 32))[-1].shape[1] == 512
 
