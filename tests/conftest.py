@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 
 import mmpse  # noqa: F401
 from mmpse.datasets import prepare_digits
@@ -48,6 +49,24 @@ def supernet_cfg(digits, tmp_path) -> Config:
 @pytest.fixture
 def search_cfg(digits, tmp_path) -> Config:
     return small(ROOT / 'configs/quickstart/search_mobilenet-v2_digits.py', digits, tmp_path)
+
+
+@pytest.fixture(scope='session')
+def supernet_checkpoint(tmp_path_factory) -> Path:
+    """Of a small supernet with a loss record, once a test has trained it for an epoch."""
+    return tmp_path_factory.mktemp('supernet') / 'epoch_1.pth'
+
+
+@pytest.fixture
+def trained_search_cfg(supernet_cfg, search_cfg, supernet_checkpoint) -> Config:
+    """A search of 18 subnets in that supernet."""
+    if not supernet_checkpoint.exists():
+        supernet_cfg.work_dir = str(supernet_checkpoint.parent)
+        supernet_cfg.train_cfg.max_epochs = 1
+        Runner.from_cfg(supernet_cfg).train()
+    search_cfg.load_from = str(supernet_checkpoint)
+    search_cfg.train_cfg.update(population=6, generations=3, parents=2, mutants=3, calibration=2)
+    return search_cfg
 
 
 def small(path: Path, digits: Path, tmp_path: Path) -> Config:

@@ -33,15 +33,17 @@ def measure_executions(
         model: The model in training mode, not wrapped.
         optim_wrapper: Gives the context of the forward (mixed precision).
         data_batch: A batch as the training dataloader gives it.
-        draws: The subnets of one step each; the first step warms up.
+        draws: The subnets of one step each; the first step of an execution warms up.
     """
     backbone = find_backbone(model)
     # gradient checkpointing cannot meet sliced execution
     executions = ('masked',) if getattr(backbone, 'with_cp', False) else EXECUTIONS
     times: dict[str, list[float]] = {execution: [] for execution in executions}
     with left_as_it_was(model):
-        for subnets in draws:
-            for execution in executions:
+        # one after the other, as training goes on with one: in turn, each would pay for the
+        # memory that the other left
+        for execution in executions:
+            for subnets in draws:
                 batch = copy.deepcopy(data_batch)
                 start = now()
                 with backbone.active(subnets, execution), optim_wrapper.optim_context(model):

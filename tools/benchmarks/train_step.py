@@ -137,8 +137,8 @@ class Trainer:
         self.runner.train_loop.run_iter(self.batch)
 
 
-def turn(network, layout, dtype, mode, hooks, images, size, seed) -> tuple[float, int]:
-    """Seconds of a step, and bytes of peak memory, of a mode with the subnets of a seed."""
+def turn(network, layout, dtype, mode, hooks, images, size, seed) -> tuple[float, int | None]:
+    """Seconds of a step with the subnets of a seed, and, of seed 0, bytes of peak memory."""
     model = build(network, 'mmpse.StageWiseClassifier' if STAGE_WISE in mode else 'ImageClassifier')
     if mode == 'plain':
         fullnet = find_backbone(model).search_space.fullnet
@@ -155,7 +155,7 @@ def turn(network, layout, dtype, mode, hooks, images, size, seed) -> tuple[float
         for _ in range(TIMED_STEPS):
             trainer.step()
         seconds = (now() - start) / TIMED_STEPS
-        return seconds, peak_bytes(trainer) if seed == 0 else 0
+        return seconds, peak_bytes(trainer) if seed == 0 else None
 
 
 def peak_bytes(trainer: Trainer) -> int:
@@ -222,7 +222,7 @@ def measure(network: str, layout: str, dtype: str, args) -> list[dict]:
         with ProcessPoolExecutor(1, context) as process:
             seconds, peak = process.submit(turn, *modes[mode], seed).result()
         times[mode].append(seconds)
-        peaks[mode] = max(peak, peaks.get(mode, 0))
+        peaks.setdefault(mode, peak)  # of the first round
     plain = times['plain', 1]
     rows = []
     for (mode, n), seconds in times.items():

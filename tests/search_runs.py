@@ -1,0 +1,29 @@
+"""Runs of small searches, shared by their tests."""
+
+import copy
+from pathlib import Path
+
+from mmengine.runner import Runner
+
+from mmpse.engine import read_archive
+
+SHARED = ('budget', 'input_shape', 'metric', 'calibration')
+
+
+def search(cfg, **options):
+    cfg = copy.deepcopy(cfg)
+    cfg.merge_from_dict(options)
+    cfg.experiment_name = f'{id(cfg)}'
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def log_of(runner):
+    return (Path(runner.log_dir) / f'{runner.timestamp}.log').read_text()
+
+
+def other_search(cfg, name, **settings):
+    kept = {key: cfg.train_cfg[key] for key in SHARED}
+    cfg.train_cfg = dict(type=f'mmpse.{name}', **kept, **settings)
+    return search(cfg).train_loop, read_archive(f'{cfg.work_dir}/archive.db')
