@@ -151,7 +151,7 @@ def verdict(records: list[dict], score: Callable[[dict], float], metric: str) ->
 
 
 def own_verdict(records: list[dict], score: Callable[[dict], float], metric: str) -> str:
-    """Whether a search of the detector itself beats one of its backbone as a classifier, or none."""
+    """Whether a search of the detector itself beats that of the classifier, and no search."""
     own = 'own', 'The search of the detector itself'
     others = {
         'searched': 'that of the classifier',
