@@ -8,7 +8,7 @@ the searched subnet and the uniform one of like FLOPs are trained alone by one r
 mmpse.transfer into RetinaNet (BCCD) and Semantic FPN (CamVid), which are trained by one recipe for
 all three, and tested once, at the end. The same with a second supernet that starts from the full
 network. RetinaNet is also its own supernet, searched at the FLOPs that it has with the searched
-backbone. Each seed does all of that anew.
+backbone; the found subnet and the uniform one start from it. Each seed does all of that anew.
 
 DATA holds cifar-10-batches-py; BCCD annotations/instances_SPLIT.json and a folder of images for
 each split; CAMVID images/SPLIT and annotations/SPLIT. Run again after a kill: nothing is done
@@ -139,6 +139,8 @@ class Experiment:
         yield unit('bccd-supernet', self.train_detector_supernet)
         yield unit('bccd-search', self.search_detector)
         yield unit('bccd_own', self.fine_tune_own)
+        # what the supernet's weights bring without a search
+        yield unit('bccd_own-uniform', self.fine_tune_own, backbone='uniform')
 
     # What units leave for others
 
@@ -346,12 +348,18 @@ class Experiment:
         own = content(searched, searched.resources)
         return dict(kind='detector-search', seed=seed, budget=flops, **figures, subnet=own)
 
-    def fine_tune_own(self, work_dir: Path, advance: Advance, seed: int) -> dict:
-        subnet = Subnet.from_dict(self.record(f'bccd-search_seed{seed}')['subnet'])
+    def fine_tune_own(
+        self, work_dir: Path, advance: Advance, seed: int, backbone: str | None = None
+    ) -> dict:
+        """From the detector's supernet: the subnet found in it, or one of the classifier's."""
+        if backbone is None:
+            subnet = Subnet.from_dict(self.record(f'bccd-search_seed{seed}')['subnet'])
+        else:
+            subnet = self.subnet(backbone, seed)
         cfg = self.transferred(work_dir, 'bccd', subnet)
         cfg.load_from = self.weights_of(f'bccd-supernet_seed{seed}')  # cut to the subnet on load
         record = self.train_and_test(cfg, subnet, work_dir, advance, seed, 'bccd')
-        return dict(record, backbone='own')
+        return dict(record, backbone='own' if backbone is None else f'own-{backbone}')
 
 
 def content(subnet: Subnet, resources: dict[str, Any]) -> dict[str, Any]:

@@ -265,7 +265,8 @@ def train(
         cfg.train_cfg = dict(by_epoch=False, max_iters=1_000_000_000)
         cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
     cfg.log_processor = dict(by_epoch=by_epoch)
-    checkpoint = dict(by_epoch=by_epoch, interval=1 if by_epoch else INTERVAL, max_keep_ckpts=1)
+    # of 1 the old one is removed before the new one is written: a kill there loses both
+    checkpoint = dict(by_epoch=by_epoch, interval=1 if by_epoch else INTERVAL, max_keep_ckpts=2)
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', save_last=by_epoch, **checkpoint)
     cfg.default_hooks.param_scheduler = None
     resume_latest(cfg)

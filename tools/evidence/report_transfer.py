@@ -15,6 +15,7 @@ BACKBONES = {
     'searched': 'searched',
     'searched-pretrained': 'searched, supernet from the full network',
     'own': 'searched as a detector',
+    'own-uniform': "uniform, from the detector's supernet",
 }
 TASKS = {  # record -> heading, metrics: column, key in the record, factor
     'bccd': (
@@ -150,10 +151,14 @@ def verdict(records: list[dict], score: Callable[[dict], float], metric: str) ->
 
 
 def own_verdict(records: list[dict], score: Callable[[dict], float], metric: str) -> str:
-    """Whether a search of the detector itself beats one of its backbone as a classifier."""
-    what = ('own', 'The search of the detector itself'), ('searched', 'that of the classifier')
-    text = compare(records, score, metric, *what)
-    return f'\n{text}\n' if text else ''
+    """Whether a search of the detector itself beats that of the classifier, and no search."""
+    own = 'own', 'The search of the detector itself'
+    others = {
+        'searched': 'that of the classifier',
+        'own-uniform': 'the uniform subnet from the same supernet',
+    }
+    texts = [compare(records, score, metric, own, other) for other in others.items()]
+    return f'\n**{" ".join(filter(None, texts))}**\n' if any(texts) else ''
 
 
 def compare(
