@@ -14,7 +14,14 @@ from pathlib import Path
 from rich.console import Console
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
-from mmpse.transfer import backbone_of, export_onnx, export_plain, load_model
+from mmpse.transfer import (
+    ExportError,
+    TransferError,
+    backbone_of,
+    export_onnx,
+    export_plain,
+    load_model,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,12 +41,19 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    try:
+        export(args)
+    except (ExportError, TransferError) as error:
+        raise SystemExit(f'{type(error).__name__}: {error}') from None
+
+
+def export(args: argparse.Namespace) -> None:
     model = load_model(args.config, args.checkpoint)
     plain = args.out.suffix == '.json'
-    export = export_plain if plain else export_onnx
+    write = export_plain if plain else export_onnx
     with Console().status(f'exporting to {args.out}, about half a minute'):
         part = backbone_of(model) if plain or args.backbone else model
-        outputs = export(part, args.out, args.input_shape)
+        outputs = write(part, args.out, args.input_shape)
     print(f'{args.out}: checked against PyTorch')
     for name, shape in outputs.items():
         print(f'    {name} {shape}')

@@ -35,6 +35,11 @@ def parse_amount(amount: str | float, whole: float, resource: str = 'flops') -> 
             f"budget {amount!r} is not an amount of {resource}; expected {expected} or '50%'"
         )
     number = float(match[1])
+    if not match[2] and number <= 1:
+        raise ValueError(
+            f'budget {amount!r} is {number:g} {NAMES[resource]} in all; a share of the fullnet is '
+            f"written '{number:.0%}'"
+        )
     return number / 100 * whole if match[2] == '%' else number * units[match[2]]
 
 

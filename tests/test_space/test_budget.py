@@ -53,6 +53,11 @@ def test_amounts(amount, resource, number):
     assert parse_amount(amount, 8000, resource) == pytest.approx(number, rel=1e-12)
 
 
+def test_share_without_a_percent_sign(space, costs):
+    with pytest.raises(BudgetError, match="0.85 is 0.85 FLOPs .* is written '85%'"):
+        Budget(space, costs, dict(flops=0.85))
+
+
 @pytest.mark.parametrize(
     'amount', ['half', '-3M', '0', 0, None, True, '50 percent', '300m', '5ms', 'nan', float('inf')]
 )
@@ -69,7 +74,7 @@ def test_latency_without_a_unit_of_time(space, costs, amount):
 
 def test_unreachable_budget_prints_the_reachable_range(space, costs):
     tiny, full = ends(space, costs['flops'])
-    for limit in (1, 10 * int(full)):
+    for limit in (100, 10 * int(full)):
         with pytest.raises(BudgetError, match=f'reaches from {tiny:,} .* to {full:,}'):
             Budget(space, costs, dict(flops=limit))
     tiny, full = ends(space, costs['latency'])

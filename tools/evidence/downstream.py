@@ -236,6 +236,8 @@ class Experiment:
         cfg = Config.fromfile(path)
         root = self.roots[task]
         for split in ('train', 'val', 'test'):
+            if cfg[f'{split}_dataloader'] is None:  # of a supernet
+                continue
             dataset = cfg[f'{split}_dataloader'].dataset
             if root is not None:
                 dataset.data_root = root
@@ -308,17 +310,17 @@ class Experiment:
         cfg = self.transferred(work_dir, 'bccd', None, weights)
         cfg.model.backbone.ratios = self.classifier('search').model.backbone.ratios
         part = dict(type='mmpretrain.KFoldDataset', num_splits=5, fold=0, seed=0)
-        images, (*judged, pack) = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset.pipeline
+        images, stock = cfg.train_dataloader.dataset, Config.fromfile(TASKS['bccd'].config)
+        *judged, pack = stock.val_dataloader.dataset.pipeline
         # the true boxes come with the images: an annotation file has those of the other parts too
         judged = [step for step in judged if step.type != 'LoadAnnotations']
         judged.append(dict(pack, meta_keys=(*pack.meta_keys, 'instances')))
         cfg.train_dataloader.dataset = dict(part, dataset=images)
         cfg.train_dataloader.update(batch_size=16, drop_last=True)  # 4 images for each subnet
-        cfg.val_dataloader.dataset = dict(
-            part, test_mode=True, dataset=dict(images, pipeline=judged)
-        )
-        cfg.val_evaluator.ann_file = None
-        cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
+        held_out = dict(part, test_mode=True, dataset=dict(images, pipeline=judged))
+        cfg.val_cfg = stock.val_cfg
+        cfg.val_dataloader = dict(stock.val_dataloader, dataset=held_out)
+        cfg.val_evaluator = dict(stock.val_evaluator, ann_file=None)
         return cfg
 
     def train_detector_supernet(self, work_dir: Path, advance: Advance, seed: int) -> dict:
