@@ -33,7 +33,16 @@ def backbone_costs(
     Returns:
         ``{'flops': Cost, 'params': Cost}``; FLOPs are multiply-adds of one image, as mmengine
         counts them in eval mode (a normalisation layer: 2 per element).
+
+    Raises:
+        ValueError: If the image is none that the backbone takes.
     """
+    channels = backbone.get_submodule(backbone.layers_of_units[0].conv).in_channels
+    if len(input_shape) != 3 or input_shape[0] != channels:
+        raise ValueError(
+            f'input_shape must be (C, H, W) of one image with C={channels} channels, e.g. '
+            f'({channels}, 224, 224), got {tuple(input_shape)}'
+        )
     space = backbone.search_space
     flops, params = Cost(space.names), Cost(space.names)
     sizes = _output_sizes(backbone, input_shape)

@@ -284,6 +284,8 @@ def _changes(
     trained = subnet is not None and weights is not None and weights.trained
     if not trained and not old.type.endswith('SSDVGG'):  # it freezes nothing
         backbone.update(norm_eval=False, frozen_stages=-1)
+        if subnet is not None and old.get('norm_cfg', {}).get('requires_grad') is False:
+            backbone['norm_cfg'] = dict(requires_grad=True)
     if weights is not None:
         replaced = dict(_delete_=True) if 'init_cfg' in old else {}
         backbone['init_cfg'] = dict(replaced, **weights.init_cfg)

@@ -78,6 +78,12 @@ def test_costs_of_a_whole_classifier(scope, space):
         assert costs_of(space, costs, subnet) == measure(CLASSIFIER, subnet, (3, 64, 64))
 
 
+@pytest.mark.parametrize('shape', [(64, 64, 3), (64, 64), (1, 3, 64, 64)])
+def test_shape_that_is_none_of_an_image(scope, shape):
+    with pytest.raises(ValueError, match=r'must be \(C, H, W\) of one image with C=3 channels'):
+        model_costs(CLASSIFIER, shape)
+
+
 def test_images_that_a_model_cannot_count_on(scope, space):
     message = r'cannot count the FLOPs of ImageClassifier, .*\(1, 64, 64\).*to have 3 channels'
     with pytest.raises(ValueError, match=message):

@@ -28,6 +28,7 @@ from mmpse.transfer.survey import half_subnet, run
 
 FCN = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+CAFFE = 'mmdet::faster_rcnn/faster-rcnn_r50-caffe_fpn_1x_coco.py'  # norm_cfg freezes, too
 
 
 @pytest.fixture
@@ -264,8 +265,9 @@ def test_frozen_layers_stay_frozen_with_the_subnets_own_weights_alone(subnet, tm
         file = str(tmp_path / f'{name}.pth')
         state = {f'backbone.{k}': v for k, v in backbone.state_dict().items()}
         torch.save(dict(state_dict=state, **extra), file)
-        assert is_free(transfer(FASTER, new, path, file)) == (name != 'retrained')
-    assert is_free(transfer(FASTER, new, path))  # random ones
+        for config in (FASTER, CAFFE):
+            assert is_free(transfer(config, new, path, file)) == (name != 'retrained')
+    assert is_free(transfer(CAFFE, new, path))  # random ones
 
 
 def test_public_weights_are_cut_to_the_subnet(subnet, tmp_path):
