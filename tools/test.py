@@ -62,7 +62,7 @@ def main() -> None:
         cfg.default_hooks.visualization.update(draw=True, test_out_dir=args.show_dir)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
-    check_statistics(runner.model.eval(), checkpoint, args.checkpoint)
+    check_statistics(runner.model, checkpoint, args.checkpoint)
     metrics = runner.test()
     if args.out is not None:
         write_metrics(metrics, args.out)

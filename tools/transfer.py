@@ -14,8 +14,7 @@ from mmengine.config import Config
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.models import FitError
 from mmpse.space import SubnetError
-from mmpse.transfer import TransferError, complexity, transfer
-from mmpse.transfer.config import new_backbone
+from mmpse.transfer import TransferError, complexity, new_backbone, transfer
 
 
 def parse_args() -> argparse.Namespace:

@@ -31,21 +31,18 @@ def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: s
 
 
 def check_statistics(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
-    """Make sure that no layer in eval mode normalises by what a supernet holds as its statistics.
+    """Make sure that a model which is to be evaluated gets the BatchNorm statistics it needs.
 
     A supernet tracks none, since they mean nothing when subnets share its layers; those in its
     checkpoint are what it started from.
 
     Raises:
-        ValueError: If the checkpoint is of a supernet, and the model has a BatchNorm in eval mode.
+        ValueError: If the model has such layers, and the checkpoint is a supernet's.
     """
-    frozen = any(isinstance(m, _BatchNorm) and not m.training for m in model.modules())
-    if frozen and CHECKPOINT_KEY in checkpoint:
+    if CHECKPOINT_KEY in checkpoint and any(isinstance(m, _BatchNorm) for m in model.modules()):
         raise ValueError(
-            f'{path} is the checkpoint of a supernet, which has no BatchNorm statistics, but here '
-            'they would be used as they are (norm_eval, frozen stages, or a network that is not '
-            'trained). Give the checkpoint of the retrained subnet; to train on from the supernet, '
-            'set norm_eval=False and frozen_stages=-1 in the backbone'
+            f'{path} is the checkpoint of a supernet, which has no BatchNorm statistics to '
+            'evaluate with; give the checkpoint of a subnet that was retrained or fine-tuned'
         )
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import math
-import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ import numpy as np
 import torch
 from mmengine import dist
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner, set_random_seed
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -27,6 +24,7 @@ from .archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from .checkpoint import check_weights, file_digest
 from .judge import Judge, Verdict, calibration_batches
 from .parallel import alone, gather, on_main
+from .progress import Clock, search_progress
 from .racing import Race
 
 Widths = tuple[int, ...]
@@ -392,31 +390,7 @@ def without_weights(config: Any) -> Any:
     return [*map(without_weights, config)] if isinstance(config, (list, tuple)) else config
 
 
-class Clock:
-    """How long new subnets take."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.new = 0
-
-    def text(self, remaining: int) -> str:
-        seconds = (time.monotonic() - self.started) / max(self.new, 1)
-        eta = datetime.timedelta(seconds=round(seconds * remaining))
-        return f'{seconds:.2f} s a subnet, ETA {eta}'
-
-
 def memory_format_of(model: nn.Module) -> torch.memory_format:
     """The layout of a model's weights: channels_last if those of one layer are."""
     weights = (p for p in model.parameters() if p.dim() == 4)
     return torch.channels_last if any(map(is_channels_last, weights)) else torch.contiguous_format
-
-
-@contextmanager
-def search_progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A progress bar on the terminal; yields what advances it and says where the search is."""
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), transient=True, disable=not dist.is_main_process()
-    ) as progress:
-        task = progress.add_task('search', total=total)
-        yield lambda text: progress.update(task, advance=1, description=text)

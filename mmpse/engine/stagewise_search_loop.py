@@ -29,7 +29,8 @@ from mmpse.space import (
 
 from .archive import Archive, Judged
 from .parallel import gather, on_main
-from .search_loop import Candidate, Clock, SearchLoop, search_progress
+from .progress import Clock, search_progress
+from .search_loop import Candidate, SearchLoop
 from .searches import within_limits
 from .stage_judge import StageJudge
 

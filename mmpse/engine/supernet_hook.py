@@ -219,6 +219,7 @@ class SupernetHook(Hook):
             self._seed(runner, runner.iter)  # every subnet gets the same augmentation
             # a copy, since data preprocessors write into the samples
             runner.model.train_step(copy.deepcopy(data_batch), optim_wrapper=runner.optim_wrapper)
+        # here too: loading the first batch after a resume draws otherwise, and dropout follows it
         self._seed(runner, runner.iter)
         self.backbone.activate(passes[-1], self.execution)  # the runner's own step runs it
 

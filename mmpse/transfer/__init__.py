@@ -1,6 +1,6 @@
 """A searched backbone inside a detector or segmentor; export."""
 
-from .config import TransferError, complexity, transfer
+from .config import TransferError, complexity, new_backbone, transfer
 from .export import ExportError, backbone_of, export_onnx, export_plain, load_model
 from .plain import PlainBackbone
 from .survey import survey
@@ -14,6 +14,7 @@ __all__ = [
     'export_onnx',
     'export_plain',
     'load_model',
+    'new_backbone',
     'survey',
     'transfer',
 ]

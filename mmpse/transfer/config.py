@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmpse.engine.checkpoint import CHECKPOINT_KEY
 from mmpse.files import written
 from mmpse.models import SliceError, SlimmableBackbone, count
 from mmpse.models.stock import FAMILIES, PACKAGES
-from mmpse.models.warm_start import load_public
+from mmpse.models.warm_start import load_public, read_checkpoint
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
@@ -72,7 +71,9 @@ def transfer(
     with written(out) as (temporary,):
         text = rewrite(config, old, subnet, weights, out.parent)
         temporary.write_text(text, encoding='utf-8')
-    return Config.fromstring(rewrite(config, old, subnet, weights), '.py')
+    return (
+        new if weights is None else Config.fromstring(rewrite(config, old, subnet, weights), '.py')
+    )
 
 
 class Weights(NamedTuple):
@@ -220,13 +221,13 @@ def find_weights(backbone: SlimmableBackbone, checkpoint: str) -> Weights:
     Raises:
         TransferError: If weights are missing, left over or of another subnet.
     """
-    content = read_checkpoint(checkpoint)
+    content = read(checkpoint)
     state = content.get('state_dict', content)
     state = {k[len(PREFIX) :]: v for k, v in state.items() if k.startswith(PREFIX)}
     if not state:  # of another library, or a backbone alone
         try:
             load_public(backbone, content, checkpoint)
-        except (SliceError, ValueError) as error:
+        except (ValueError, RuntimeError) as error:
             raise TransferError(str(error)) from error
         return Weights(dict(type='mmpse.WarmStart', checkpoint=str(checkpoint)), trained=False)
     try:
@@ -255,14 +256,14 @@ def _size(state: Mapping[str, Tensor], without: Container[str]) -> int:
     return sum(v.numel() for k, v in state.items() if v.dim() and layers[k] not in without)
 
 
-def read_checkpoint(checkpoint: str) -> dict[str, Any]:
+def read(checkpoint: str) -> dict[str, Any]:
     """What is in a checkpoint.
 
     Raises:
         TransferError: If it cannot be read.
     """
     try:
-        return CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+        return read_checkpoint(checkpoint)
     except Exception as error:  # whatever the reader of its kind raises
         raise TransferError(f'cannot read the checkpoint {checkpoint}: {error}') from error
 
@@ -282,7 +283,7 @@ def _changes(
             norm_cfg = {key: v for key, v in old.norm_cfg.items() if key != 'requires_grad'}
             backbone['norm_cfg'] = dict(norm_cfg, _delete_=True, type='BN')
     trained = subnet is not None and weights is not None and weights.trained
-    if not trained and not old.type.endswith('SSDVGG'):  # it freezes nothing
+    if not trained and str(old.type).split('.')[-1] != 'SSDVGG':  # it freezes nothing
         backbone.update(norm_eval=False, frozen_stages=-1)
         if subnet is not None and old.get('norm_cfg', {}).get('requires_grad') is False:
             backbone['norm_cfg'] = dict(requires_grad=True)

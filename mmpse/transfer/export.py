@@ -19,7 +19,7 @@ from mmpse.engine.checkpoint import check_statistics
 from mmpse.files import written
 from mmpse.models import SliceError
 
-from .config import build_model, load_config, read_checkpoint
+from .config import build_model, load_config, read
 from .plain import PlainBackbone
 
 TOLERANCE = 1e-4  # of the largest value of an output
@@ -38,9 +38,9 @@ def load_model(config: str, checkpoint: str) -> nn.Module:
         ExportError: If the checkpoint is not one of this model, or a supernet's.
     """
     model = revert_sync_batchnorm(build_model(load_config(config)))
-    content = read_checkpoint(checkpoint)
+    content = read(checkpoint)
     try:
-        check_statistics(model.eval(), content, checkpoint)
+        check_statistics(model, content, checkpoint)
     except ValueError as error:
         raise ExportError(str(error)) from error
     try:
@@ -54,7 +54,7 @@ def load_model(config: str, checkpoint: str) -> nn.Module:
             f'({", ".join(missing[:3])}), {len(left)} have no place in it ({", ".join(left[:3])}); '
             'give the checkpoint that was trained with this config'
         )
-    return model
+    return model.eval()
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

@@ -1,0 +1,35 @@
+"""How far a search is, and how long it will take."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from mmengine import dist
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Clock:
+    """How long new subnets take."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+        self.new = 0
+
+    def text(self, remaining: int) -> str:
+        seconds = (time.monotonic() - self.started) / max(self.new, 1)
+        eta = datetime.timedelta(seconds=round(seconds * remaining))
+        return f'{seconds:.2f} s a subnet, ETA {eta}'
+
+
+@contextmanager
+def search_progress(total: int) -> Iterator[Callable[[str], None]]:
+    """A progress bar on the terminal; yields what advances it and says where the search is."""
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
+    with Progress(
+        *columns, TimeRemainingColumn(), transient=True, disable=not dist.is_main_process()
+    ) as progress:
+        task = progress.add_task('search', total=total)
+        yield lambda text: progress.update(task, advance=1, description=text)
