@@ -71,9 +71,9 @@ def transfer(
     with written(out) as (temporary,):
         text = rewrite(config, old, subnet, weights, out.parent)
         temporary.write_text(text, encoding='utf-8')
-    return (
-        new if weights is None else Config.fromstring(rewrite(config, old, subnet, weights), '.py')
-    )
+    if weights is not None:
+        new = Config.fromstring(rewrite(config, old, subnet, weights), '.py')
+    return new
 
 
 class Weights(NamedTuple):

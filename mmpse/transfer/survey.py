@@ -21,6 +21,7 @@ from rich.progress import track
 from torch import nn
 
 from mmpse.files import written
+from mmpse.models import FitError
 from mmpse.models.meta import WeightsOnMeta
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
@@ -228,7 +229,7 @@ def _without_storage(build: Callable[[Any], nn.Module], config: Any) -> nn.Modul
     try:
         with WeightsOnMeta():
             return build(config)
-    except Exception:  # all kinds; a config that is wrong fails again
+    except (RuntimeError, FitError):  # of PyTorch; of features that were computed from nothing
         return build(config)
 
 

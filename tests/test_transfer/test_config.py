@@ -8,6 +8,7 @@ import torchvision
 from mmdet.apis import init_detector
 from mmengine.config import Config
 from mmseg.apis import init_model
+from safetensors.torch import save_file
 
 from mmpse.models import (
     SlimmableMobileNetV2,
@@ -126,6 +127,11 @@ def test_public_weights_are_cut_to_the_subnet(subnet, tmp_path):
     weight = model.backbone.layer1[0].conv1.weight
     assert weight.shape[1] < 64
     assert torch.equal(weight, public.layer1[0].conv1.weight[: len(weight), : weight.shape[1]])
+
+    timm = str(tmp_path / 'resnet50.safetensors')
+    save_file(public.state_dict(), timm)
+    cfg = transfer(FASTER, tmp_path / 'new.py', cfg.model.backbone.subnet, timm)
+    assert cfg.model.backbone.init_cfg.type == 'mmpse.WarmStart'
 
     torch.save(torchvision.models.resnet18().state_dict(), file)
     with pytest.raises(TransferError, match='does not fit .* missing'):
