@@ -12,18 +12,24 @@ from torch import Tensor, nn
 REGION_HEADS = ('roi_head', 'bbox_roi_extractor')
 
 
-def raw_outputs(model: nn.Module, images: Tensor) -> Any:
+def raw_outputs(
+    model: nn.Module, images: Tensor, deployed: bool = False, regions: int | None = None
+) -> Any:
     """Everything that a model predicts from, as its heads put it out.
 
     Args:
         model: A classifier, detector or segmentor, or any module.
         images: A batch ``(B, C, H, W)`` as the data preprocessor puts it out. A two-stage detector
             looks at one region for each level of its features.
+        deployed: Leave out what only training needs: auxiliary heads.
+        regions: Regions of each image, instead; e.g. as many as a detector looks at in a test.
     """
     size = tuple(images.shape[2:])
     if hasattr(model, 'encode_decode'):  # a segmentor
         features = model.extract_feat(images)
-        heads = [model.decode_head, getattr(model, 'auxiliary_head', None)]
+        heads = [model.decode_head]
+        if not deployed:
+            heads.append(getattr(model, 'auxiliary_head', None))
         return [_cascade(head, features) for head in heads if head is not None]
     if hasattr(model, 'with_bbox') and hasattr(model, 'extract_feat'):  # a detector
         from mmdet.structures import DetDataSample
@@ -40,10 +46,12 @@ def raw_outputs(model: nn.Module, images: Tensor) -> Any:
             return model(images, samples, mode='tensor')
         features = model.extract_feat(images)
         sides = images.new_tensor(_region_sides(model.roi_head))[:, None]
+        if regions is not None:
+            sides = sides.repeat(-(-regions // len(sides)), 1)[:regions]
         boxes = torch.cat([torch.zeros(len(sides), 2).to(sides), sides, sides], 1)
-        regions = [InstanceData(bboxes=boxes) for _ in images]
+        proposals = [InstanceData(bboxes=boxes) for _ in images]
         rpn = [model.rpn_head(features)] if model.with_rpn else []
-        return [*rpn, model.roi_head.forward(features, regions, samples)]
+        return [*rpn, model.roi_head.forward(features, proposals, samples)]
     if hasattr(model, 'data_preprocessor'):
         return model(images, mode='tensor')
     return model(images)
@@ -88,17 +96,13 @@ def parts_of(model: nn.Module) -> list[str]:
     return parts
 
 
-def image_channels(model: nn.Module) -> int:
-    """Channels of the images that a model takes: those of its first convolution."""
+def image_channels(model: nn.Module) -> list[int]:
+    """How many channels the images of a model may have, the most likely number first."""
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    found = [] if mean is None else [mean.numel()]
     for module in model.modules():
         weight = getattr(module, 'weight', None)
         if isinstance(weight, Tensor) and weight.dim() == 4 and hasattr(module, 'in_channels'):
-            return module.in_channels
-    raise ValueError(f'{type(model).__name__} has no convolution, so that its images are unknown')
-
-
-@torch.no_grad()
-def example(model: nn.Module, size: int = 128) -> Tensor:
-    """Black images to watch a model on, ``(1, C, size, size)``."""
-    weight = next(model.parameters())
-    return torch.zeros(1, image_channels(model), size, size, device=weight.device)
+            found.append(module.in_channels)
+            break
+    return list(dict.fromkeys([*found, 3]))  # YOLOX's first convolution reads four pixels at once

@@ -131,14 +131,14 @@ def cut_(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> nn.Modu
         CutError: If the model has not the layers of the layout, or a width is impossible.
     """
     check_widths(layout, widths)
-    shapes: dict[str, tuple[int, ...]] = {}
-    tensors: dict[str, dict[int, Keep]] = {}
     for name, layer, sides in layers_in(model, layout):
         cut = cut_of(layer, sides, widths)
+        shapes = {key: tuple(getattr(layer, key).shape) for key in cut.tensors}
         for key, dims in cut.tensors.items():
-            tensor = getattr(layer, key)
-            shapes[f'{name}.{key}'], tensors[f'{name}.{key}'] = tuple(tensor.shape), dims
-            replace_(layer, key, take(tensor.detach(), dims).clone())
+            replace_(layer, key, take(getattr(layer, key).detach(), dims).clone())
+        if shapes:
+            hook = partial(_cut_on_load, shapes=shapes, cuts=cut.tensors)
+            layer.register_load_state_dict_pre_hook(hook)
         before = {key: getattr(layer, key) for key in cut.numbers}
         for key, value in cut.numbers.items():
             setattr(layer, key, value)
@@ -147,8 +147,6 @@ def cut_(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> nn.Modu
             for key, value in cut.numbers.items():
                 if getattr(parent, key, None) == before[key]:
                     setattr(parent, key, value)
-    if tensors:
-        model.register_load_state_dict_pre_hook(partial(_cut_on_load, shapes=shapes, cuts=tensors))
     return model
 
 
@@ -201,15 +199,15 @@ def replace_(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _cut_on_load(
-    module: nn.Module,
+    layer: nn.Module,
     state: dict[str, Tensor],
     prefix: str,
     *_,
     shapes: Mapping[str, tuple[int, ...]],
     cuts: Mapping[str, Mapping[int, Keep]],
 ) -> None:
-    """Cut the full-width tensors of a state dict that is being loaded."""
-    for name, shape in shapes.items():
-        tensor = state.get(prefix + name)
+    """Cut a layer's full-width tensors in a state dict that is being loaded."""
+    for key, shape in shapes.items():
+        tensor = state.get(prefix + key)
         if tensor is not None and tuple(tensor.shape) == shape:
-            state[prefix + name] = take(tensor, cuts[name]).clone()
+            state[prefix + key] = take(tensor, cuts[key]).clone()

@@ -71,10 +71,16 @@ class Unit:
 
 
 class Part(NamedTuple):
-    """What goes into and out of a part of the model: number of the tensor -> its channels."""
+    """What goes into and out of a part of the model.
+
+    Attributes:
+        inputs, outputs: Number of the tensor -> its channels.
+        leaky: Outputs that are not zero in the channels that a masked pass drops.
+    """
 
     inputs: dict[int, Side]
     outputs: dict[int, Side]
+    leaky: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)

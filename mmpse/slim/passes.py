@@ -55,7 +55,7 @@ class Supernet:
         inside = {id(m) for part in self.parts.values() for m in part.module.modules()}
         self.held: set[str] = set()
         for _, layer, sides in layers_in(model, layout):
-            if id(layer) not in inside:
+            if id(layer) not in inside and any(True for _ in layer.parameters()):
                 self.held |= {s.unit for s in sides.outputs if s.unit is not None}
         for name, module in model.named_modules():
             if isinstance(module, nn.SyncBatchNorm) and id(module) in inside:
@@ -201,7 +201,7 @@ class _Part:
         self.supernet = supernet
         self.name = name
         self.module = supernet.model.get_submodule(name)
-        self.inputs, self.outputs = supernet.layout.parts[name]
+        self.inputs, self.outputs, self.leaky_outputs = supernet.layout.parts[name]
         own = {id(m) for m in self.module.modules()}
         model = supernet.model
         self.layers = [row for row in layers_in(model, supernet.layout) if id(row[1]) in own]
@@ -326,35 +326,39 @@ class _Part:
     def _masked(self, forward: Callable, *args, **kwargs) -> Any:
         self.supernet.ran.add(self.name)
         batch, groups = self._batch(args, kwargs), len(self.supernet.active_subnets)
-        if not self.chunked:
-            return forward(*args, **kwargs)
 
         def by_group(k: int, x: Tensor) -> Tensor:
-            return (
-                torch.cat([x[g::groups] for g in range(groups)])
-                if x.dim() and len(x) == batch
-                else x
-            )
+            if not self.chunked or not x.dim() or len(x) != batch:
+                return x
+            return torch.cat([x[g::groups] for g in range(groups)])
 
         def in_order(k: int, y: Tensor) -> Tensor:
-            return interleave(y.chunk(groups)) if y.dim() and len(y) == batch else y
+            if not y.dim() or len(y) != batch:
+                return y
+            if k in self.leaky_outputs:
+                y = self._masked_channels(y, self.supernet.masks(self.outputs[k]), channel_dim(y))
+            return interleave(y.chunk(groups)) if self.chunked else y
 
         args, kwargs = map_tensors(by_group, (args, kwargs))
         return map_tensors(in_order, forward(*args, **kwargs))
 
-    def _of_images(self, mask: Tensor, x: Tensor) -> Tensor:
-        """The mask of every image's group, in the shape of ``x`` ``(B, C, ...)``."""
+    def _masked_channels(self, x: Tensor, mask: Tensor, dim: int = 1) -> Tensor:
+        """Drop of every image what its group lacks.
+
+        Args:
+            x: Full-width tensor, images first.
+            mask: ``(groups, channels)``.
+            dim: Dimension of channels in ``x``.
+        """
         share = len(x) // len(mask)
         mask = mask.repeat_interleave(share, 0) if self.chunked else mask.repeat(share, 1)
-        return mask.to(x.dtype)
+        shape = [1] * x.dim()
+        shape[0], shape[dim] = len(x), x.shape[dim]
+        return x * mask.to(x.dtype).view(shape)
 
     def _mask_input(self, mask: Tensor, layer: nn.Module, args: tuple) -> tuple:
         x, *rest = args
-        mask = self._of_images(mask, x)
-        dim = channel_dim(x, layer)
-        shape = [len(x)] + [1] * (x.dim() - 1)
-        shape[dim] = x.shape[dim]
-        return x * mask.view(shape), *rest
+        return self._masked_channels(x, mask, channel_dim(x, layer)), *rest
 
     def _normalise(
         self, norm: _BatchNorm, forward: Callable, mask: Tensor | None, x: Tensor
@@ -363,9 +367,7 @@ class _Part:
         groups, channels = len(self.supernet.active_subnets), x.shape[1]
         if not norm.training or x.dim() < 2:
             y = forward(x)
-            if mask is None:
-                return y
-            return y * self._of_images(mask, y)[(...,) + (None,) * (y.dim() - 2)]
+            return y if mask is None else self._masked_channels(y, mask)
         # The affine parameters carry the mask, so that dropped channels come out as exact zeros
         # and get no gradient, without another pass over the activation.
         ones = x.new_ones(channels) if norm.weight is None else norm.weight

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .layout import LayerWidths, Layout, Part, Segment, Side, make_layout
 from .watch import (
+    carriers_of,
     has_nan,
     is_grouped,
     is_mixing,
@@ -30,7 +31,7 @@ from .watch import (
     tensors_in,
 )
 
-Place = tuple[str, Any]  # ('layer', name), ('resize', k), ('into' or 'out of', part, k)
+Place = tuple[str, Any]  # ('layer', name), ('resize', k), ('into' or 'out of', (module, k))
 MIXED = -2  # in a map of channels: a position that depends on several
 
 
@@ -70,6 +71,7 @@ class _Finder:
         self.run = run
         self.parts = parts
         self.layers = layers_of(model)
+        self.carriers = carriers_of(model)
         self.maps: dict[Place, dict[str, Tensor]] = {}  # place -> layer -> channel of positions
         self.positions: dict[Place, int] = {}
         self.fixed: dict[str, str] = {}
@@ -87,8 +89,7 @@ class _Finder:
             self._unite()
             for tensor in loose_tensors(self.model):
                 self._check_loose(*tensor)
-            layout = self._layout()
-            return dataclasses.replace(layout, leaky=self._leaks(layout))
+            return self._with_leaks(self._layout())
         finally:
             torch.set_num_threads(threads)
             self.model.train(training)
@@ -131,6 +132,7 @@ class _Finder:
                 return
             if writer is None and name not in self.order:
                 self.order.append(name)
+            self._check_size(name, layer, x)
             note(('layer', name), x, channel_dim(x, layer))
             if name == writer:
                 marks = torch.zeros_like(marked, dtype=y.dtype).masked_fill(marked, torch.nan)
@@ -138,8 +140,8 @@ class _Finder:
 
         with ExitStack() as stack:
             stack.enter_context(stubbed(self.model, see))
-            for part in self.parts:
-                stack.enter_context(self._boundaries(part, note))
+            for name in {*self.parts, *self.carriers}:
+                stack.enter_context(self._boundaries(name, note))
             outputs = self.run(self.images.expand(2 * bits, -1, -1, -1))
         if writer is None:
             return
@@ -152,9 +154,20 @@ class _Finder:
             if (found >= 0).any():
                 self.maps.setdefault(place, {})[writer] = found.clamp(min=-1)
 
+    def _check_size(self, name: str, layer: nn.Module, x: Tensor) -> None:
+        """A stub takes any input; the layer does not."""
+        expected = getattr(layer, 'in_features', getattr(layer, 'in_channels', None))
+        given = x.shape[channel_dim(x, layer)]
+        if expected not in (None, given):
+            raise ValueError(
+                f'{name} reads {expected} channels, and gets {given} from images of '
+                f'{tuple(self.images.shape[2:])} pixels; give images of the size that the model is '
+                'made for'
+            )
+
     @contextmanager
-    def _boundaries(self, part: str, note: Callable[[Place, Tensor, int], None]):
-        module = self.model.get_submodule(part)
+    def _boundaries(self, name: str, note: Callable[[Place, Tensor, int], None]):
+        module = self.model.get_submodule(name)
         stock = module.forward  # hooks would miss those who call it
 
         def forward(*args, **kwargs) -> Any:
@@ -166,7 +179,7 @@ class _Finder:
         def noted(way: str, value: Any) -> None:
             for k, x in enumerate(tensors_in(value)):
                 if x.dim() > 1:
-                    note((way, (part, k)), x, channel_dim(x))
+                    note((way, (name, k)), x, channel_dim(x))
 
         module.forward = forward
         try:
@@ -300,6 +313,11 @@ class _Finder:
             if sides.units:
                 layers[name] = sides
 
+        for name in self.carriers:
+            sides = LayerWidths(None, self._side(('out of', (name, 0)), alive, names, sizes))
+            if sides.units:
+                layers[name] = sides
+
         def boundary(way: str, part: str) -> dict[int, Side]:
             places = [p for p in self.positions if p[0] == way and p[1][0] == part]
             return {p[1][1]: self._side(p, alive, names, sizes) for p in places}
@@ -318,7 +336,7 @@ class _Finder:
         self, place: Place, alive: set[int], names: Sequence[str], sizes: Sequence[int]
     ) -> Side | None:
         """The segments of what goes through a place."""
-        unit = torch.full((self.positions[place],), -1)
+        unit = torch.full((self.positions.get(place, 0),), -1)
         channel = torch.zeros_like(unit)
         for writer, found in self.maps.get(place, {}).items():
             at = (found >= 0).nonzero()[:, 0].cpu()
@@ -326,20 +344,24 @@ class _Finder:
             unit[at], channel[at] = units[found[at].cpu()], channels[found[at].cpu()]
         return sides_of(unit, channel, alive, names, sizes)
 
-    def _leaks(self, layout: Layout) -> frozenset[str]:
-        """Layers that get more than zeros if only BatchNorms are masked, to half of each unit."""
+    def _with_leaks(self, layout: Layout) -> Layout:
+        """Note what gets more than zeros if only BatchNorms are masked, to half of each unit."""
         half = {name: unit.width // 2 for name, unit in layout.units.items()}
-        leaky: set[str] = set()
+        layers: set[str] = set()
+        outputs: dict[str, set[int]] = {part: set() for part in self.parts}
         random = torch.Generator(self.images.device).manual_seed(0)
+
+        def leaks(x: Tensor, dim: int, side: Side) -> bool:
+            dropped = mask_of(side, half).to(x.device).logical_not()
+            return bool(x.movedim(dim, 0)[dropped].any())
 
         def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
             if not name:
                 return
             sides = layout.layers.get(name)
             if sides is not None and sides.inputs is not None:
-                dropped = mask_of(sides.inputs, half).to(x.device).logical_not()
-                if x.movedim(channel_dim(x, layer), 0)[dropped].any():
-                    leaky.add(name)
+                if leaks(x, channel_dim(x, layer), sides.inputs):
+                    layers.add(name)
             if not isinstance(layer, nn.PReLU):  # it keeps zeros
                 # such that no activation is zero by chance
                 y.copy_(torch.rand(y.shape, generator=random, device=y.device) + 0.1)
@@ -347,9 +369,21 @@ class _Finder:
                 mask = mask_of(sides.outputs, half).to(y.device)
                 y *= mask[(None, ...) + (None,) * (y.dim() - 2)]
 
-        with stubbed(self.model, see):
+        def note(place: Place, x: Tensor, dim: int) -> None:
+            way, (part, k) = place
+            if way == 'out of' and leaks(x, dim, layout.parts[part].outputs[k]):
+                outputs[part].add(k)
+
+        with ExitStack() as stack:
+            stack.enter_context(stubbed(self.model, see))
+            for part in self.parts:
+                stack.enter_context(self._boundaries(part, note))
             self.run(self.images)
-        return frozenset(leaky)
+        parts = {
+            name: part._replace(leaky=frozenset(outputs[name]))
+            for name, part in layout.parts.items()
+        }
+        return dataclasses.replace(layout, leaky=frozenset(layers), parts=parts)
 
 
 def mask_of(side: Side, widths: Mapping[str, int]) -> Tensor:

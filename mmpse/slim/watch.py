@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
-# what is told to an observer: name, layer or function, input, output
+# what is told to an observer: name and layer (of a resizing: '', function and arguments), input,
+# output
 See = Callable[[str, Any, Tensor, Tensor], None]
 
 
@@ -67,6 +68,16 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
 def inner_layers(layer: nn.Module) -> list[nn.Module]:
     """Layers that a layer feeds with its own input: the offsets of a deformable convolution."""
     return [child for child in layer.children() if is_conv(child)]
+
+
+def carriers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> module without weights that notes how many channels it puts out."""
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(getattr(m, 'out_channels', None), int)
+        and not any(True for _ in m.parameters())
+    }
 
 
 class Loose(NamedTuple):
@@ -146,17 +157,15 @@ class _Resizes(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         y = func(*args, **(kwargs or {}))
-        if func in RESIZES:
-            self._see('', func, args[0], y)
+        if is_resize(func):
+            args = {**dict(zip(('input', 'output_size'), args)), **(kwargs or {})}
+            self._see('', (func, args), args['input'], y)
         return y
 
 
-# as mmengine counts them: operations for each output (of pooling: for each input)
-RESIZES: dict[Callable, int] = {
-    torch._C._nn.upsample_nearest2d: 1,
-    torch._C._nn.upsample_bilinear2d: 4,
-    torch._C._nn.adaptive_avg_pool2d: 1,
-}
+def is_resize(function: Callable) -> bool:
+    """Whether a function resizes images, or pools them to a size."""
+    return function in (F.interpolate, F.adaptive_avg_pool2d)
 
 
 def output_size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
