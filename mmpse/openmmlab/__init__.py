@@ -1,0 +1,1 @@
+"""mmpse in OpenMMLab: registries, hooks, loops, configs and checkpoints."""
