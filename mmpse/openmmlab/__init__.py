@@ -1,1 +1,1 @@
-"""mmpse in OpenMMLab: registries, hooks, loops, configs and checkpoints."""
+"""OpenMMLab's side of mmpse: registry, configs, checkpoints, hooks and loops."""
