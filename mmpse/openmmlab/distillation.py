@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -132,10 +133,10 @@ class DistillationHook(Hook):
                 left_out[part] = str(other)
             else:
                 terms[part] = self._head_term(part, output, other)
+        output, other = outputs.get(features, (None, None))
         classifier = bool(self._sigmoid)
-        if not classifier and features in outputs and _has_gradient(outputs[features][0]):
-            output, other = outputs[features]
-            problem = _difference(output, other)
+        if not classifier and _has_gradient(output):
+            problem = str(other) if isinstance(other, CallError) else _difference(output, other)
             if problem:
                 left_out[features] = problem
             else:
@@ -196,7 +197,7 @@ def build_teacher(teacher: str | Mapping[str, Any], checkpoint: str) -> BaseMode
         if 'data_preprocessor' in cfg:  # the runner hands it to the model
             config.setdefault('data_preprocessor', cfg.data_preprocessor)
     else:
-        config = ConfigDict(teacher)  # detectors read theirs by attributes
+        config = ConfigDict(copy.deepcopy(teacher))  # detectors read theirs by attributes
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(config)
     load_public(model, read_checkpoint(checkpoint), checkpoint)
