@@ -12,7 +12,7 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 
 MODELS = _child(root.MODELS, 'mmpse.models')
-HOOKS = _child(root.HOOKS, 'mmpse.engine')
+HOOKS = _child(root.HOOKS, 'mmpse.engine', 'mmpse.openmmlab.distillation')
 LOOPS = _child(root.LOOPS, 'mmpse.engine')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.engine')
 TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.engine')

@@ -159,17 +159,16 @@ class Judge:
 def label_losses(samples: Sequence[BaseDataElement]) -> list[float]:
     """Negative log-likelihoods of the labels of classified images.
 
-    None for samples without scores of single-label classes (``pred_score`` and ``gt_label``).
+    None unless all samples have one label (``gt_label``) and scores that are one distribution
+    (``pred_score``): those of multi-label classifiers do not sum to one.
     """
-    pairs = [
-        (sample.pred_score, sample.gt_label)
-        for sample in samples
-        if 'pred_score' in sample and 'gt_label' in sample and sample.gt_label.numel() == 1
-    ]
-    if not pairs:
+    single = ('pred_score' in x and 'gt_label' in x and x.gt_label.numel() == 1 for x in samples)
+    if not samples or not all(single):
         return []
-    scores = torch.stack([score for score, _ in pairs]).double()
-    labels = torch.cat([label for _, label in pairs]).to(scores.device)
+    scores = torch.stack([sample.pred_score for sample in samples]).double()
+    if ((scores.sum(1) - 1).abs() > 1e-2).any():  # of half precision, a little off
+        return []
+    labels = torch.cat([sample.gt_label for sample in samples]).to(scores.device)
     tiny = torch.finfo(torch.float32).tiny
     return scores.clamp_min(tiny).gather(1, labels[:, None]).log().neg()[:, 0].tolist()
 

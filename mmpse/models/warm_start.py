@@ -57,6 +57,8 @@ class WarmStart:
         for child in module.modules():
             if isinstance(child, BaseModule):  # or its own init_cfg would come over these weights
                 child.is_init = True
+        # by this word stock backbones know that zero_init_residual and the like come too late
+        module.init_cfg = dict(type='Pretrained', checkpoint=self.checkpoint)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, f'WarmStart: load from {self.checkpoint}')
 
