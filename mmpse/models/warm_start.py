@@ -55,6 +55,8 @@ class WarmStart:
             sort_channels(module, self.sort, fresh_head=isinstance(module, SlimmableBackbone))
         # or their own init_cfg would come over these weights
         compat.mark_initialised(module, f'WarmStart: load from {self.checkpoint}')
+        # by this word stock backbones know that zero_init_residual and the like come too late
+        module.init_cfg = dict(type='Pretrained', checkpoint=self.checkpoint)
 
 
 def load_public(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
