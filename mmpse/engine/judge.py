@@ -7,9 +7,7 @@ import itertools
 import logging
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +15,7 @@ import numpy as np
 import torch
 from mmengine import dist
 from mmengine.device import get_device
-from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import autocast
@@ -26,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from mmpse.evaluation import recalibrate
 from mmpse.models import with_subnet
+from mmpse.openmmlab import compat
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
@@ -145,7 +144,7 @@ class Judge:
         return losses
 
     def _score(self, evaluator: Evaluator, images: int) -> float:
-        with unrounded(evaluator):
+        with compat.unrounded(map(type, evaluator.metrics)):
             metrics = evaluator.evaluate(images)
         if metrics and self.metric not in metrics:  # none at all: a detector found nothing
             raise ValueError(
@@ -171,25 +170,6 @@ def label_losses(samples: Sequence[BaseDataElement]) -> list[float]:
     labels = torch.cat([sample.gt_label for sample in samples]).to(scores.device)
     tiny = torch.finfo(torch.float32).tiny
     return scores.clamp_min(tiny).gather(1, labels[:, None]).log().neg()[:, 0].tolist()
-
-
-@contextmanager
-def unrounded(evaluator: Evaluator) -> Iterator[None]:
-    """Inside, stock metrics give their figures in full precision.
-
-    mmdet's round theirs to three decimals with the builtin ``round``, so that detectors of
-    different quality tie.
-    """
-    kinds = {kind for metric in evaluator.metrics for kind in type(metric).__mro__}
-    names = {kind.__module__ for kind in kinds if issubclass(kind, BaseMetric)}
-    modules = [sys.modules[name] for name in names if not hasattr(sys.modules[name], 'round')]
-    for module in modules:
-        module.round = lambda value, digits=None: round(value) if digits is None else value
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.round
 
 
 class BatchCache:

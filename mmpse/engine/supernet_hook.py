@@ -21,6 +21,7 @@ from mmpse.models import (
     backbone_costs,
     find_backbone,
 )
+from mmpse.openmmlab import compat
 from mmpse.registry import HOOKS, TASK_UTILS
 from mmpse.space import Subnet
 
@@ -187,7 +188,7 @@ class SupernetHook(Hook):
 
     def _accumulate(self, runner: Runner) -> None:
         """Count a pass of a subnet as a step of gradient accumulation."""
-        counts = runner.optim_wrapper._accumulative_counts
+        counts = compat.accumulative_counts(runner.optim_wrapper)
         if counts % self.n:
             raise ValueError(
                 f'SupernetHook: serial=True accumulates the gradients of n={self.n} subnets before '
@@ -321,7 +322,7 @@ class SupernetHook(Hook):
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if runner._resume and CHECKPOINT_KEY in checkpoint:
+        if compat.is_resuming(runner) and CHECKPOINT_KEY in checkpoint:
             state = checkpoint[CHECKPOINT_KEY]
             self.record.load_state_dict(state['record'])
             if self.execution == 'auto':
