@@ -35,8 +35,6 @@ class RandomSearchLoop(SearchLoop):
         **kwargs: See :class:`SearchLoop`.
     """
 
-    races = True
-
     def __init__(
         self,
         *args,
@@ -123,11 +121,6 @@ class EvolutionSearchLoop(RandomSearchLoop):
                 f'expected 1 <= parents <= population and 0 <= mutants <= population, got '
                 f'parents={parents}, mutants={mutants}, population={self.population}'
             )
-        if pareto and self.race is not None:
-            raise ValueError(
-                'pareto=True has no racing: a subnet of a low score can be on the front; leave '
-                'train_cfg.racing or train_cfg.pareto out'
-            )
         self.parents = parents
         self.mutants = mutants
         self.mutation = mutation
@@ -136,12 +129,8 @@ class EvolutionSearchLoop(RandomSearchLoop):
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
         super().prepare(checkpoint)
         for row in self.known:
-            if row.score is not None and self.within(np.array([row.widths]))[0]:
+            if self.within(np.array([row.widths]))[0]:
                 self.history[row.widths] = row
-
-    @property
-    def contenders(self) -> int:
-        return max(self.parents, self.topk)
 
     def breed(self, rng: np.random.Generator, proposed: Generation) -> None:
         ranked = self.ranked()
