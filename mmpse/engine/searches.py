@@ -11,7 +11,7 @@ from mmpse.registry import LOOPS
 from mmpse.space import Budget, PriorSampler, expected_loss, nearest_uniform
 
 from .archive import Judged, ranking_key
-from .checkpoint import CHECKPOINT_KEY
+from .checkpoint import supernet_state
 from .loss_record import relative_losses
 from .pareto import pareto_front, pareto_order
 from .search_loop import Candidate, SearchLoop
@@ -58,14 +58,14 @@ class RandomSearchLoop(SearchLoop):
         return self.population * self.generations
 
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
-        state, energy = checkpoint.get(CHECKPOINT_KEY), None
+        state, energy = supernet_state(checkpoint), None
         if state is not None and len(state['record']['loss']):
             energy = expected_loss(self.space, *relative_losses(state['record']))
         else:
             self.runner.logger.warning(
-                f'{self.runner._load_from} holds no losses of single subnets (only those of '
-                'classifiers trained with mmpse.SupernetHook do): candidates are drawn by cost '
-                'alone.'
+                f'{self.runner._load_from} holds no losses of single subnets (only checkpoints of '
+                'classifiers trained with mmpse.SupernetHook do, as long as they have their meta): '
+                'candidates are drawn by cost alone.'
             )
         self.prior = PriorSampler(self.space, self.budget, energy, self.sampler)
 

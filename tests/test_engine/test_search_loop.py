@@ -196,7 +196,7 @@ def test_checkpoint_of_another_width(cfg):
 
 def test_checkpoint_without_a_loss_record_falls_back_to_cost(cfg, tmp_path):
     state = torch.load(cfg.load_from, weights_only=False)
-    del state['mmpse_supernet']
+    del state['meta']
     torch.save(state, tmp_path / 'plain.pth')
     options = {'train_cfg.generations': 1, 'load_from': str(tmp_path / 'plain.pth')}
     assert 'candidates are drawn by cost alone' in log_of(search(cfg, **options))

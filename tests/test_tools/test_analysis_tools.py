@@ -47,8 +47,8 @@ def test_plot_losses_draws_the_record_of_a_checkpoint(tmp_path, scope):
     space = MODELS.build(cfg.model.backbone).search_space
     record = LossRecord(size=10)
     record.extend(0, space.array([space.fullnet, space.tinynet]), [1.0, 2.0])
-    state = dict(meta=dict(cfg=cfg.pretty_text), mmpse_supernet=dict(record=record.state_dict()))
-    torch.save(state, tmp_path / 'epoch_1.pth')
+    meta = dict(cfg=cfg.pretty_text, mmpse_supernet=dict(record=record.state_dict()))
+    torch.save(dict(meta=meta, state_dict={}), tmp_path / 'epoch_1.pth')
     result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'epoch_1.pth')
     assert '2 losses drawn' in result.stdout and (tmp_path / 'training_losses.png').stat().st_size
     torch.save(dict(state_dict={}), tmp_path / 'other.pth')

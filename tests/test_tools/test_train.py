@@ -19,6 +19,7 @@ from conftest import ROOT, small
 from mmengine.config import Config
 
 from mmpse.engine import ArchiveError, read_archive
+from mmpse.engine.checkpoint import supernet_state
 
 
 @pytest.fixture
@@ -134,7 +135,7 @@ def test_supernet_training_survives_kill_9(supernet_file, tmp_path, when):
     )
     for key, value in whole['state_dict'].items():
         assert torch.equal(value, resumed['state_dict'][key]), key
-    record, again = (state['mmpse_supernet']['record'] for state in (whole, resumed))
+    record, again = (supernet_state(state)['record'] for state in (whole, resumed))
     assert all(torch.equal(record[key], again[key]) for key in record)
 
 
@@ -281,9 +282,7 @@ def test_two_processes_train_one_supernet(supernet_file, tmp_path, hook, accumul
     cfg.dump(tmp_path / 'two.py')
     file, environment = importing(tmp_path / 'two.py', 'compare_ranks', COMPARE_RANKS)
     launch('tools/train.py', file, '--work-dir', tmp_path / 'two', env=environment)
-    record = torch.load(tmp_path / 'two/epoch_2.pth', weights_only=False)['mmpse_supernet'][
-        'record'
-    ]
+    record = supernet_state(torch.load(tmp_path / 'two/epoch_2.pth', weights_only=False))['record']
     assert record['iteration'].tolist() == sorted(list(range(4)) * 4)  # 2 ranks, 2 drawn subnets
 
 
