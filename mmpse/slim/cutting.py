@@ -6,12 +6,15 @@ model, and the loading of full-width weights, so that all three are the same net
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from .layout import LayerWidths, Layout, Side
@@ -148,6 +151,84 @@ def cut_(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> nn.Modu
                 if getattr(parent, key, None) == before[key]:
                     setattr(parent, key, value)
     return model
+
+
+@contextmanager
+def as_subnet(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> Iterator[None]:
+    """For the time of a ``with`` block the full model is the static network of a subnet, in place.
+
+    BatchNorms have copies of their statistics, so that what is recalibrated inside is forgotten.
+
+    Args:
+        model: The full-width model.
+        layout: Its layout.
+        widths: Unit -> channels.
+    """
+    check_widths(layout, widths)
+    layers = list(layers_in(model, layout))
+    cuts = {name: cut_of(layer, sides, widths) for name, layer, sides in layers}
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    before = [dict(norm._buffers) for norm in norms]
+    try:
+        with swapped(layers, cuts):
+            for norm in norms:
+                for key, tensor in norm._buffers.items():
+                    norm._buffers[key] = None if tensor is None else tensor.clone()
+            yield
+    finally:
+        for norm, buffers in zip(norms, before, strict=True):
+            norm._buffers.update(buffers)
+
+
+@contextmanager
+def swapped(
+    layers: Iterable[tuple[str, nn.Module, LayerWidths]],
+    cuts: Mapping[str, LayerCut],
+    weights: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Iterator[None]:
+    """Let layers use what a subnet keeps of them; gradients reach the full-width parameters.
+
+    Args:
+        layers: Name, layer and sides.
+        cuts: Name -> what is kept.
+        weights: Name -> the kept weight, where it was taken already.
+    """
+    before = []
+    try:
+        for name, layer, _ in layers:
+            parameters, buffers = dict(layer._parameters), dict(layer._buffers)
+            numbers = {key: getattr(layer, key) for key in cuts[name].numbers}
+            before.append((layer, parameters, buffers, numbers))
+            for key, dims in cuts[name].tensors.items():
+                own = layer._parameters if key in parameters else layer._buffers
+                if key != 'weight' or name not in weights:
+                    own[key] = take(own[key], dims)
+            if name in weights:
+                layer._parameters['weight'] = weights[name]
+            layer.__dict__.update(cuts[name].numbers)
+        yield
+    finally:
+        for layer, parameters, buffers, numbers in before:
+            layer._parameters.update(parameters)
+            layer._buffers.update(buffers)
+            layer.__dict__.update(numbers)
+
+
+@contextmanager
+def untracked(norms: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Let BatchNorms that train normalise by their batch alone, and leave running statistics."""
+    before = []
+    for norm in norms:
+        if norm.training and norm.track_running_stats:
+            before.append((norm, norm.running_mean, norm.running_var))
+            norm._buffers['running_mean'] = norm._buffers['running_var'] = None
+            norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, mean, variance in before:
+            norm.track_running_stats = True
+            norm._buffers['running_mean'], norm._buffers['running_var'] = mean, variance
 
 
 def layers_in(model: nn.Module, layout: Layout) -> Iterator[tuple[str, nn.Module, LayerWidths]]:

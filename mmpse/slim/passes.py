@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.space import SearchSpace, Subnet
 
-from .cutting import LayerCut, cut_of, kept, layers_in, take
+from .cutting import LayerCut, cut_of, kept, layers_in, swapped, take, untracked
 from .functions import ChunkedBatchNorm, Slices, interleave, is_channels_last
 from .layout import Layout, Side
 from .units import channel_dim
@@ -257,40 +257,12 @@ class _Part:
                 return take_side(x[g :: len(subnets)], side, subnet)
 
             own_args, own_kwargs = map_tensors(of_group, (args, kwargs))
-            with self._using(cuts[g], {name: w[g] for name, w in weights.items()}):
+            own = {name: w[g] for name, w in weights.items()}
+            with ExitStack() as stack:
+                stack.enter_context(swapped(self.layers, cuts[g], own))
+                stack.enter_context(untracked(norm for norm, _ in self.norms))
                 outputs.append(forward(*own_args, **own_kwargs))
         return self._merged(outputs, batch // len(subnets))
-
-    @contextmanager
-    def _using(self, cuts: Mapping[str, LayerCut], weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Let the layers use what a subnet keeps of them."""
-        before = []
-        for name, layer, _ in self.layers:
-            parameters, buffers = dict(layer._parameters), dict(layer._buffers)
-            numbers = cuts[name].numbers
-            before.append((layer, parameters, buffers, {k: layer.__dict__[k] for k in numbers}))
-            for key, dims in cuts[name].tensors.items():
-                own = layer._parameters if key in parameters else layer._buffers
-                own[key] = take(own[key], dims)
-            if name in weights:
-                layer._parameters['weight'] = weights[name]
-            layer.__dict__.update(numbers)
-        tracking = []
-        for norm, _ in self.norms:  # statistics of several subnets mean nothing
-            if norm.training and norm.track_running_stats:
-                tracking.append((norm, norm.running_mean, norm.running_var))
-                norm._buffers['running_mean'] = norm._buffers['running_var'] = None
-                norm.track_running_stats = False
-        try:
-            yield
-        finally:
-            for norm, mean, variance in tracking:
-                norm.track_running_stats = True
-                norm._buffers['running_mean'], norm._buffers['running_var'] = mean, variance
-            for layer, parameters, buffers, numbers in before:
-                layer._parameters.update(parameters)
-                layer._buffers.update(buffers)
-                layer.__dict__.update(numbers)
 
     def _merged(self, outputs: Sequence[Any], share: int) -> Any:
         """The groups' outputs at full width, in the batch's order."""
