@@ -201,15 +201,20 @@ def _find(own: Mapping[str, Tensor], weights: dict[str, Tensor], source: str, ki
     if not fitting:
         raise CheckpointError(_misfit(matches, own, weights, source, kind))
     most = max(len(match.used) for match in fitting)
-    best = [match for match in fitting if len(match.used) == most]
-    plain = [match for match in best if not match.prefix]
-    prefixes = {match.prefix for match in best}
-    if not plain and len(prefixes) > 1:
+    # two views of the same tensors are one match
+    best = {
+        frozenset(map(id, match.used.values())): match
+        for match in reversed(fitting)
+        if len(match.used) == most
+    }
+    plain = [match for match in best.values() if not match.prefix]
+    if len(best) > 1 and not plain:
+        prefixes = sorted(match.prefix for match in best.values())
         raise CheckpointError(
-            f'{source} holds the model more than once ({listed(sorted(prefixes))}); save the one '
-            'that is meant, under its names without the prefix'
+            f'{source} holds the model more than once ({listed(prefixes)}); save the one that is '
+            'meant, under its names without the prefix'
         )
-    return (plain or best)[0]
+    return plain[0] if plain else next(iter(best.values()))
 
 
 def _root(own: Mapping[str, Tensor]) -> str:
@@ -260,6 +265,8 @@ def _wrapping(weights: Mapping[str, Tensor]) -> list[str]:
 
 def _prefixes(view: _View) -> list[tuple[str, str]]:
     """Pairs of a prefix in the checkpoint and one in the model behind which most names agree."""
+    if view.layout is not None:  # its names are whole
+        return [('', '')] if view.names.keys() & view.state else []
     votes: Counter = Counter()
     for key in view.state:
         for start in (0, *(end + 1 for end in _dots(key))):

@@ -381,8 +381,17 @@ def test_names_that_the_libraries_download(monkeypatch, tmp_path):
     monkeypatch.setattr('mmengine.runner.checkpoint.load_url', load_url)
     WarmStart('torchvision://resnet18')(SlimmableResNet(18))
     assert calls[-1].startswith('resnet18-')
-    WarmStart('mmpretrain://resnet18_8xb32_in1k')(SlimmableResNet(18))
-    assert calls[-1].startswith('resnet18_8xb32_in1k_')
+
+    def download(url, path, *args, **kwargs):
+        calls.append(url.rpartition('/')[2])
+        torch.save(resnet18(), path)
+
+    monkeypatch.setattr('torch.hub.get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr('torch.hub.download_url_to_file', download)
+    calls.clear()
+    for _ in range(2):  # the second time it is there
+        WarmStart('mmpretrain://resnet18_8xb32_in1k')(SlimmableResNet(18))
+    assert len(calls) == 1 and calls[0].startswith('resnet18_8xb32_in1k_')
 
 
 def test_safetensors(tmp_path):
