@@ -12,7 +12,7 @@ BOOT := $(shell command -v $(or $(PYTHON),python3) 2>/dev/null)
 # (before 4.4, make exports nothing to $(shell))
 PY = $(shell PYTHON="$(PYTHON)" "$(BOOT)" tools/install.py --print-python)
 
-.PHONY: help install demo test test-slow results lint format
+.PHONY: help install demo test test-slow results lint format lock
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## */  make \1	/p' Makefile
@@ -45,3 +45,11 @@ lint: install  ## check style and formatting
 format: install  ## mend what can be mended
 	"$(PY)" -m ruff check --fix
 	"$(PY)" -m ruff format
+
+# mmcv is built against these versions and so is not among them
+lock:  ## resolve requirements/lock.txt after a change beside it (needs uv; delete it to upgrade all)
+	uv pip compile -q --universal --fork-strategy fewest --python-version 3.10 --no-annotate \
+	--no-header --no-emit-package onedl-mmcv -o requirements/lock.txt \
+	requirements.txt requirements/mminstall.txt
+	sed -i "/^#/d; s/ and platform_machine.*//; s/ ; python_full_version < '3.14'//; \
+	1i # made by make lock, for Linux and Python 3.10 to 3.13" requirements/lock.txt
