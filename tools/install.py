@@ -21,7 +21,8 @@ from typing import Any, Dict
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / '.venv'
-LOCK = ROOT / 'requirements/lock.txt'
+LOCK = ROOT / 'requirements/lock.txt'  # everything but mmcv
+MM = ROOT / 'requirements/mminstall.txt'
 CACHE = os.environ.get('MMPSE_CACHE') or os.environ.get('XDG_CACHE_HOME', '~/.cache') + '/mmpse'
 GB_PER_JOB = 2  # memory: one compiler takes up to 1.5
 
@@ -97,7 +98,7 @@ def probe(python: str) -> Dict[str, Any]:
     try:
         info = json.loads(ask(python, PROBE).stdout)
     except (OSError, ValueError):
-        raise Problem(f'{python} does not run: remove that environment, or name another: PYTHON=')
+        raise Problem(f'{python} does not run: remove it, or name another: PYTHON=') from None
     if not [3, 10] <= info['version'] <= [3, 13]:
         raise Problem(
             '%s is Python %d.%d, and mmpse needs 3.10 to 3.13: install one (Debian, Ubuntu: apt '
@@ -174,13 +175,13 @@ class Install:
         self.cache = Path(CACHE).expanduser().absolute()
         self.log = Path(self.info['prefix'], 'mmpse-install.log')
         self.stamp = Path(self.info['prefix'], 'mmpse-install.json')
-        self.pip = [python, '-m', 'pip', '--disable-pip-version-check', 'install']
+        self.pip = [python, '-m', 'pip', 'install', '--disable-pip-version-check']
         if shutil.which('uv'):
             self.pip = ['uv', 'pip', 'install', '--python', python]
 
     def state(self) -> str:
         """Differs when there may be something to do: pins, metadata, packages, checkout, nvcc."""
-        files = [LOCK, ROOT / 'requirements/mminstall.txt', ROOT / 'setup.py']
+        files = [LOCK, MM, ROOT / 'setup.py']
         packages = Path(self.info['purelib']).glob('*.dist-info')
         parts = [path.read_text() for path in files] + sorted(path.name for path in packages)
         parts += [str(ROOT), str((ROOT / 'mmpse/.mim/tools').exists()), str(shutil.which('nvcc'))]
@@ -233,7 +234,7 @@ class Install:
             return log.read().decode(errors='replace')
 
     def packages(self) -> None:
-        """Everything in the lock, first what builds the rest: newer setuptools cannot."""
+        """Everything in the lock; first what builds some of it, since newer setuptools cannot."""
         if not any(self.cache.glob('*/*.whl')) and ask(self.python, 'import mmcv.ops').returncode:
             check_compiler(self.info['include'])  # said now, not after the download
         print('[1/4] torch, OpenMMLab, tools: 2 GB to download if they are not there', flush=True)
@@ -247,7 +248,9 @@ class Install:
         if answer.returncode:
             raise Problem(f'torch was installed but does not work: {last_line(answer.stderr)}')
         fitting, note = answer.stdout.split('\n')[:2]
-        version = re.search('onedl-mmcv==(.+)', (ROOT / 'requirements/mminstall.txt').read_text())[1]
+        version = re.search('onedl-mmcv==(.+)', (ROOT / 'requirements/mminstall.txt').read_text())[
+            1
+        ]
         folder = self.cache / f'mmcv{version}-{fitting}'
         print('[2/4] mmcv and its ops', f'({note})' * bool(note), flush=True)
         while ask(self.python, OPS, version, fitting).returncode:
