@@ -27,16 +27,9 @@ PIP = [sys.executable, '-m', 'pip', 'install']
 if shutil.which('uv'):
     PIP = ['uv', 'pip', 'install', '--python', sys.executable]
 
-# what the output of a failed command means, and what to do about it
-CAUSES = (
-    ('No space left on device', 'the disk is full: free some space, or set TMPDIR or MMPSE_CACHE'),
-    (
-        'NewConnectionError|NameResolutionError|Connect(ion|Timeout)Error|Max retries|ProxyError'
-        '|SSLError|Connection (refused|reset)|Network is unreachable|[Tt]imed out|dns error',
-        'the package registry cannot be reached: mend the network, HTTPS_PROXY or `pip config`',
-    ),
-    ('Killed|[Oo]ut of memory', 'the memory did not suffice: set MAX_JOBS=1'),
-    ('', 'mend what it says'),
+OFFLINE = (
+    'NewConnectionError|NameResolutionError|Connect(ion|Timeout)Error|Max retries|ProxyError'
+    '|SSLError|Connection (refused|reset)|Network is unreachable|[Tt]imed out|dns error'
 )
 
 # What mmcv's ops depend on, and a note. mmcv compiles for CUDA if torch sees a GPU, and fails
@@ -139,7 +132,7 @@ def run(doing: str, *command: str, **options) -> None:
     """Run a command with its output in the log, and show that it is alive."""
     every, end = (1, '\r') if sys.stdout.isatty() else (30, '\n')
     begin, start = time.time(), LOG.stat().st_size if LOG.exists() else 0
-    output = lambda: LOG.read_bytes()[start:][-20000:].decode(errors='replace')  # noqa: E731
+    output = lambda: LOG.read_bytes()[start:].decode(errors='replace')  # noqa: E731
     with LOG.open('a') as log:
         options.update(stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
         # the child inherits the lock: if this process is killed, the next one waits for the child
@@ -151,11 +144,11 @@ def run(doing: str, *command: str, **options) -> None:
             line = '      ' + progress(output(), time.time() - begin)
             print(line.ljust(79), end=end, flush=True)
     if process.returncode:
-        advice = next(advice for pattern, advice in CAUSES if re.search(pattern, output()))
-        raise Problem(
-            f'{doing} failed, {advice}; then `make install` continues. Its last line: '
-            f'{last_line(output())[:200]} (the whole log: {LOG})'
-        )
+        error = re.search(r'^.*\b(ERROR|[Ee]rror): .*$', output(), re.M)
+        error = error.group().strip() if error else last_line(output())
+        if re.search(OFFLINE, output()):
+            error = f'no way to the package registry (network, HTTPS_PROXY, `pip config`): {error}'
+        raise Problem(f'{doing} failed: {error[:300]}; then `make install` continues; log: {LOG}')
 
 
 def install_ops() -> None:
