@@ -10,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 REPO = Path(__file__).resolve().parents[1]
 PACKED = (
@@ -83,3 +85,17 @@ def test_the_version_is_the_same_everywhere():
     version = re.search("'(.+)'", (REPO / 'mmpse/version.py').read_text())[1]
     assert f'\nversion: {version}\n' in (REPO / 'CITATION.cff').read_text()
     assert f'\n## {version}' in (REPO / 'CHANGELOG.md').read_text()
+
+
+def test_lock_fits_the_requirements():
+    """Otherwise `make lock` was forgotten."""
+    lines = {
+        path.stem: [line for line in path.read_text().splitlines() if line and line[0] != '#']
+        for path in (REPO / 'requirements').glob('*.txt')
+    }
+    locked = [Requirement(line) for line in lines.pop('lock')]
+    locked = {canonicalize_name(r.name): str(r.specifier).removeprefix('==') for r in locked}
+    assert 'onedl-mmcv' not in locked  # built by tools/install.py
+    for need in map(Requirement, sum(lines.values(), [])):
+        if need.name != 'onedl-mmcv':
+            assert locked[canonicalize_name(need.name)] in need.specifier

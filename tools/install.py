@@ -147,7 +147,7 @@ def run(doing: str, *command: str, **options) -> None:
         error = re.search(r'^.*\b(ERROR|[Ee]rror): .*$', output(), re.M)
         error = error.group().strip() if error else last_line(output())
         if re.search(OFFLINE, output()):
-            error = f'no way to the package registry (network, HTTPS_PROXY, `pip config`): {error}'
+            error = 'no way to the package registry: see the network, HTTPS_PROXY, `pip config`'
         raise Problem(f'{doing} failed: {error[:300]}; then `make install` continues; log: {LOG}')
 
 
