@@ -158,14 +158,17 @@ def test_archive_of_another_checkpoint_is_refused(cfg, tmp_path):
 @pytest.mark.parametrize(
     ('options', 'differing'),
     [
-        ({'val_evaluator.thrs': 0.9}, 'evaluator'),
-        ({'model.data_preprocessor': dict(mean=[0.0] * 3, std=[9.0] * 3)}, 'model'),
-        ({'val_dataloader.dataset.indices': 32}, 'dataset'),
+        ({'val_evaluator.thrs': 0.9}, 'evaluator.thrs: nothing there, 0.9 now'),
+        (
+            {'model.data_preprocessor': dict(mean=[0.0] * 3, std=[9.0] * 3)},
+            r'model.data_preprocessor.mean: \[127.5, .*\] there, \[0.0, 0.0, 0.0\] now; .*',
+        ),
+        ({'val_dataloader.dataset.indices': 32}, 'dataset.indices: 64 there, 32 now'),
     ],
 )
 def test_scores_of_another_way_to_judge_are_refused(cfg, options, differing):
     search(cfg)
-    with pytest.raises(ArchiveError, match=rf'judged in another way \({differing}: '):
+    with pytest.raises(ArchiveError, match=rf'judged in another way \({differing}\)'):
         search(cfg, resume=True, **options)
 
 
