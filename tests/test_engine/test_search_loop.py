@@ -105,7 +105,8 @@ def test_killed_search_resumes_to_the_same_result(cfg, tmp_path, monkeypatch):
     judged_now.clear()
     monkeypatch.setattr(Judge, '__call__', lambda s, n: judged_now.append(n) or judge(s, n))
     torch.manual_seed(999)
-    search(cfg, resume=True)
+    log = log_of(search(cfg, resume=True, log_level='INFO'))
+    assert 'the archive holds 8, which are not judged again.' in log
     assert len(judged_now) == 10  # no subnet is judged twice
     assert read_archive(f'{cfg.work_dir}/archive.db') == whole
     resumed = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
@@ -251,7 +252,9 @@ def test_new_budget_reuses_what_was_judged(cfg, tmp_path, monkeypatch):
         {'train_cfg.window': 0.2, 'train_cfg.archive': str(tmp_path / 'copy/archive.db')}
         | {'work_dir': str(tmp_path / 'other')},
     ):
-        search(cfg, **options)
+        runner = search(cfg, log_level='INFO', **options)
+        known = 'holds 18, which are not judged again; 18 of an earlier search are within the'
+        assert known in log_of(runner)
         cfg.work_dir = options.get('work_dir', cfg.work_dir)
         best.append(json.loads(open(f'{cfg.work_dir}/best_subnet.json').read()))
     rows = read_archive(tmp_path / 'copy/archive.db')
