@@ -7,16 +7,14 @@ import itertools
 import logging
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from mmengine import dist
 from mmengine.device import get_device
-from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import autocast
@@ -25,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from mmpse.evaluation import recalibrate
 from mmpse.models import with_subnet
+from mmpse.openmmlab import compat
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
@@ -106,7 +105,7 @@ class Judge:
         return Verdict(self._score(), loss if math.isfinite(loss) else None)
 
     def _score(self) -> float:
-        with unrounded(self.evaluator):
+        with compat.unrounded(map(type, self.evaluator.metrics)):
             metrics = self.evaluator.evaluate(self.batches.images)
         if metrics and self.metric not in metrics:  # none at all: a detector found nothing
             raise ValueError(
@@ -120,38 +119,18 @@ class Judge:
 def label_losses(samples: Sequence[BaseDataElement]) -> list[float]:
     """Negative log-likelihoods of the labels of classified images.
 
-    None for samples without scores of single-label classes (``pred_score`` and ``gt_label``).
+    None unless all samples have one label (``gt_label``) and scores that are one distribution
+    (``pred_score``): those of multi-label classifiers do not sum to one.
     """
-    pairs = [
-        (sample.pred_score, sample.gt_label)
-        for sample in samples
-        if 'pred_score' in sample and 'gt_label' in sample and sample.gt_label.numel() == 1
-    ]
-    if not pairs:
+    single = ('pred_score' in x and 'gt_label' in x and x.gt_label.numel() == 1 for x in samples)
+    if not samples or not all(single):
         return []
-    scores = torch.stack([score for score, _ in pairs]).double()
-    labels = torch.cat([label for _, label in pairs]).to(scores.device)
+    scores = torch.stack([sample.pred_score for sample in samples]).double()
+    if ((scores.sum(1) - 1).abs() > 1e-2).any():  # of half precision, a little off
+        return []
+    labels = torch.cat([sample.gt_label for sample in samples]).to(scores.device)
     tiny = torch.finfo(torch.float32).tiny
     return scores.clamp_min(tiny).gather(1, labels[:, None]).log().neg()[:, 0].tolist()
-
-
-@contextmanager
-def unrounded(evaluator: Evaluator) -> Iterator[None]:
-    """Inside, stock metrics give their figures in full precision.
-
-    mmdet's round theirs to three decimals with the builtin ``round``, so that detectors of
-    different quality tie.
-    """
-    kinds = {kind for metric in evaluator.metrics for kind in type(metric).__mro__}
-    names = {kind.__module__ for kind in kinds if issubclass(kind, BaseMetric)}
-    modules = [sys.modules[name] for name in names if not hasattr(sys.modules[name], 'round')]
-    for module in modules:
-        module.round = lambda value, digits=None: round(value) if digits is None else value
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.round
 
 
 class BatchCache:

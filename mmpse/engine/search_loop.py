@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader
 
 from mmpse.files import write_json
 from mmpse.models import LatencyTable, costs_of, find_backbone, is_channels_last, model_costs
+from mmpse.openmmlab import compat
 from mmpse.space import Budget, Subnet, UniformSampler
 
 from .archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from .checkpoint import check_weights, file_digest
 from .judge import Judge, Verdict, calibration_batches
-from .parallel import alone, gather, on_main
+from .parallel import gather, on_main
 from .progress import Clock, search_progress
 
 Widths = tuple[int, ...]
@@ -84,24 +85,24 @@ class SearchLoop(BaseLoop):
         latency_device: str | None = None,
     ) -> None:
         self.archive_path = Path(archive or Path(runner.work_dir) / 'archive.db')
-        if runner._randomness_cfg.get('seed') is None and self.archive_path.exists():
+        if compat.randomness(runner).get('seed') is None and self.archive_path.exists():
             # scores depend on it, and MMEngine drew another one; what is amiss shows when it opens
             with suppress(ArchiveError, KeyError):
                 seed = read_identity(self.archive_path)['seed']
-                runner.set_randomness(**{**runner._randomness_cfg, 'seed': seed})
-        with alone():
+                runner.set_randomness(**{**compat.randomness(runner), 'seed': seed})
+        with compat.alone():
             super().__init__(runner, dataloader)
             validation = runner.val_loop
-        if runner._load_from is None:
+        if compat.load_path(runner) is None:
             raise ValueError(
                 'a search needs the checkpoint of a trained supernet: set load_from, e.g. '
                 '--cfg-options load_from=work_dirs/supernet/epoch_50.pth'
             )
-        if '://' not in runner._load_from and not Path(runner._load_from).is_file():
+        if '://' not in compat.load_path(runner) and not Path(compat.load_path(runner)).is_file():
             raise FileNotFoundError(
-                f'there is no supernet checkpoint {runner._load_from} (load_from): train the '
-                'supernet first, with tools/train.py and its config, or give the path of another '
-                'checkpoint with --cfg-options load_from=...'
+                f'there is no supernet checkpoint {compat.load_path(runner)} (load_from): train '
+                'the supernet first, with tools/train.py and its config, or give the path of '
+                'another checkpoint with --cfg-options load_from=...'
             )
         if validation is None:
             raise ValueError(
@@ -116,7 +117,7 @@ class SearchLoop(BaseLoop):
         self.topk = topk
         self.seed = runner.seed
         # Resuming is the archive's affair; the runner's would restore the supernet's optimizer.
-        self.resume, runner._resume = runner._resume, False
+        self.resume = compat.take_over_resuming(runner)
         # before anything is loaded, so that an unreachable budget fails at once
         self.space = find_backbone(runner.model).search_space
         self.model_cfg = runner.cfg.model.to_dict()
@@ -152,8 +153,8 @@ class SearchLoop(BaseLoop):
     def run(self) -> Subnet:
         """Search; returns the best subnet."""
         runner, logger = self.runner, self.runner.logger
-        checkpoint = CheckpointLoader.load_checkpoint(runner._load_from, map_location='cpu')
-        check_weights(runner.model, checkpoint['state_dict'], runner._load_from)
+        checkpoint = CheckpointLoader.load_checkpoint(compat.load_path(runner), map_location='cpu')
+        check_weights(runner.model, checkpoint['state_dict'], compat.load_path(runner))
         self.identity = self._identity()
         self._open_archive()
         self.prepare(checkpoint)
@@ -186,7 +187,7 @@ class SearchLoop(BaseLoop):
                     raise FloatingPointError(
                         f'{self.metric} is not a number for any of the first {len(rows)} subnets, '
                         f'e.g. {self.space.subnet(rows[0].widths)}; is the supernet '
-                        f'{runner._load_from} trained?'
+                        f'{compat.load_path(runner)} trained?'
                     )
                 ranked = self.ranked()
                 on_main(lambda ranked=ranked: self.write(ranked))
@@ -231,7 +232,7 @@ class SearchLoop(BaseLoop):
             resources=dict(row.resources, input_shape=list(self.input_shape)),
             source=dict(
                 config=self.runner.cfg.filename,
-                checkpoint=str(self.runner._load_from),
+                checkpoint=str(compat.load_path(self.runner)),
                 checkpoint_sha256=self.identity['checkpoint_sha256'],
                 metric=self.metric,
                 score=row.score,
@@ -254,7 +255,7 @@ class SearchLoop(BaseLoop):
             def verdict(wave: Sequence[Candidate] = wave) -> Verdict | None:
                 if rank >= len(wave):
                     return None
-                with alone():
+                with compat.alone():
                     return self.judge(self.space.subnet(wave[rank][1]))
 
             rows = []
@@ -275,7 +276,7 @@ class SearchLoop(BaseLoop):
         return dict(
             space=self.space.backbone,
             units=[[unit.name, unit.max_width] for unit in self.space.units],
-            checkpoint_sha256=file_digest(self.runner._load_from),
+            checkpoint_sha256=file_digest(compat.load_path(self.runner)),
             metric=self.metric,
             calibration=self.calibration,
             calibration_batch_size=getattr(self.dataloader.batch_sampler, 'batch_size', None),

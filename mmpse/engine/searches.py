@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmpse.openmmlab import compat
 from mmpse.registry import LOOPS
 from mmpse.space import Budget, PriorSampler, expected_loss, nearest_uniform
 
@@ -63,9 +64,9 @@ class RandomSearchLoop(SearchLoop):
             energy = expected_loss(self.space, *relative_losses(state['record']))
         else:
             self.runner.logger.warning(
-                f'{self.runner._load_from} holds no losses of single subnets (only checkpoints of '
-                'classifiers trained with mmpse.SupernetHook do, as long as they have their meta): '
-                'candidates are drawn by cost alone.'
+                f'{compat.load_path(self.runner)} holds no losses of single subnets (only '
+                'checkpoints of classifiers trained with mmpse.SupernetHook do, as long as they '
+                'have their meta): candidates are drawn by cost alone.'
             )
         self.prior = PriorSampler(self.space, self.budget, energy, self.sampler)
 

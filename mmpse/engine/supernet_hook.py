@@ -22,6 +22,7 @@ from mmpse.models import (
     backbone_costs,
     find_backbone,
 )
+from mmpse.openmmlab import compat
 from mmpse.registry import HOOKS, TASK_UTILS
 from mmpse.space import Subnet
 
@@ -189,7 +190,7 @@ class SupernetHook(Hook):
 
     def _accumulate(self, runner: Runner) -> None:
         """Count a pass of a subnet as a step of gradient accumulation."""
-        counts = runner.optim_wrapper._accumulative_counts
+        counts = compat.accumulative_counts(runner.optim_wrapper)
         if counts % self.n:
             raise ValueError(
                 f'SupernetHook: serial=True accumulates the gradients of n={self.n} subnets before '
@@ -324,7 +325,7 @@ class SupernetHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         state = supernet_state(checkpoint)
-        if runner._resume and state is not None:
+        if compat.is_resuming(runner) and state is not None:
             self.record.load_state_dict(state['record'])
             if self.execution == 'auto':
                 self.execution = state['execution']

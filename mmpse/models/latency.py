@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpse.openmmlab import compat
+
 RUNTIMES = ('eager', 'compiled', 'onnxruntime')
 
 
@@ -37,8 +39,7 @@ def prepared(model: nn.Module, x: Tensor, runtime: str = 'eager') -> Callable[[]
             raise ValueError(f"runtime 'onnxruntime' runs on the CPU, got a model on {x.device}")
         return _onnx_session(model, x)
     if runtime == 'compiled':
-        # one code object is compiled for many subnets here: PyTorch would give up after a few
-        with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=1024):
+        with compat.compiling_many():
             model = torch.compile(model, dynamic=False)
             model(x)
 
