@@ -27,6 +27,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.engine import read_archive
 from mmpse.files import write_json
 from mmpse.models import measure
@@ -248,4 +249,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main, 'the same command goes on')

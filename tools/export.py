@@ -14,14 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
-from mmpse.transfer import (
-    ExportError,
-    TransferError,
-    backbone_of,
-    export_onnx,
-    export_plain,
-    load_model,
-)
+from mmpse.command import run_command
+from mmpse.transfer import backbone_of, export_onnx, export_plain, load_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,13 +35,6 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
-        export(args)
-    except (ExportError, TransferError) as error:
-        raise SystemExit(f'{type(error).__name__}: {error}') from None
-
-
-def export(args: argparse.Namespace) -> None:
     model = load_model(args.config, args.checkpoint)
     plain = args.out.suffix == '.json'
     write = export_plain if plain else export_onnx
@@ -60,4 +47,4 @@ def export(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.models import LatencyTable
 
 
@@ -70,4 +71,4 @@ def report(check: dict) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main, 'the same command goes on')

@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.models import (
     Slimmable,
     SlimmableBackbone,
@@ -71,10 +72,7 @@ def uniform_subnet(
 
 def main() -> None:
     args = parse_args()
-    try:
-        subnet = make_subnet(args)
-    except ValueError as error:  # all that is wrong with what was given
-        raise SystemExit(f'{type(error).__name__}: {error}') from None
+    subnet = make_subnet(args)
     subnet.save(args.out)
     print(f'{args.out}: {subnet.resources}')
 
@@ -95,4 +93,4 @@ def make_subnet(args: argparse.Namespace) -> Subnet:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -12,9 +12,8 @@ import argparse
 from mmengine.config import Config
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
-from mmpse.models import FitError
-from mmpse.space import SubnetError
-from mmpse.transfer import TransferError, complexity, new_backbone, transfer
+from mmpse.command import run_command
+from mmpse.transfer import complexity, new_backbone, transfer
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,10 +37,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
-        cfg = transfer(args.config, args.out, args.subnet, args.checkpoint)
-    except (FitError, SubnetError, TransferError) as error:
-        raise SystemExit(f'{type(error).__name__}: {error}') from None
+    cfg = transfer(args.config, args.out, args.subnet, args.checkpoint)
     print(args.out)
     if args.subnet is not None:
         report(cfg)
@@ -58,4 +54,4 @@ def report(cfg: Config) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -325,10 +325,12 @@ class SearchLoop(BaseLoop):
                 f'subnets), {full:,} (fullnet).'
             )
         logger.info(f'the budget can be met: {budget}.')
+        reused = ', which are not judged again' if self.archived else ''
+        if self.history:
+            reused += f'; {len(self.history):,} of an earlier search are within the budget'
         logger.info(
             f'{type(self).__name__}: {self.max_iters:,} subnets to judge in '
-            f'{dist.get_world_size()} processes; the archive holds {len(self.archived):,}, '
-            f'{len(self.history):,} of them known before and within the budget.'
+            f'{dist.get_world_size()} processes; the archive holds {len(self.archived):,}{reused}.'
         )
 
 

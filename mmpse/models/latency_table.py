@@ -17,6 +17,7 @@ from mmengine.device import get_device
 from rich.progress import track
 from torch import nn
 
+from mmpse.differences import differences
 from mmpse.files import write_json
 from mmpse.registry import MODELS
 from mmpse.space import SearchSpace, SpreadSampler, Subnet, TableCost
@@ -95,14 +96,11 @@ class LatencyTable:
                 f'the latency table {self.path} cannot be read ({error!r}); restore it, or delete '
                 'it and build it anew with tools/latency_table.py'
             ) from error
-        wrong = [
-            f'{key}: {stored.get(key)!r} there, {value!r} here'
-            for key, value in json.loads(json.dumps(self.identity)).items()
-            if stored.get(key) != value
-        ]
+        here = json.loads(json.dumps(self.identity))
+        wrong = differences({key: stored[key] for key in here if key in stored}, here)
         if wrong:
             raise LatencyError(
-                f'the latency table {self.path} is of something else ({"; ".join(wrong)}); build '
+                f'the latency table {self.path} is of something else ({wrong}); build '
                 'another one with tools/latency_table.py CONFIG -o OTHER.json. To search here for '
                 'another device, set latency_device to its name in the table'
             )

@@ -249,7 +249,7 @@ def _moved(hook: Mapping[str, Any], plan: _Plan, notes: list[str]) -> dict[str, 
         position = hook.get(key, default_of(hook, key, HOOKS))
         if position:
             hook[key] = max(0, plan.move(position, unit))
-            if hook[key] >= plan.length and plan.end < plan.total:
+            if unit == plan.unit and hook[key] >= plan.length and plan.end < plan.total:
                 return None  # not in this part
     last = hook.get('num_last_epochs', default_of(hook, 'num_last_epochs', HOOKS))
     if last is not None:

@@ -8,7 +8,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -509,6 +509,39 @@ def test_the_distance_falls_with_a_teacher_and_not_without(teacher_hook, tmp_pat
 
 
 # What is wrong
+
+
+class OwnModel(BaseModel):
+    """Its head reads numbers that are made between the parts."""
+
+    def __init__(self, width, channels=3, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = nn.Conv2d(3, width, 3)
+        self.neck = nn.Conv2d(width, channels, 1)
+        self.head = nn.Linear(channels, 2)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        feature = self.neck(self.backbone(inputs))
+        return dict(loss=self.head(feature.mean((2, 3))).square().mean())
+
+
+def test_what_is_not_a_function_of_the_parts_is_left_out(teach, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmpse.openmmlab.distillation.print_log', lambda x, **_: said.append(x))
+    student = OwnModel(2)
+    hook, runner, teacher = teach(student, dict(type=OwnModel, width=4), 'mmengine', every=1)
+    images = torch.randn(4, 3, 8, 8)
+    found = losses_of(hook, runner, (images,))['loss_distill'].item()
+    features = [m.neck(m.backbone(images)) for m in (student, teacher)]
+    assert found == pytest.approx(distance([features[:1]], [features[1:]]).item(), rel=1e-4)
+    assert 'compared in neck; left out: head reads numbers that are neither' in said[0]
+
+
+def test_nothing_to_compare(teach):
+    other = dict(type=OwnModel, width=4, channels=5)
+    hook, runner, _ = teach(OwnModel(2), other, 'mmengine', every=1)
+    with pytest.raises(ValueError, match='nothing of this OwnModel .* neck a tensor is'):
+        losses_of(hook, runner, (torch.randn(4, 3, 8, 8),))
 
 
 def test_teacher_of_other_classes(teach):

@@ -326,6 +326,9 @@ def test_hooks_in_the_parts_of_a_schedule():
     assert second['custom_hooks'][1]['switch_epoch'] == 18
     assert second['train_cfg'] == dict(max_epochs=20, dynamic_intervals=[(18, 1)])
     assert first['train_cfg']['max_epochs'] == 10
+    cfg = stock(RTMDET)
+    cfg.custom_hooks[0].begin_iter = 1000  # iterations, in a config that counts epochs
+    assert finetune(cfg, 30, end=10).changes['custom_hooks'][0]['begin_iter'] == 100
 
     first, second, last = (
         finetune(stock(YOLOX), 30, **part).changes['custom_hooks']

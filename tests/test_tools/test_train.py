@@ -98,7 +98,21 @@ def test_float16_without_a_gpu():
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
     result = run('tools/train.py', QUICK / 'supernet_mobilenet-v2_digits.py', '--amp', expect=1)
-    assert 'optim_wrapper.type=mmpse.BFloat16OptimWrapper' in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert 'optim_wrapper.type=mmpse.BFloat16OptimWrapper' in line
+
+
+def test_ctrl_c_names_resume(supernet_file, tmp_path):
+    command = [sys.executable, 'tools/train.py', str(supernet_file), '--work-dir', str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        for line in process.stdout:
+            if 'Epoch(train) [1][1/2]' in line:
+                process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == 'interrupted; the same command with --resume goes on'
+    assert 'Traceback' not in said
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.files import write_json
 from mmpse.models import (
     costs_of,
@@ -139,4 +140,4 @@ def show(profile: dict) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

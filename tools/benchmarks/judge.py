@@ -27,6 +27,7 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
+from mmpse.command import run_command
 from mmpse.engine import Judge
 from mmpse.evaluation import recalibrate
 from mmpse.files import write_json
@@ -182,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -23,6 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.files import write_json
 from mmpse.models import (
     RUNTIMES,
@@ -104,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.files import written
 from mmpse.models import WarmStart, with_subnet
 from mmpse.registry import MODELS
@@ -45,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)
