@@ -24,12 +24,20 @@ from mmpse.openmmlab.choosing import by_sensitivity, judge, winner
 from mmpse.openmmlab.configs import load_config, write_config
 from mmpse.openmmlab.finetuning import finetune, finetune_changes, pruned_changes
 from mmpse.openmmlab.losses import preprocessed, training_batches
-from mmpse.openmmlab.reach import reachable
+from mmpse.openmmlab.measure import measure
+from mmpse.openmmlab.reach import NAMES, reachable
 from mmpse.openmmlab.recipe import finetune as finetune_recipe
 from mmpse.openmmlab.report import summary, write_report
 from mmpse.openmmlab.sensitivity import measure_sensitivity
-from mmpse.openmmlab.splits import held_out
-from mmpse.openmmlab.subject import Subject, dataset_meta, evaluate, examine, fingerprint
+from mmpse.openmmlab.splits import all_training, held_out
+from mmpse.openmmlab.subject import (
+    Subject,
+    dataset_meta,
+    evaluate,
+    examine,
+    fingerprint,
+    validates,
+)
 from mmpse.slim import cut_, sort_
 from mmpse.space import Budget, Subnet, uniform_within
 
@@ -148,14 +156,16 @@ def prune(
     log.info(f'weights: {subject.weights}')
     log.info(f'{len(subject.space)} units\n{reachable(subject, limits)}')
     budget = Budget(subject.space, subject.costs, limits)
+    if not validates(cfg):
+        log.warning('the config has no val_dataloader and val_evaluator: no metric can be shown')
     table = {}
     table['before'] = steps.once('before', lambda: evaluate(subject, subject.model, show=True))
     original = copy.deepcopy(subject.model) if subject.model.training else None
     del original
 
     sort_(subject.model, subject.layout, sort)
-    split = held_out(cfg, seed=seed)
-    batches = training_batches(split.calibration, CALIBRATION_IMAGES, subject.scope, seed)
+    images = held_out(cfg, seed=seed).calibration if validates(cfg) else all_training(cfg, seed)
+    batches = training_batches(images, CALIBRATION_IMAGES, subject.scope, seed)
     subnet = choose(subject, budget, how, batches, steps, log)
     subnet.save(steps.out / 'subnet.json')
     log.info(f'{how}: {subnet.resources}')
@@ -195,10 +205,14 @@ def prune(
     model.eval()
     table['after'] = steps.once('after', lambda: evaluate(subject, model, show=True))
     save_checkpoint(steps.out / 'pruned.pth', model, meta)
-    full = subject.cost_of(subject.space.fullnet)
-    for name, metrics in table.items():
-        table[name] = {**metrics, **(full if name == 'before' else subject.cost_of(subnet))}
-    write_report(steps.out, subject, subnet, table, steps)
+    models = dict(before=subject.model, after=model)
+    measured = steps.once('measured', lambda: measure(subject, models, log))
+    for name, widths in dict(before=subject.space.fullnet, cut=subnet, after=subnet).items():
+        resources = measured['before' if name == 'before' else 'after']
+        table[name] = {**table[name], **subject.cost_of(widths), **resources}
+    amounts = ' and '.join(f'{limit} of its {NAMES[name]}' for name, limit in limits.items())
+    title = f'{type(model).__name__} pruned to {amounts}'
+    write_report(steps.out, subject, model, subnet, table, title, steps.folder)
     log.info('\n' + summary(table))
     return Result(model, subnet, table, steps.out)
 
