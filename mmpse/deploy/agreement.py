@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .graph import line
 from .network import ExportError, Network
+from .runtimes import loaded
 
 TOLERANCE = 1e-4  # of the largest value of a raw output
 PIXELS, SCORES = 0.5, 1e-3  # by which boxes and scores may differ
@@ -20,8 +22,8 @@ ENOUGH = 100  # boxes to compare, where noise has none above the threshold, or m
 class Agreement:
     """Compares files with a network's model, and keeps the largest differences in :attr:`found`."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
+    def __init__(self, network: Network, runtimes: Sequence[str] = ('onnxruntime',)) -> None:
+        self.network, self.runtimes = network, runtimes
         self.found: dict[str, Any] = dict(images=[])
 
     @torch.no_grad()
@@ -29,27 +31,32 @@ class Agreement:
         """Compare on images ``(B, C, H, W)``.
 
         Raises:
-            ExportError: If onnxruntime cannot run the file, or predicts something else.
+            ExportError: If a runtime cannot run the file, or predicts something else.
         """
-        what = 'raw' if self.network.after is None else type(self.network.after).__name__
-        try:
-            dict(raw=self._raw, Decode=self._boxes, Argmax=self._classes)[what](proto, images)
-        except ExportError as error:
-            raise ExportError(f'{error} (images of {tuple(images.shape)})') from error
+        compared = self._raw
+        if self.network.after is not None:
+            compared = self._boxes if self.network.kind == 'detector' else self._classes
+        for runtime in self.runtimes:
+            try:
+                compared(proto, images, runtime)
+            except ExportError as error:
+                raise ExportError(
+                    f'{error} ({runtime}, images of {tuple(images.shape)})'
+                ) from error
         self.found['images'].append(tuple(images.shape))
 
     def _note(self, **differences: float) -> None:
         for name, value in differences.items():
             self.found[name] = max(self.found.get(name, 0), value)
 
-    def _raw(self, proto: Any, images: Tensor) -> None:
+    def _raw(self, proto: Any, images: Tensor, runtime: str) -> None:
         inputs, _ = prepared_batch(self.network, images)
         expected = self.network.raw.named(self.network.model(inputs))
-        self._note(raw=compare(expected, run(proto, images)))
+        self._note(raw=compare(expected, _run(proto, images, runtime)))
 
-    def _classes(self, proto: Any, images: Tensor) -> None:
+    def _classes(self, proto: Any, images: Tensor, runtime: str) -> None:
         inputs, samples = prepared_batch(self.network, images)
-        labels = run(proto, images)['labels']
+        labels = _run(proto, images, runtime)['labels']
         predicted = self.network.model.predict(inputs, samples)
         differ = 0
         for sample, found in zip(predicted, labels, strict=True):
@@ -57,7 +64,7 @@ class Agreement:
             if sample.pred_sem_seg.data[0].shape != found.shape:
                 raise ExportError(
                     f'labels are of {tuple(found.shape)}, predicted are '
-                    f'{tuple(sample.pred_sem_seg.data[0].shape)}; nothing was written'
+                    f'{tuple(sample.pred_sem_seg.data[0].shape)}'
                 )
             other = sample.pred_sem_seg.data[0] != found
             differ += int(other.sum())
@@ -68,11 +75,11 @@ class Agreement:
             if not (margin[other] <= TOLERANCE * logits.abs().max()).all():
                 raise ExportError(
                     f'the exported model computes something else: {int(other.sum())} of '
-                    f'{other.numel()} pixels have another class; nothing was written'
+                    f'{other.numel()} pixels have another class'
                 )
         self._note(pixels_of_equal_logits=differ)
 
-    def _boxes(self, proto: Any, images: Tensor) -> None:
+    def _boxes(self, proto: Any, images: Tensor, runtime: str) -> None:
         network, head = self.network, self.network.model.bbox_head
         inputs, samples = prepared_batch(network, images)
         suppressed = network.after.nms is not None
@@ -104,7 +111,7 @@ class Agreement:
             expected = [sample.pred_instances for sample in samples]
         else:
             expected = candidates(threshold)
-        found = run(proto, images)
+        found = _run(proto, images, runtime)
         for k, boxes in enumerate(expected):
             there = found['scores'][k] > 0
             one = {name: values[k][there] for name, values in found.items()}
@@ -139,24 +146,6 @@ def _sample(network: Network, size: tuple[int, int]) -> Any:
     return Sample(metainfo=meta)
 
 
-def run(proto: Any, images: Tensor) -> dict[str, Tensor]:
-    """The outputs of an ONNX model in onnxruntime, by name.
-
-    Raises:
-        ExportError: If onnxruntime does not run it.
-    """
-    from .graph import session_of
-
-    try:
-        session = session_of(proto)
-        values = session.run(None, {'images': images.cpu().numpy()})
-    except Exception as error:  # onnxruntime's own kinds, many of them
-        text = str(error).splitlines()[0]
-        raise ExportError(f'onnxruntime does not run the exported model: {text}') from error
-    names = [output.name for output in session.get_outputs()]
-    return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
-
-
 def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:
     """The largest difference of raw outputs, as a share of an output's largest value.
 
@@ -173,7 +162,7 @@ def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:
     if not errors[worst] <= TOLERANCE:  # NaN too
         raise ExportError(
             f'the exported model computes something else: {worst} differs by {errors[worst]:.1e} '
-            f'of its largest value, allowed are {TOLERANCE:.0e}; nothing was written'
+            f'of its largest value, allowed are {TOLERANCE:.0e}'
         )
     return errors[worst]
 
@@ -204,7 +193,7 @@ def compare_boxes(expected: Any, got: Mapping[str, Tensor], threshold: float) ->
                 f'the exported model predicts something else: {int(lonely.sum())} of {len(boxes)} '
                 f'boxes differ by more than {PIXELS} pixels or {SCORES} in score, e.g. '
                 f'{[round(x, 1) for x in boxes[k].tolist()]} of class {int(labels[k])} with '
-                f'{float(scores[k]):.4f}; nothing was written'
+                f'{float(scores[k]):.4f}'
             )
         if fits.any():
             nearest = torch.where(fits, apart, torch.inf).argmin(1, keepdim=True)
@@ -226,7 +215,7 @@ def _with_threshold(proto: Any, threshold: float) -> Any:
             value = torch.tensor(threshold, dtype=torch.float32).numpy()
             tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
             return changed
-    raise ExportError('the exported model has no score threshold; nothing was written')
+    raise ExportError('the exported model has no score threshold')
 
 
 def _changed(cfg: Any, threshold: float) -> Any:
@@ -234,3 +223,12 @@ def _changed(cfg: Any, threshold: float) -> Any:
     cfg = copy.deepcopy(cfg)
     cfg['score_thr'] = threshold
     return cfg
+
+
+def _run(proto: Any, images: Tensor, runtime: str) -> dict[str, Tensor]:
+    """The outputs of an ONNX model by name."""
+    try:
+        values = loaded(proto, runtime)(images.cpu().numpy())
+    except Exception as error:  # the runtime's own kinds, many of them
+        raise ExportError(f'the exported model does not run: {line(error)}') from error
+    return {name: torch.from_numpy(value.copy()) for name, value in values.items()}

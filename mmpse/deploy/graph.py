@@ -104,21 +104,51 @@ def joined(parts: Mapping[str, Any]) -> Any:
     return whole
 
 
-def session_of(proto: Any, threads: int | None = None) -> Any:
-    """An onnxruntime session on the CPU.
+def between(proto: Any, source: str, targets: Sequence[str]) -> Any:
+    """The part of an ``onnx.ModelProto`` that computes some of its values from another one.
 
-    Args:
-        proto: An ``onnx.ModelProto``, its bytes, or the path of a file.
-        threads: Threads within an operator; as many as PyTorch uses by default.
+    Raises:
+        ExportError: If they do not follow from it alone.
     """
+    import onnx  # an optional requirement
+
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    needed, open_ends = set(), list(targets)
+    while open_ends:
+        name = open_ends.pop()
+        if name in (source, '') or name in constants or name in needed:
+            continue
+        if name not in makers:
+            raise ExportError(f'{targets[0]} does not follow from {source}: it also needs {name}')
+        needed.add(name)
+        open_ends.extend(makers[name].input)
+    part = type(proto)()
+    part.CopyFrom(proto)
+    for field in ('node', 'input', 'output', 'value_info'):
+        part.graph.ClearField(field)
+    part.graph.node.extend(n for n in proto.graph.node if needed & set(n.output))
+    part.graph.input.append(_value(source))
+    part.graph.output.extend(map(_value, targets))
+    onnx.checker.check_model(part)
+    return part
+
+
+def _value(name: str) -> Any:
+    """A float tensor of any shape."""
+    import onnx
+
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+
+
+def session_of(file: Any, provider: str = 'CPUExecutionProvider') -> Any:
+    """An onnxruntime session with as many threads as PyTorch; a file is bytes or a path."""
     import onnxruntime  # an optional requirement
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    if hasattr(proto, 'SerializeToString'):
-        proto = proto.SerializeToString()
-    return onnxruntime.InferenceSession(proto, options, providers=['CPUExecutionProvider'])
+    return onnxruntime.InferenceSession(file, options, providers=[provider])
 
 
 def _traced(

@@ -17,6 +17,7 @@ from mmpse.files import written
 from .agreement import Agreement
 from .graph import joined, line, to_onnx, where
 from .network import ExportError, Network, preprocessing
+from .runtimes import FILES, check_runtime
 
 TRACED = 512  # pixels that the sides are traced with at least: a feature of one pixel is a special
 # case that would be written into the file
@@ -51,8 +52,9 @@ def export_onnx(
     nms: bool = False,
     argmax: bool = False,
     metadata: Mapping[str, Any] | None = None,
+    runtimes: Sequence[str] = ('onnxruntime',),
 ) -> Exported:
-    """Write a model as ONNX, if onnxruntime predicts from it what the model predicts.
+    """Write a model as ONNX, if runtimes predict from it what the model predicts.
 
     The input is ``images``, ``(B, C, H, W)``: float32 as the model's data preprocessor puts them
     out, or with ``preprocess`` uint8 RGB pictures. Outputs: see :class:`Raw` and
@@ -75,16 +77,20 @@ def export_onnx(
         metadata: More to write beside ``classes``, ``mean``, ``std``, ``channel_order``,
             ``size_divisor`` and ``strides``, e.g. ``metric``; values are JSON in the file. It wins
             over what the model says.
+        runtimes: Those that must agree: ``'onnxruntime'``, ``'openvino'``, ``'tensorrt'``.
 
     Raises:
+        ImportError: If a runtime is not installed.
         ExportError: If the model cannot be exported so; the head or operator that stops it is
             named. Nothing is written then.
     """
     _check(model, input_shape)
+    for runtime in runtimes:
+        check_runtime(runtime, FILES)
     network = Network(model, preprocess=preprocess, decode=decode, nms=nms, argmax=argmax)
     images = _random(network, 2, input_shape)
     single = _forward(network, images[:1])
-    agreement = Agreement(network)
+    agreement = Agreement(network, runtimes)
     reason = None
     try:
         proto = _whole(network, images, ('batch', 'height', 'width'))
