@@ -12,11 +12,12 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 
 MODELS = _child(root.MODELS, 'mmpse.models')
-HOOKS = _child(root.HOOKS, 'mmpse.engine')
+HOOKS = _child(root.HOOKS, 'mmpse.engine', 'mmpse.openmmlab.distillation')
 LOOPS = _child(root.LOOPS, 'mmpse.engine')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.engine')
 TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.engine')
-DATASETS = _child(root.DATASETS, 'mmpse.datasets')
+DATASETS = _child(root.DATASETS, 'mmpse.datasets', 'mmpse.openmmlab.splits')
+PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmpse.openmmlab.schedule')
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmpse.models')
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     'LOOPS',
     'MODELS',
     'OPTIM_WRAPPERS',
+    'PARAM_SCHEDULERS',
     'TASK_UTILS',
     'WEIGHT_INITIALIZERS',
 ]

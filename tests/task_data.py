@@ -1,11 +1,13 @@
-"""COCO, Cityscapes, ADE20K and VOC in their own formats and places, tiny and of random content."""
+"""Public data sets in their own formats and places, tiny and of random content."""
 
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from mmdet.datasets import CocoDataset
+from mmdet.datasets import CocoDataset, VOCDataset
+from mmpretrain.datasets import CIFAR10
 from mmseg.datasets import CityscapesDataset
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -126,3 +128,55 @@ def class_map(rng: np.random.Generator, labels: Sequence[int]) -> Image.Image:
 def save(path: Path, image: Image.Image) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
+
+
+def write_voc_boxes(
+    root: Path, rng: np.random.Generator, images: dict[str, dict[str, int]]
+) -> None:
+    """``root``/VOCdevkit with boxes, e.g. ``{'VOC2007': {'trainval': 20}}``; one is difficult."""
+    names = VOCDataset.METAINFO['classes']
+    for year, splits in images.items():
+        folder = root / 'VOCdevkit' / year
+        for number, (split, count) in enumerate(splits.items()):
+            files = [f'{year[3:]}_{1000 * number + k:06}' for k in range(count)]
+            for name in files:
+                save(folder / f'JPEGImages/{name}.jpg', noise(rng))
+                objects = ''
+                for k in range(3):
+                    x, y, w, h = random_box(rng, (WIDTH, HEIGHT))
+                    objects += (
+                        f'<object><name>{names[int(rng.integers(20))]}</name>'
+                        f'<difficult>{int(k == 2)}</difficult><bndbox><xmin>{x + 1}</xmin>'
+                        f'<ymin>{y + 1}</ymin><xmax>{x + w}</xmax><ymax>{y + h}</ymax></bndbox>'
+                        '</object>'
+                    )
+                size = f'<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>'
+                write_text(
+                    folder / f'Annotations/{name}.xml', f'<annotation>{size}{objects}</annotation>'
+                )
+            write_text(folder / f'ImageSets/Main/{split}.txt', '\n'.join(files) + '\n')
+
+
+def write_imagenet(root: Path, rng: np.random.Generator, images: dict[str, int]) -> None:
+    """``root``/imagenet: a folder for each of three classes, as many images in each."""
+    for split, count in images.items():
+        for k in range(3 * count):
+            name = f'n0000000{k % 3}/n0000000{k % 3}_{k}.JPEG'
+            save(root / 'imagenet' / split / name, noise(rng))
+
+
+def write_cifar10(root: Path, rng: np.random.Generator, images: int) -> None:
+    """``root``/cifar10 as its authors pack it, ``images`` in each of its six files."""
+    for name in (*(f'data_batch_{k}' for k in range(1, 6)), 'test_batch'):
+        path = root / 'cifar10/cifar-10-batches-py' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = rng.integers(0, 256, (images, 3072), np.uint8)
+        labels = rng.integers(0, 10, images).tolist()
+        path.write_bytes(pickle.dumps(dict(data=data, labels=labels)))
+    path = path.with_name('batches.meta')
+    path.write_bytes(pickle.dumps(dict(label_names=CIFAR10.METAINFO['classes'])))
+
+
+def write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

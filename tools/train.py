@@ -11,11 +11,14 @@ import torch
 from mmengine import dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.engine import resume_latest
+from mmpse.openmmlab.types import is_type
+from mmpse.registry import OPTIM_WRAPPERS
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,7 +62,8 @@ def main() -> None:
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if get_device() == 'cpu' and cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+    amp = is_type(cfg.get('optim_wrapper'), AmpOptimWrapper, OPTIM_WRAPPERS)
+    if get_device() == 'cpu' and amp:
         raise ValueError(
             'AmpOptimWrapper (--amp) needs a GPU, and there is none; for bfloat16 on a CPU use '
             '--cfg-options optim_wrapper.type=mmpse.BFloat16OptimWrapper'

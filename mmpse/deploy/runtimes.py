@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmpse.openmmlab import compat
+
 from .graph import session_of, to_onnx
 from .network import Raw
 
@@ -60,8 +62,7 @@ def prepared(model: nn.Module, x: Tensor, runtime: str = 'torch') -> Prepared:
         images = x.numpy()
         return Prepared(lambda: list(network(images).values()), runtime, threads)
     if runtime == 'compiled':
-        # one code object is compiled for many subnets here: PyTorch would give up after a few
-        with torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=1024):
+        with compat.compiling_many():
             model = torch.compile(model, dynamic=False)
             model(x)
 

@@ -9,7 +9,6 @@ from .channels_last_hook import ChannelsLastHook
 from .judge import Judge, Verdict
 from .loss_record import LossRecord, relative_losses
 from .pareto import pareto_front
-from .racing import Race
 from .resume import resume_latest
 from .search_loop import SearchLoop
 from .searches import (
@@ -34,7 +33,6 @@ __all__ = [
     'Judge',
     'Judged',
     'LossRecord',
-    'Race',
     'RandomSearchLoop',
     'SearchLoop',
     'StageWiseSearchLoop',

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SCHEMA = 'mmpse.archive/4'
-COLUMNS = 'search, generation, origin, widths, score, loss, resources, part'
+COLUMNS = 'search, generation, origin, widths, score, loss, resources'
 
 
 class ArchiveError(RuntimeError):
@@ -25,14 +25,13 @@ class Judged(NamedTuple):
     generation: int
     origin: str  # how the search came to it: 'uniform', 'prior', 'mutation', 'crossover', ...
     widths: tuple[int, ...]
-    score: float | None  # None: dropped for its score on a part of the split (racing)
+    score: float  # -inf if it is not a number
     loss: float | None  # mean negative log-likelihood of the labels, of classifiers
     resources: dict[str, float]
-    part: float | None = None  # score on the part of the split that racing judges first
 
 
 def ranking_key(row: Judged) -> tuple:
-    """Sorting key of subnets with scores, best first: by score; equals by loss, then by cost."""
+    """Sorting key of subnets, best first: by score; equals by loss, then by cost."""
     loss = float('inf') if row.loss is None else row.loss
     return (-row.score, loss, *row.resources.values(), row.widths)
 
@@ -69,13 +68,7 @@ class Archive:
                 )
                 self._db.execute(
                     'CREATE TABLE IF NOT EXISTS judged (id INTEGER PRIMARY KEY, search, '
-                    'generation, origin, widths, score, loss, resources, part, '
-                    'UNIQUE (widths, search))'
-                )
-                # what one search dropped, another one may judge in full
-                self._db.execute(
-                    'CREATE UNIQUE INDEX IF NOT EXISTS scored ON judged (widths) '
-                    'WHERE score IS NOT NULL'
+                    'generation, origin, widths UNIQUE, score, loss, resources)'
                 )
             stored = dict(self._db.execute('SELECT key, value FROM identity'))
         except sqlite3.DatabaseError as error:
@@ -129,15 +122,14 @@ class Archive:
         number, known = self._db.execute(
             'SELECT id, known FROM searches WHERE settings = ?', (key,)
         ).fetchone()
-        return number, _select(self._db, 'WHERE id <= ?', known)
+        return number, _select(self._db, 'AND id <= ?', known)
 
     def add(self, judged: Sequence[Judged]) -> None:
         """Keep judged subnets: all of them, or none if that fails.
 
         Raises:
             ArchiveError: If they cannot be written (disk full).
-            sqlite3.IntegrityError: If one of them is in the archive: by the same search, or with a
-                score.
+            sqlite3.IntegrityError: If one of them is in the archive.
         """
         rows = [
             row._replace(widths=json.dumps(row.widths), resources=json.dumps(row.resources))
@@ -148,14 +140,13 @@ class Archive:
             db.executemany(f'INSERT INTO judged ({COLUMNS}) VALUES ({marks})', rows)
 
     def rows(self) -> list[Judged]:
-        """All judged subnets in the order of judging, dropped ones included."""
+        """All judged subnets in the order of judging."""
         return _select(self._db)
 
-    def __len__(self) -> int:
-        return self._db.execute('SELECT COUNT(*) FROM judged').fetchone()[0]
 
-
-def _select(db: sqlite3.Connection, where: str = '', *parameters: Any) -> list[Judged]:
+def _select(db: sqlite3.Connection, also: str = '', *parameters: Any) -> list[Judged]:
+    # earlier versions kept subnets without a score, which they had judged on a part of the images
+    where = f'WHERE score IS NOT NULL {also}'
     rows = db.execute(f'SELECT {COLUMNS} FROM judged {where} ORDER BY id', parameters)
     return [
         row._replace(widths=tuple(json.loads(row.widths)), resources=json.loads(row.resources))
@@ -173,18 +164,14 @@ def _check_schema(db: sqlite3.Connection, path: str | os.PathLike) -> None:
         )
 
 
-def read_archive(path: str | os.PathLike, dropped: bool = False) -> list[Judged]:
+def read_archive(path: str | os.PathLike) -> list[Judged]:
     """The judged subnets of an archive file in the order of judging; a search may be writing it.
-
-    Args:
-        path: The file.
-        dropped: With those that racing dropped, which have no score.
 
     Raises:
         ArchiveError: If it is missing, damaged or no archive.
     """
     with _reading(path) as db:
-        return _select(db, '' if dropped else 'WHERE score IS NOT NULL')
+        return _select(db)
 
 
 def read_identity(path: str | os.PathLike) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmpse.models import EXECUTIONS, find_backbone
+from mmpse.openmmlab import compat
 from mmpse.space import Subnet
 
 
@@ -48,7 +49,7 @@ def measure_executions(
                 start = now()
                 with backbone.active(subnets, execution), optim_wrapper.optim_context(model):
                     data = model.data_preprocessor(batch, True)
-                    losses = model._run_forward(data, mode='loss')
+                    losses = compat.forward_by_mode(model, data, 'loss')
                 model.parse_losses(losses)[0].backward()
                 times[execution].append(now() - start)
                 model.zero_grad()

@@ -7,17 +7,14 @@ import itertools
 import logging
 import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from mmengine import dist
 from mmengine.device import get_device
-from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import autocast
@@ -26,18 +23,16 @@ from torch.utils.data import DataLoader
 
 from mmpse.evaluation import recalibrate
 from mmpse.models import with_subnet
+from mmpse.openmmlab import compat
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
-
-from .racing import clearly_worse
 
 
 class Verdict(NamedTuple):
     """What judging a subnet gives."""
 
-    score: float | None  # the metric, higher is better; -inf if it is not a number; None: dropped
+    score: float  # the metric, higher is better; -inf if it is not a number
     loss: float | None  # mean negative log-likelihood of the labels, where samples have scores
-    part: float | None = None  # the metric on the part of the split that is judged first
 
 
 class Judge:
@@ -51,13 +46,8 @@ class Judge:
         evaluator: The config's evaluator.
         metric: The metric that is the score, e.g. ``'accuracy/top1'``.
         memory_format: Memory layout of the judged models.
-        share: Share of the split's images, chosen at random, to judge first (racing).
-        seed: Seed of that choice.
         fp16: Recalibrate and evaluate in mixed precision, as MMEngine's ``ValLoop`` does: float16
             on a GPU, bfloat16 on a CPU.
-
-    Raises:
-        ValueError: If the share is that of no image, or of all.
     """
 
     def __init__(
@@ -69,8 +59,6 @@ class Judge:
         evaluator: Evaluator,
         metric: str,
         memory_format: torch.memory_format = torch.contiguous_format,
-        share: float | None = None,
-        seed: int = 0,
         fp16: bool = False,
     ) -> None:
         self.model = model
@@ -78,25 +66,15 @@ class Judge:
         self.calibration = calibration
         processes = int(os.environ.get('LOCAL_WORLD_SIZE', dist.get_world_size()))
         memory = available_memory() // (2 * processes)
-        loaders = [dataloader] if share is None else parts_of(dataloader, share, seed)
-        whole = sum(map(images_of, loaders))
-        self.parts = [BatchCache(x, memory * images_of(x) // max(whole, 1)) for x in loaders]
+        self.batches = BatchCache(dataloader, memory)
         self.evaluator = evaluator
-        # with metrics of its own, since some keep what they saw of the ground truth
-        self.part_evaluator = Evaluator([copy.copy(metric) for metric in evaluator.metrics])
-        for own in self.part_evaluator.metrics:
-            own.results = []
         self.metric = metric
         self.memory_format = memory_format
         self.fp16 = fp16
 
     @torch.no_grad()
-    def __call__(self, subnet: Subnet, least: float = -math.inf) -> Verdict:
+    def __call__(self, subnet: Subnet) -> Verdict:
         """Judge a subnet.
-
-        Args:
-            subnet: The subnet.
-            least: Score on the part below which the subnet is dropped: the rest is not judged.
 
         Raises:
             ValueError: If the evaluator does not give the metric.
@@ -104,7 +82,7 @@ class Judge:
         model = self.slice(subnet)
         with autocast(enabled=self.fp16):
             recalibrate(model, self.calibration)
-        return self.evaluate(model, least)
+        return self.evaluate(model)
 
     def slice(self, subnet: Subnet) -> torch.nn.Module:
         """The subnet's static model with the supernet's weights."""
@@ -114,39 +92,21 @@ class Judge:
         return model.to(get_device(), memory_format=self.memory_format)
 
     @torch.no_grad()
-    def evaluate(self, model: torch.nn.Module, least: float = -math.inf) -> Verdict:
+    def evaluate(self, model: torch.nn.Module) -> Verdict:
         """Judge a static model as it is; see :meth:`__call__`."""
         model.eval()
-        first, *rest = self.parts
-        evaluators = [self.evaluator, self.part_evaluator] if rest else [self.evaluator]
-        losses, part = self._process(model, first, *evaluators), None
-        if rest:
-            part = self._score(self.part_evaluator, first.images)
-            if clearly_worse(part, least):
-                for metric in self.evaluator.metrics:
-                    metric.results.clear()
-                return Verdict(None, None, part)
-            losses += self._process(model, *rest, self.evaluator)
-        score = self._score(self.evaluator, sum(cache.images for cache in self.parts))
-        loss = math.fsum(losses) / len(losses) if losses else math.nan
-        return Verdict(score, loss if math.isfinite(loss) else None, part)
-
-    def _process(
-        self, model: torch.nn.Module, batches: BatchCache, *evaluators: Evaluator
-    ) -> list[float]:
-        """Give evaluators a model's predictions; their losses."""
         losses: list[float] = []
-        for batch in batches:
+        for batch in self.batches:
             with autocast(enabled=self.fp16):
                 samples = model.val_step(batch)
-            for evaluator in evaluators:
-                evaluator.process(data_samples=samples, data_batch=batch)
+            self.evaluator.process(data_samples=samples, data_batch=batch)
             losses.extend(label_losses(samples))
-        return losses
+        loss = math.fsum(losses) / len(losses) if losses else math.nan
+        return Verdict(self._score(), loss if math.isfinite(loss) else None)
 
-    def _score(self, evaluator: Evaluator, images: int) -> float:
-        with unrounded(evaluator):
-            metrics = evaluator.evaluate(images)
+    def _score(self) -> float:
+        with compat.unrounded(map(type, self.evaluator.metrics)):
+            metrics = self.evaluator.evaluate(self.batches.images)
         if metrics and self.metric not in metrics:  # none at all: a detector found nothing
             raise ValueError(
                 f'the evaluator gives no metric {self.metric!r}; set train_cfg.metric to one of '
@@ -159,38 +119,18 @@ class Judge:
 def label_losses(samples: Sequence[BaseDataElement]) -> list[float]:
     """Negative log-likelihoods of the labels of classified images.
 
-    None for samples without scores of single-label classes (``pred_score`` and ``gt_label``).
+    None unless all samples have one label (``gt_label``) and scores that are one distribution
+    (``pred_score``): those of multi-label classifiers do not sum to one.
     """
-    pairs = [
-        (sample.pred_score, sample.gt_label)
-        for sample in samples
-        if 'pred_score' in sample and 'gt_label' in sample and sample.gt_label.numel() == 1
-    ]
-    if not pairs:
+    single = ('pred_score' in x and 'gt_label' in x and x.gt_label.numel() == 1 for x in samples)
+    if not samples or not all(single):
         return []
-    scores = torch.stack([score for score, _ in pairs]).double()
-    labels = torch.cat([label for _, label in pairs]).to(scores.device)
+    scores = torch.stack([sample.pred_score for sample in samples]).double()
+    if ((scores.sum(1) - 1).abs() > 1e-2).any():  # of half precision, a little off
+        return []
+    labels = torch.cat([sample.gt_label for sample in samples]).to(scores.device)
     tiny = torch.finfo(torch.float32).tiny
     return scores.clamp_min(tiny).gather(1, labels[:, None]).log().neg()[:, 0].tolist()
-
-
-@contextmanager
-def unrounded(evaluator: Evaluator) -> Iterator[None]:
-    """Inside, stock metrics give their figures in full precision.
-
-    mmdet's round theirs to three decimals with the builtin ``round``, so that detectors of
-    different quality tie.
-    """
-    kinds = {kind for metric in evaluator.metrics for kind in type(metric).__mro__}
-    names = {kind.__module__ for kind in kinds if issubclass(kind, BaseMetric)}
-    modules = [sys.modules[name] for name in names if not hasattr(sys.modules[name], 'round')]
-    for module in modules:
-        module.round = lambda value, digits=None: round(value) if digits is None else value
-    try:
-        yield
-    finally:
-        for module in modules:
-            del module.round
 
 
 class BatchCache:
@@ -202,7 +142,7 @@ class BatchCache:
     """
 
     def __init__(self, dataloader: DataLoader, limit: int) -> None:
-        self.images = images_of(dataloader)
+        self.images = len(dataloader.dataset)
         self._dataloader = dataloader
         self._limit = limit
         self._batches: list[Any] | None = None
@@ -241,43 +181,6 @@ def available_memory() -> int:
         return int(values['MemAvailable'].split()[0]) << 10
     except (OSError, KeyError):  # not Linux
         return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
-
-
-def images_of(dataloader: DataLoader) -> int:
-    """Images in a pass."""
-    batches = dataloader.batch_sampler
-    return sum(map(len, batches)) if isinstance(batches, list) else len(dataloader.dataset)
-
-
-def parts_of(dataloader: DataLoader, share: float, seed: int) -> list[DataLoader]:
-    """Two dataloaders that share out the images at random: ``share`` of them, and the others.
-
-    Raises:
-        ValueError: If one of them would have no image.
-    """
-    count = len(dataloader.dataset)
-    size = dataloader.batch_size or dataloader.batch_sampler.batch_size
-    order = np.random.default_rng(seed).permutation(count).tolist()
-    first = round(share * count)
-    if not 0 < first < count:
-        raise ValueError(
-            f'racing.share={share} of {count} validation images is {first} of them; choose another'
-        )
-    options = {
-        name: getattr(dataloader, name)
-        for name in (
-            *('num_workers', 'collate_fn', 'pin_memory', 'timeout', 'worker_init_fn'),
-            *('multiprocessing_context', 'prefetch_factor', 'persistent_workers'),
-        )
-    }
-    return [
-        DataLoader(
-            dataloader.dataset,
-            batch_sampler=[part[k : k + size] for k in range(0, len(part), size)],
-            **options,
-        )
-        for part in (order[:first], order[first:])
-    ]
 
 
 def nbytes(batch: Any) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from mmengine import dist
-from mmengine.dist import utils
 
 
 class RankError(RuntimeError):
@@ -41,18 +39,3 @@ def gather(call: Callable[[], Any]) -> list[Any]:
 def on_main(call: Callable[[], Any]) -> Any:
     """What ``call`` returns in the process of rank 0, in every process; others do not call it."""
     return gather(call if dist.is_main_process() else lambda: None)[0]
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Inside, MMEngine sees a job of one process.
-
-    Processes judge different subnets, each on the same, whole data: nothing may be split among them
-    by samplers, or gathered from them by metrics. MMEngine has no setting for that.
-    """
-    is_distributed = utils.is_distributed
-    utils.is_distributed = lambda: False
-    try:
-        yield
-    finally:
-        utils.is_distributed = is_distributed

@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.fileio import exists
 from mmengine.runner import find_latest_checkpoint
 
+from mmpse.openmmlab.types import is_type
 from mmpse.registry import LOOPS
 
 from .search_loop import SearchLoop
@@ -38,6 +39,4 @@ def resume_latest(cfg: Config) -> None:
 
 
 def is_search(cfg: Config) -> bool:
-    loop = cfg.train_cfg.get('type')
-    loop = LOOPS.get(loop) if isinstance(loop, str) else loop  # new-style configs name the class
-    return loop is not None and issubclass(loop, SearchLoop)
+    return is_type(cfg.train_cfg, SearchLoop, LOOPS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,14 +17,14 @@ from torch.utils.data import DataLoader
 
 from mmpse.files import write_json
 from mmpse.models import LatencyTable, costs_of, find_backbone, is_channels_last, model_costs
+from mmpse.openmmlab import compat
 from mmpse.space import Budget, Subnet, UniformSampler
 
 from .archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from .checkpoint import check_weights, file_digest
 from .judge import Judge, Verdict, calibration_batches
-from .parallel import alone, gather, on_main
+from .parallel import gather, on_main
 from .progress import Clock, search_progress
-from .racing import Race
 
 Widths = tuple[int, ...]
 Candidate = tuple[str, Widths]  # its origin, and its widths in the order of the space
@@ -63,11 +62,6 @@ class SearchLoop(BaseLoop):
         topk: Subnets in ``topk.json``.
         latency_table: File of a :class:`mmpse.models.LatencyTable`, for a budget of latency.
         latency_device: Name of the device that the table is of, if not this one.
-        racing: ``dict(share=0.25)`` judges candidates on this share of the images first, and drops
-            those that are clearly worse than the best so far: they have no score, and never win.
-            ``dict(share=0.25, drop=False)`` judges all in full, and says at the end what would
-            have been dropped. The first generation is always judged in full. See
-            :class:`mmpse.engine.Race`.
 
     Raises:
         BudgetError: At the start, if no subnet can meet the budget.
@@ -75,8 +69,6 @@ class SearchLoop(BaseLoop):
         ValueError: At the start, if ``load_from`` or the validation data is missing.
         FileNotFoundError: At the start, if there is no such checkpoint.
     """
-
-    races = False  # whether candidates are compared with the best of earlier generations
 
     def __init__(
         self,
@@ -91,36 +83,26 @@ class SearchLoop(BaseLoop):
         topk: int = 10,
         latency_table: str | None = None,
         latency_device: str | None = None,
-        racing: Mapping[str, Any] | None = None,
     ) -> None:
-        if racing is not None and not self.races:
-            raise ValueError(
-                f'{type(self).__name__} has no racing: candidates race against the best of earlier '
-                'generations, as in mmpse.EvolutionSearchLoop and mmpse.RandomSearchLoop; leave '
-                'train_cfg.racing out'
-            )
-        if racing is not None and not isinstance(racing, Mapping):
-            raise ValueError(f'racing must be a dict such as dict(share=0.25), got {racing!r}')
-        self.race = None if racing is None else Race(**racing)
         self.archive_path = Path(archive or Path(runner.work_dir) / 'archive.db')
-        if runner._randomness_cfg.get('seed') is None and self.archive_path.exists():
+        if compat.randomness(runner).get('seed') is None and self.archive_path.exists():
             # scores depend on it, and MMEngine drew another one; what is amiss shows when it opens
             with suppress(ArchiveError, KeyError):
                 seed = read_identity(self.archive_path)['seed']
-                runner.set_randomness(**{**runner._randomness_cfg, 'seed': seed})
-        with alone():
+                runner.set_randomness(**{**compat.randomness(runner), 'seed': seed})
+        with compat.alone():
             super().__init__(runner, dataloader)
             validation = runner.val_loop
-        if runner._load_from is None:
+        if compat.load_path(runner) is None:
             raise ValueError(
                 'a search needs the checkpoint of a trained supernet: set load_from, e.g. '
                 '--cfg-options load_from=work_dirs/supernet/epoch_50.pth'
             )
-        if '://' not in runner._load_from and not Path(runner._load_from).is_file():
+        if '://' not in compat.load_path(runner) and not Path(compat.load_path(runner)).is_file():
             raise FileNotFoundError(
-                f'there is no supernet checkpoint {runner._load_from} (load_from): train the '
-                'supernet first, with tools/train.py and its config, or give the path of another '
-                'checkpoint with --cfg-options load_from=...'
+                f'there is no supernet checkpoint {compat.load_path(runner)} (load_from): train '
+                'the supernet first, with tools/train.py and its config, or give the path of '
+                'another checkpoint with --cfg-options load_from=...'
             )
         if validation is None:
             raise ValueError(
@@ -135,7 +117,7 @@ class SearchLoop(BaseLoop):
         self.topk = topk
         self.seed = runner.seed
         # Resuming is the archive's affair; the runner's would restore the supernet's optimizer.
-        self.resume, runner._resume = runner._resume, False
+        self.resume = compat.take_over_resuming(runner)
         # before anything is loaded, so that an unreachable budget fails at once
         self.space = find_backbone(runner.model).search_space
         self.model_cfg = runner.cfg.model.to_dict()
@@ -171,8 +153,8 @@ class SearchLoop(BaseLoop):
     def run(self) -> Subnet:
         """Search; returns the best subnet."""
         runner, logger = self.runner, self.runner.logger
-        checkpoint = CheckpointLoader.load_checkpoint(runner._load_from, map_location='cpu')
-        check_weights(runner.model, checkpoint['state_dict'], runner._load_from)
+        checkpoint = CheckpointLoader.load_checkpoint(compat.load_path(runner), map_location='cpu')
+        check_weights(runner.model, checkpoint['state_dict'], compat.load_path(runner))
         self.identity = self._identity()
         self._open_archive()
         self.prepare(checkpoint)
@@ -187,46 +169,35 @@ class SearchLoop(BaseLoop):
             runner.val_loop.evaluator,
             self.metric,
             memory_format_of(runner.model),
-            self.race and self.race.share,
-            self.seed,
             self.fp16,
         )
         generation, done, clock = 0, 0, Clock()
         with search_progress(self.max_iters) as advance:
             while candidates := self.propose(generation):
-                least = -math.inf
-                if self.race is not None:
-                    least = self.race.least(self._bar())
-                for new in self._judge(generation, candidates, least):
+                for new in self._judge(generation, candidates):
                     done, clock.new = done + 1, clock.new + new
                     advance(f'generation {generation + 1}')
                     if new and clock.new == FIRST_FEW:
                         logger.info(clock.text(max(self.max_iters - done, 0)))
                 rows = [self.archived[widths] for _, widths in candidates]
                 self.history.update((row.widths, row) for row in rows)
-                if self.race is not None:
-                    self.race.note([row for row in rows if row.search == self.number], least)
-                scores = np.array([row.score for row in rows if row.score is not None])
+                scores = np.array([row.score for row in rows])
                 finite = scores[np.isfinite(scores)]
                 if not generation and not len(finite):
                     raise FloatingPointError(
                         f'{self.metric} is not a number for any of the first {len(rows)} subnets, '
                         f'e.g. {self.space.subnet(rows[0].widths)}; is the supernet '
-                        f'{runner._load_from} trained?'
+                        f'{compat.load_path(runner)} trained?'
                     )
                 ranked = self.ranked()
                 on_main(lambda ranked=ranked: self.write(ranked))
                 best = f'{ranked[0].score:.4f}' if ranked else 'none within the budget yet'
                 logger.info(
                     f'generation {generation + 1}: {done} judged, {self.metric} best {best}, mean '
-                    f'of the generation {finite.mean() if len(finite) else np.nan:.4f}'
-                    f'{f", {len(rows) - len(scores)} dropped" if self.race else ""}; '
+                    f'of the generation {finite.mean() if len(finite) else np.nan:.4f}; '
                     f'{clock.text(max(self.max_iters - done, 0))}'
                 )
                 generation += 1
-        if self.race is not None:
-            images = [cache.images for cache in self.judge.parts]
-            logger.info(self.race.report((images[0], sum(images)), self.ranked()[: self.topk]))
         best = self.describe(self.ranked()[0])
         logger.info(
             f'best subnet: {self.metric} {best.source["score"]:.4f}, {best.resources} -> '
@@ -235,22 +206,12 @@ class SearchLoop(BaseLoop):
         return best
 
     def ranked(self) -> list[Judged]:
-        """The subnets within the budget that were judged in full, best first."""
-        rows = [row for row in self.history.values() if row.score is not None]
-        if not rows:
+        """The judged subnets within the budget, best first."""
+        if not self.history:
             return []
+        rows = list(self.history.values())
         inside = self.within(np.array([row.widths for row in rows]))
         return sorted((row for row, fits in zip(rows, inside) if fits), key=ranking_key)
-
-    @property
-    def contenders(self) -> int:
-        """How many of the best so far matter: the others may be dropped."""
-        return self.topk
-
-    def _bar(self) -> float:
-        """The score to come up to in a race."""
-        ranked = [row for row in self.ranked() if row.widths not in self.race.dropped]
-        return ranked[self.contenders - 1].score if len(ranked) >= self.contenders else -math.inf
 
     def write(self, ranked: Sequence[Judged]) -> None:
         """Write the search's results so far into the work dir."""
@@ -271,7 +232,7 @@ class SearchLoop(BaseLoop):
             resources=dict(row.resources, input_shape=list(self.input_shape)),
             source=dict(
                 config=self.runner.cfg.filename,
-                checkpoint=str(self.runner._load_from),
+                checkpoint=str(compat.load_path(self.runner)),
                 checkpoint_sha256=self.identity['checkpoint_sha256'],
                 metric=self.metric,
                 score=row.score,
@@ -280,16 +241,11 @@ class SearchLoop(BaseLoop):
             ),
         )
 
-    def _judge(
-        self, generation: int, candidates: Sequence[Candidate], least: float
-    ) -> Iterator[bool]:
+    def _judge(self, generation: int, candidates: Sequence[Candidate]) -> Iterator[bool]:
         """Judge the candidates that the archive lacks; yields for each whether it was lacking.
 
-        Those of a part score below ``least`` are dropped, unless the race only notes them. Each
-        process judges one at a time; what they give is on disk before the next ones begin.
+        Each process judges one at a time; what they give is on disk before the next ones begin.
         """
-        if self.race is None or not self.race.drop:
-            least = -math.inf
         world, rank = dist.get_world_size(), dist.get_rank()
         new = [(origin, widths) for origin, widths in candidates if widths not in self.archived]
         yield from [False] * (len(candidates) - len(new))
@@ -299,17 +255,15 @@ class SearchLoop(BaseLoop):
             def verdict(wave: Sequence[Candidate] = wave) -> Verdict | None:
                 if rank >= len(wave):
                     return None
-                with alone():
-                    return self.judge(self.space.subnet(wave[rank][1]), least)
+                with compat.alone():
+                    return self.judge(self.space.subnet(wave[rank][1]))
 
             rows = []
-            for (origin, widths), (score, loss, part) in zip(wave, gather(verdict)):
+            for (origin, widths), (score, loss) in zip(wave, gather(verdict)):
                 subnet = self.space.subnet(widths)
                 cost = costs_of(self.space, self.costs, subnet)
-                rows.append(
-                    Judged(self.number, generation, origin, widths, score, loss, cost, part)
-                )
-                if score is not None and not np.isfinite(score):
+                rows.append(Judged(self.number, generation, origin, widths, score, loss, cost))
+                if not np.isfinite(score):
                     self.runner.logger.warning(
                         f'{self.metric} is not a number for {subnet}: it ranks last.'
                     )
@@ -322,7 +276,7 @@ class SearchLoop(BaseLoop):
         return dict(
             space=self.space.backbone,
             units=[[unit.name, unit.max_width] for unit in self.space.units],
-            checkpoint_sha256=file_digest(self.runner._load_from),
+            checkpoint_sha256=file_digest(compat.load_path(self.runner)),
             metric=self.metric,
             calibration=self.calibration,
             calibration_batch_size=getattr(self.dataloader.batch_sampler, 'batch_size', None),
@@ -350,17 +304,13 @@ class SearchLoop(BaseLoop):
 
         # `known` is what was judged before this search first began
         self.number, self.known, rows = on_main(opened)
-        # what another search dropped is judged anew; what this one did, even if others judged it
-        self.archived = {row.widths: row for row in rows if row.score is not None}
-        self.archived.update((row.widths, row) for row in rows if row.search == self.number)
+        self.archived = {row.widths: row for row in rows}
 
     def _settings(self) -> dict[str, Any]:
         """What makes this search another one than those in the same archive."""
         settings = self.runner.cfg.train_cfg.to_dict()
         for key in ('archive', 'topk', 'generations'):  # these only end it earlier or later
             settings.pop(key, None)
-        if self.race is not None:  # but who races against the best must be among so many
-            settings['topk'] = self.topk
         return settings
 
     def _announce(self) -> None:

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from mmpse.openmmlab import compat
 from mmpse.registry import LOOPS
 from mmpse.space import Budget, PriorSampler, expected_loss, nearest_uniform
 
 from .archive import Judged, ranking_key
-from .checkpoint import CHECKPOINT_KEY
+from .checkpoint import supernet_state
 from .loss_record import relative_losses
 from .pareto import pareto_front, pareto_order
 from .search_loop import Candidate, SearchLoop
@@ -34,8 +35,6 @@ class RandomSearchLoop(SearchLoop):
             see :class:`mmpse.space.PriorSampler`.
         **kwargs: See :class:`SearchLoop`.
     """
-
-    races = True
 
     def __init__(
         self,
@@ -60,14 +59,14 @@ class RandomSearchLoop(SearchLoop):
         return self.population * self.generations
 
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
-        state, energy = checkpoint.get(CHECKPOINT_KEY), None
+        state, energy = supernet_state(checkpoint), None
         if state is not None and len(state['record']['loss']):
             energy = expected_loss(self.space, *relative_losses(state['record']))
         else:
             self.runner.logger.warning(
-                f'{self.runner._load_from} holds no losses of single subnets (only those of '
-                'classifiers trained with mmpse.SupernetHook do): candidates are drawn by cost '
-                'alone.'
+                f'{compat.load_path(self.runner)} holds no losses of single subnets (only '
+                'checkpoints of classifiers trained with mmpse.SupernetHook do, as long as they have their meta): '
+                'candidates are drawn by cost alone.'
             )
         self.prior = PriorSampler(self.space, self.budget, energy, self.sampler)
 
@@ -123,11 +122,6 @@ class EvolutionSearchLoop(RandomSearchLoop):
                 f'expected 1 <= parents <= population and 0 <= mutants <= population, got '
                 f'parents={parents}, mutants={mutants}, population={self.population}'
             )
-        if pareto and self.race is not None:
-            raise ValueError(
-                'pareto=True has no racing: a subnet of a low score can be on the front; leave '
-                'train_cfg.racing or train_cfg.pareto out'
-            )
         self.parents = parents
         self.mutants = mutants
         self.mutation = mutation
@@ -136,12 +130,8 @@ class EvolutionSearchLoop(RandomSearchLoop):
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
         super().prepare(checkpoint)
         for row in self.known:
-            if row.score is not None and self.within(np.array([row.widths]))[0]:
+            if self.within(np.array([row.widths]))[0]:
                 self.history[row.widths] = row
-
-    @property
-    def contenders(self) -> int:
-        return max(self.parents, self.topk)
 
     def breed(self, rng: np.random.Generator, proposed: Generation) -> None:
         ranked = self.ranked()

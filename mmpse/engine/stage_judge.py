@@ -55,7 +55,7 @@ class StageJudge:
         with self._active(subnet):
             for x, target in zip(self._inputs, self._targets):
                 output = self._run(x)
-                errors = errors + stage_errors(self.backbone, self.stage, output, target).double()
+                errors = errors + stage_errors(self.model, self.stage, output, target).double()
         distance = distances(errors).item()
         return distance if math.isfinite(distance) else math.inf
 

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
 
 from mmpse.models import find_backbone, split_stages
+from mmpse.openmmlab import compat
 from mmpse.registry import LOOPS
 from mmpse.space import (
     BudgetError,
@@ -220,7 +221,7 @@ class StageWiseSearchLoop(SearchLoop):
                 if not len(finite):
                     raise FloatingPointError(
                         f'no distance of stage {stage.name} is a number; is the supernet '
-                        f'{self.runner._load_from} trained?'
+                        f'{compat.load_path(self.runner)} trained?'
                     )
                 logger.info(
                     f'stage {stage.name}: {len(own)} candidates, distances {finite.min():.4f} to '

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from mmpse.models import Distillation, SlimmableBackbone
+from mmpse.openmmlab.scores import is_sigmoid
 
 
 class SubnetLosses:
@@ -51,6 +55,7 @@ class SubnetLosses:
                 f'{type(model).__name__} has no head.loss_module whose loss distillation could '
                 'replace; set distillation=None or use a classifier'
             )
+        self._sigmoid: bool | None = None
         self._handles = []
         if self.of_classifier:
             self._handles.append(loss_module.register_forward_hook(self._on_loss, with_kwargs=True))
@@ -84,19 +89,38 @@ class SubnetLosses:
         if not module.training or not groups:
             return None
         score, target, *_ = args
-        kwargs = {key: value for key, value in kwargs.items() if key != 'avg_factor'}
         first = len(self._losses)
         with torch.set_grad_enabled(self.distillation is not None):
             losses = [  # module.forward: without this hook
-                module.forward(score[g::groups], target[g::groups], **kwargs) for g in range(groups)
+                module.forward(
+                    score[g::groups], target[g::groups], **_of_group(kwargs, g, groups, len(score))
+                )
+                for g in range(groups)
             ]
         self._losses += [loss.detach() for loss in losses]
         if self.distillation is None:
             return None
+        if self._sigmoid is None:
+            self._sigmoid = is_sigmoid(module, score.shape[1])
         for g in range(groups):
             if not (self._first_learns_alone and first + g == 0):
                 teacher_score = self._teacher_score[g::groups]
-                losses[g] = self.distillation.loss(score[g::groups], teacher_score, losses[g])
+                losses[g] = self.distillation.loss(
+                    score[g::groups], teacher_score, losses[g], self._sigmoid
+                )
         if self._teacher_score is None:
             self._teacher_score = score.detach()
         return torch.stack(losses).mean()
+
+
+def _of_group(kwargs: Mapping[str, Any], group: int, groups: int, images: int) -> dict[str, Any]:
+    """What a head that saw one group's images alone would give its loss besides the scores."""
+    own = {
+        key: value[group::groups]
+        if torch.is_tensor(value) and value.shape[:1] == (images,)
+        else value
+        for key, value in kwargs.items()
+    }
+    if own.get('avg_factor') is not None:
+        own['avg_factor'] = own['avg_factor'] / groups
+    return own

@@ -17,14 +17,16 @@ from mmengine.runner import Runner
 from mmpse.models import (
     EXECUTIONS,
     Distillation,
+    SlimmableBN2d,
     StageWiseClassifier,
     backbone_costs,
     find_backbone,
 )
+from mmpse.openmmlab import compat
 from mmpse.registry import HOOKS, TASK_UTILS
 from mmpse.space import Subnet
 
-from .checkpoint import CHECKPOINT_KEY
+from .checkpoint import CHECKPOINT_KEY, mark_untracked, supernet_state
 from .execution import measure_executions
 from .loss_record import LossRecord
 from .subnet_losses import SubnetLosses
@@ -128,6 +130,7 @@ class SupernetHook(Hook):
             )
         if self.serial:
             self._accumulate(runner)
+        mark_untracked(m for m in self.model.modules() if isinstance(m, SlimmableBN2d))
         self.sampler = TASK_UTILS.build(
             dict(self.sampler_cfg, space=space, cost=backbone_costs(self.backbone)['flops'])
         )
@@ -187,7 +190,7 @@ class SupernetHook(Hook):
 
     def _accumulate(self, runner: Runner) -> None:
         """Count a pass of a subnet as a step of gradient accumulation."""
-        counts = runner.optim_wrapper._accumulative_counts
+        counts = compat.accumulative_counts(runner.optim_wrapper)
         if counts % self.n:
             raise ValueError(
                 f'SupernetHook: serial=True accumulates the gradients of n={self.n} subnets before '
@@ -314,15 +317,15 @@ class SupernetHook(Hook):
     # The checkpoint
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint[CHECKPOINT_KEY] = dict(
+        checkpoint['meta'][CHECKPOINT_KEY] = dict(
             space=self.backbone.search_space.backbone,
             record=self.record.state_dict(),
             execution=self.execution,
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if runner._resume and CHECKPOINT_KEY in checkpoint:
-            state = checkpoint[CHECKPOINT_KEY]
+        state = supernet_state(checkpoint)
+        if compat.is_resuming(runner) and state is not None:
             self.record.load_state_dict(state['record'])
             if self.execution == 'auto':
                 self.execution = state['execution']

@@ -10,6 +10,8 @@ import torch
 from mmengine.model import BaseModel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.openmmlab import compat
+
 
 @torch.no_grad()
 def recalibrate(model: BaseModel, batches: Sequence[Any]) -> int:
@@ -40,7 +42,7 @@ def recalibrate(model: BaseModel, batches: Sequence[Any]) -> int:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
     for batch in batches:
-        model._run_forward(_preprocess(model, batch), mode='tensor')
+        compat.forward_by_mode(model, _preprocess(model, batch), 'tensor')
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from mmpse.openmmlab.scores import divergence
 from mmpse.registry import MODELS
 
 from .slimmable import find_backbone
@@ -23,7 +23,7 @@ class Distillation:
             ``pretrained``) brings its weights. It sees the images as the supernet's own data
             preprocessor leaves them. ``None``: the fullnet, in place (US-Nets).
         weight: Share of the teacher in a subnet's loss; the rest is the label loss.
-        temperature: Of both softmaxes.
+        temperature: Divides the scores of both.
     """
 
     def __init__(
@@ -54,11 +54,14 @@ class Distillation:
             features = backbone.forward(images)  # without the module's hooks
         return student.head(student.neck(features) if student.with_neck else features)
 
-    def loss(self, score: Tensor, teacher_score: Tensor, label_loss: Tensor) -> Tensor:
+    def loss(
+        self, score: Tensor, teacher_score: Tensor, label_loss: Tensor, sigmoid: bool
+    ) -> Tensor:
         """Loss of one group's scores ``(B, classes)``.
 
         ``(1 - weight) * label_loss + weight * T**2 * KL(teacher || student)``, the mean over images
-        (Hinton et al., arXiv 1503.02531).
+        (Hinton et al., arXiv 1503.02531). Where the classes are questions of their own (sigmoid),
+        the divergence is their sum.
 
         Raises:
             ValueError: If the teacher has other classes.
@@ -69,10 +72,5 @@ class Distillation:
                 f'{tuple(score.shape)}; distillation.teacher must be a classifier of the same '
                 'classes'
             )
-        soft = F.kl_div(
-            F.log_softmax(score.float() / self.temperature, 1),
-            F.log_softmax(teacher_score.float() / self.temperature, 1),
-            reduction='batchmean',
-            log_target=True,
-        )
+        soft = divergence(score, teacher_score, sigmoid, self.temperature).mean()
         return (1 - self.weight) * label_loss + self.weight * self.temperature**2 * soft

@@ -10,6 +10,7 @@ from mmcv.cnn import ConvModule
 from mmengine.config import ConfigDict
 from torch import nn
 
+from mmpse.openmmlab.types import is_type
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
@@ -108,7 +109,7 @@ def with_subnet(model: Mapping[str, Any], subnet: Subnet | None) -> ConfigDict:
     """
     config = ConfigDict(copy.deepcopy(dict(model)))  # some models read it by attributes
     config.pop('init_cfg', None)
-    if config['type'] != 'mmpse.FitToBackbone':
+    if not is_type(config, FitToBackbone):
         config.update(type='mmpse.FitToBackbone', architecture=config['type'])
     backbone = config['backbone']
     backbone.update(subnet=None if subnet is None else subnet.to_dict(), init_cfg=None)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpse.openmmlab import compat
 from mmpse.registry import MODELS
 
 
@@ -155,7 +156,7 @@ class SlimmableBN2d(nn.BatchNorm2d):
             **self._statistics(channels, groups),
         )
         # nobody else holds y: as a view it could not be changed in place behind a checkpoint
-        return torch.ops.aten._unsafe_view(y, x.shape)
+        return compat.unsafe_view(y, x.shape)
 
 
 class ChunkedBatchNorm(torch.autograd.Function):
@@ -194,10 +195,8 @@ class ChunkedBatchNorm(torch.autograd.Function):
         for grad_g, x_g, weight_g, mean_g, inverse_std_g, *of_chunk in zip(
             *parts, *targets, strict=True
         ):
-            values = torch.ops.aten.native_batch_norm_backward(
-                *(grad_g, x_g, weight_g, None, None, mean_g, inverse_std_g, True, ctx.eps),
-                [native, True, True],
-            )
+            of_chunk_g = (grad_g, x_g, weight_g, mean_g, inverse_std_g)
+            values = compat.batch_norm_backward(*of_chunk_g, ctx.eps, [native, True, True])
             for target, value in zip(of_chunk, values, strict=True):
                 if value is not None:
                     target.copy_(value)
@@ -243,7 +242,7 @@ class ClampInPlace(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors
-        return torch.ops.aten.hardtanh_backward(grad, y, *ctx.limits), None, None
+        return compat.clamp_backward(grad, y, *ctx.limits), None, None
 
 
 def interleave(parts: Sequence[Tensor]) -> Tensor:

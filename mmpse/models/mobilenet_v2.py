@@ -8,7 +8,9 @@ from typing import Any
 
 from mmcv.cnn import ConvModule
 from mmpretrain.models import MobileNetV2
+from torch import nn
 
+from mmpse.openmmlab.types import is_type
 from mmpse.registry import MODELS
 
 from .slimmable import Layer, SlimmableBackbone
@@ -28,7 +30,7 @@ class MobileNetV2Units(SlimmableBackbone):
         act_cfg: Mapping[str, Any] = dict(type='ReLU6'),
         **kwargs,
     ) -> None:
-        if subnet is None and act_cfg['type'] == 'ReLU6':
+        if subnet is None and is_type(act_cfg, nn.ReLU6):
             act_cfg = {**act_cfg, 'type': 'mmpse.InPlaceReLU6'}
         super().__init__(subnet=subnet, act_cfg=act_cfg, **kwargs)
 

@@ -12,8 +12,11 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmengine.model import initialize
+from mmengine.model.weight_init import PretrainedInit
 from torch import Tensor, nn
 
+from mmpse.openmmlab.types import is_type
+from mmpse.registry import WEIGHT_INITIALIZERS
 from mmpse.space import SearchSpace, Subnet
 from mmpse.space.search_space import DEFAULT_RATIOS
 
@@ -21,6 +24,7 @@ from .layers import PrefixSlices, SlimmableBN2d, interleave, is_channels_last
 from .slicing import shrink_conv_, shrink_linear_, shrink_norm_, slice_on_load
 
 EXECUTIONS = ('sliced', 'masked')
+FROM_CHECKPOINT = ('mmpse.WarmStart', PretrainedInit)  # as init_cfg
 
 
 class Layer(NamedTuple):
@@ -77,8 +81,8 @@ class SlimmableBackbone:
             subnet = Subnet.load(subnet)
             grid = subnet.grid
         else:
-            norm_type = 'BN' if norm_cfg is None else norm_cfg['type']
-            if conv_cfg is not None or norm_type not in ('BN', 'BN2d'):
+            plain = norm_cfg is None or is_type(norm_cfg, nn.BatchNorm2d)
+            if conv_cfg is not None or not plain:
                 raise ValueError(
                     f'{type(self).__name__} without a subnet is a supernet: every subnet of a '
                     'batch is normalised alone, so that it takes conv_cfg=None and norm_cfg type '
@@ -162,11 +166,15 @@ class SlimmableBackbone:
         return [last[stage] for stage in stages]
 
     def init_weights(self) -> None:
-        """As the stock backbone's, unless ``mmpse.WarmStart`` gives every weight."""
-        if isinstance(self.init_cfg, Mapping) and self.init_cfg['type'] == 'mmpse.WarmStart':
-            initialize(self, self.init_cfg)
-        else:
-            super().init_weights()
+        """As the stock backbone's; weights of a checkpoint come last, over everything."""
+        init_cfgs = self.init_cfg or []
+        if isinstance(init_cfgs, Mapping):
+            init_cfgs = [init_cfgs]
+        loading = [c for c in init_cfgs if is_type(c, FROM_CHECKPOINT, WEIGHT_INITIALIZERS)]
+        self.init_cfg = [c for c in init_cfgs if c not in loading]
+        super().init_weights()
+        self.init_cfg = init_cfgs
+        initialize(self, loading)
 
     # Many subnets in one pass
 

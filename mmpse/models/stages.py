@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import Tensor, nn
+
+from mmpse.openmmlab.scores import divergence, is_sigmoid
 
 from .slimmable import SlimmableBackbone
 
@@ -118,31 +119,29 @@ def neck_features(model: BaseModel, x: Tensor) -> tuple[Tensor, ...]:
     return model.neck((x,)) if model.with_neck else (x,)
 
 
-def stage_errors(
-    backbone: SlimmableBackbone, stage: Stage, output: Tensor, target: Tensor
-) -> Tensor:
+def stage_errors(model: BaseModel, stage: Stage, output: Tensor, target: Tensor) -> Tensor:
     """How far each active subnet's stage is from the fullnet's, summed over its images.
 
     Args:
-        backbone: The backbone with its subnets active.
+        model: The classifier with its subnets active.
         stage: The stage.
         output: What :func:`run_stage` gives with the subnets active.
         target: What it gives of the fullnet.
 
     Returns:
         ``(2, groups)``: squared error and energy of the target's channels that the subnet has; for
-        the last stage ``KL(fullnet || subnet)`` and the number of images. Their ratio is the
-        distance.
+        the last stage ``KL(fullnet || subnet)``, by sigmoid or softmax as in the head's loss, and
+        the number of images. Their ratio is the distance.
     """
-    groups = len(backbone.active_subnets)
+    groups = len(model.backbone.active_subnets)
     dtype = torch.promote_types(output.dtype, torch.float32)  # sums of half floats overflow
     output, target = output.to(dtype), target.to(dtype)
     if stage.outputs is None:
-        output, target = output.log_softmax(1), target.log_softmax(1)
-        error = F.kl_div(output, target, reduction='none', log_target=True).sum(1)
+        sigmoid = is_sigmoid(model.head.loss_module, target.shape[1])
+        error = divergence(output, target, sigmoid)
         energy = torch.ones_like(error)
     else:
-        masks = backbone.masks(stage.outputs, target).repeat(len(target) // groups, 1)
+        masks = model.backbone.masks(stage.outputs, target).repeat(len(target) // groups, 1)
         target = target * masks[:, :, None, None]
         error = (output - target).square().sum((1, 2, 3))
         energy = target.square().sum((1, 2, 3))

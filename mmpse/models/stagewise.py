@@ -104,7 +104,7 @@ class StageWiseClassifier(ImageClassifier):
     def _stage_loss(self, stage: Stage, start: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         def compute() -> tuple[Tensor, Tensor]:
             output = run_stage(self, stage, start)
-            of_subnets = distances(stage_errors(self.backbone, stage, output, target))
+            of_subnets = distances(stage_errors(self, stage, output, target))
             return of_subnets.mean(), of_subnets.detach()
 
         return DifferentiatedLoss.apply(compute, *stage_parameters(self, stage))

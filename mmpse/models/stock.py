@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from mmpse.openmmlab.types import find_type
 from mmpse.registry import MODELS
 from mmpse.space import SearchSpace, Subnet, SubnetError
 
@@ -57,8 +58,7 @@ def Slimmable(architecture: str, **kwargs) -> SlimmableBackbone:  # noqa: N802 (
         UnsupportedBackboneError: If the type is another, or its layers are not plain ones.
         SubnetError: If the subnet does not belong to this backbone.
     """
-    with MODELS.switch_scope_and_registry(None) as registry:
-        stock = registry.get(architecture)
+    stock = find_type(architecture)
     if stock is None:
         raise UnsupportedBackboneError(
             f"there is no backbone type {architecture!r}; give one of mmdet's, mmseg's or "

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, update_init_info
-from mmengine.runner import CheckpointLoader
-from mmpretrain.apis.model import ModelHub
 from torch import Tensor, nn
 
+from mmpse.openmmlab import compat
+from mmpse.openmmlab.checkpoint_files import read_checkpoint
+from mmpse.openmmlab.layouts import to_mmpretrain
 from mmpse.registry import WEIGHT_INITIALIZERS
 
-from .public import to_mmpretrain
 from .slimmable import SlimmableBackbone
 from .sorting import sort_channels
 
@@ -54,33 +53,10 @@ class WarmStart:
         if self.sort is not None:
             # a head that is not loaded with the backbone has yet to learn what channel is which
             sort_channels(module, self.sort, fresh_head=isinstance(module, SlimmableBackbone))
-        for child in module.modules():
-            if isinstance(child, BaseModule):  # or its own init_cfg would come over these weights
-                child.is_init = True
-        if hasattr(module, '_params_init_info'):
-            update_init_info(module, f'WarmStart: load from {self.checkpoint}')
-
-
-def read_checkpoint(path: str) -> Any:
-    """The content of a checkpoint: a file, a URL, or a name that a library downloads."""
-    if path.endswith('.safetensors'):
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='current')
-
-
-@CheckpointLoader.register_scheme(prefixes='timm://')
-def _load_from_timm(name: str, map_location=None) -> dict[str, Tensor]:
-    import timm  # slow to import
-
-    return timm.create_model(name.removeprefix('timm://'), pretrained=True).state_dict()
-
-
-@CheckpointLoader.register_scheme(prefixes='mmpretrain://')
-def _load_from_mmpretrain(name: str, map_location=None) -> Any:
-    url = ModelHub.get(name.removeprefix('mmpretrain://')).weights
-    return CheckpointLoader.load_checkpoint(url, map_location, logger='current')
+        # or their own init_cfg would come over these weights
+        compat.mark_initialised(module, f'WarmStart: load from {self.checkpoint}')
+        # by this word stock backbones know that zero_init_residual and the like come too late
+        module.init_cfg = dict(type='Pretrained', checkpoint=self.checkpoint)
 
 
 def load_public(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:

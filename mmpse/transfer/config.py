@@ -13,7 +13,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmpse.engine.checkpoint import CHECKPOINT_KEY
+from mmpse.engine.checkpoint import of_supernet
 from mmpse.files import written
 from mmpse.models import SliceError, SlimmableBackbone, count
 from mmpse.models.stock import FAMILIES, PACKAGES
@@ -247,7 +247,7 @@ def find_weights(backbone: SlimmableBackbone, checkpoint: str) -> Weights:
         )
     init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint), prefix=PREFIX)
     cut = _size(state, absent) > _size(backbone.state_dict(), absent)
-    return Weights(init_cfg, trained=not cut and CHECKPOINT_KEY not in content)
+    return Weights(init_cfg, trained=not cut and not of_supernet(content))
 
 
 def _size(state: Mapping[str, Tensor], without: Container[str]) -> int:

@@ -7,7 +7,8 @@ import torch
 from mmengine import dist
 from torch import multiprocessing
 
-from mmpse.engine.parallel import RankError, alone, gather, on_main
+from mmpse.engine.parallel import RankError, gather, on_main
+from mmpse.openmmlab import compat
 
 
 def test_one_process_needs_no_launcher():
@@ -26,7 +27,7 @@ def in_process(rank: int, file: str) -> None:
     )
     assert gather(lambda: 10 + rank) == [10, 11]
     assert on_main(lambda: f'from {rank}') == 'from 0'
-    with alone():
+    with compat.alone():
         assert dist.get_dist_info() == (0, 1)
     assert dist.get_dist_info() == (rank, 2)
     # an error of one process is one of both, and none is left waiting

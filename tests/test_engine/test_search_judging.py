@@ -78,12 +78,12 @@ def test_mixed_precision_recalibrates_and_evaluates(cfg, monkeypatch, fp16):
 def test_score_that_is_not_a_number_ranks_last(cfg, monkeypatch):
     judge, count = Judge.evaluate, []
 
-    def sometimes(self, model, least):
+    def sometimes(self, model):
         count.append(model)
         self.evaluator.metrics[0].compute_metrics = lambda results: dict(
             top1=float('nan') if len(count) % 2 else float(len(count))
         )
-        return judge(self, model, least)
+        return judge(self, model)
 
     monkeypatch.setattr(Judge, 'evaluate', sometimes)
     search(cfg, **{'train_cfg.generations': 2})
@@ -93,7 +93,7 @@ def test_score_that_is_not_a_number_ranks_last(cfg, monkeypatch):
 
 
 def test_supernet_whose_scores_are_never_numbers(cfg, monkeypatch):
-    monkeypatch.setattr(Judge, '__call__', lambda s, n, _: Verdict(-np.inf, None))
+    monkeypatch.setattr(Judge, '__call__', lambda s, n: Verdict(-np.inf, None))
     with pytest.raises(FloatingPointError, match='not a number for any of the first 6 .*trained?'):
         search(cfg)
 

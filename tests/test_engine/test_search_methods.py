@@ -35,7 +35,7 @@ def test_greedy_search_keeps_the_best_cut_until_the_budget_holds(cfg, monkeypatc
     cfg.model.backbone.ratios = [0.5, 1.0]
     weights = np.random.default_rng(0).random(99)
     value = lambda widths: round(float(weights[: len(widths)] @ widths), 3)  # noqa: E731
-    monkeypatch.setattr(Judge, '__call__', lambda s, n, _: Verdict(value(list(n.values())), None))
+    monkeypatch.setattr(Judge, '__call__', lambda s, n: Verdict(value(list(n.values())), None))
     loop, judged = other_search(cfg, 'GreedySearchLoop')
 
     space, cost, high = loop.space, loop.costs['flops'], loop.budget.high

@@ -7,6 +7,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmpse.engine.checkpoint import supernet_state
 from mmpse.models import find_backbone
 
 MODES = {
@@ -152,9 +153,9 @@ def test_auto_execution_changes_nothing_and_is_kept(supernet_cfg, tmp_path):
 
     checkpoint = tmp_path / 'auto/epoch_1.pth'
     state = torch.load(checkpoint, weights_only=False)
-    assert state['mmpse_supernet']['execution'] == chosen
+    assert supernet_state(state)['execution'] == chosen
     kept = {'sliced': 'masked', 'masked': 'sliced'}[chosen]
-    state['mmpse_supernet']['execution'] = kept
+    supernet_state(state)['execution'] = kept
     torch.save(state, checkpoint)
     (tmp_path / 'auto/last_checkpoint').write_text(str(checkpoint))
     assert train('auto', 'auto', resume=True)[2].execution == kept

@@ -1,11 +1,14 @@
 """Public checkpoints give the same outputs in a supernet as in the library they come from."""
 
+import mmdet.models
+import mmpretrain.models
 import pytest
 import timm
 import torch
 import torchvision
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
+from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import DefaultScope
 from torch import nn
 
@@ -223,6 +226,51 @@ def test_mobilenet_v2_of_mmdet():
     x = torch.randn(1, 3, 64, 64)
     for ours, theirs in zip(backbone(x), source(x), strict=True):
         assert_same(ours, theirs)
+
+
+KAIMING = dict(type='Kaiming', layer='Conv2d')
+WARM_START = dict(type='mmpse.WarmStart', checkpoint='weights.pth')
+PRETRAINED = dict(type='Pretrained', checkpoint='weights.pth')
+INITS = {
+    'name': WARM_START,
+    'class': dict(WARM_START, type=WarmStart),
+    'list': [WARM_START],
+    'list-of-class': [dict(WARM_START, type=WarmStart)],
+    'last': [KAIMING, WARM_START],
+    'first': [WARM_START, KAIMING],
+    'pretrained-class': dict(PRETRAINED, type=PretrainedInit),
+    'pretrained-list': [KAIMING, PRETRAINED],
+}
+
+
+@pytest.mark.parametrize('name', INITS)
+def test_loaded_weights_stay_however_they_are_asked_for(name, scope, tmp_path, monkeypatch):
+    # mmpretrain sets the last norm of every block to zero after any init_cfg but a plain Pretrained
+    monkeypatch.chdir(tmp_path)
+    source = randomised(mmpretrain.models.ResNet(18))
+    torch.save(source.state_dict(), 'weights.pth')
+    backbone = SlimmableResNet(18, zero_init_residual=True, init_cfg=INITS[name])
+    backbone.init_weights()
+    for key, value in source.state_dict().items():
+        assert torch.equal(backbone.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize('name', ['name', 'class', 'list', 'last'])
+@pytest.mark.parametrize('package', [mmpretrain, mmdet])
+def test_loaded_weights_stay_in_a_stock_backbone(name, package, scope, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = randomised(package.models.ResNet(18))
+    torch.save(source.state_dict(), 'weights.pth')
+    model = package.models.ResNet(18, init_cfg=INITS[name])
+    model.init_weights()
+    for key, value in source.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+
+
+def test_without_a_checkpoint_the_stock_initialization_is_done(scope):
+    backbone = SlimmableResNet(18, zero_init_residual=True)
+    backbone.init_weights()
+    assert not backbone.layer1[0].bn2.weight.any()
 
 
 def test_backbone_alone_says_what_it_leaves_out(monkeypatch):

@@ -69,5 +69,3 @@ def test_benchmark_of_judging_adds_up(tmp_path):
     assert sum(shares) == pytest.approx(1) and min(shares) > 0
     assert row['ratio'] == pytest.approx(row['candidate_s'] / row['plain_s'])
     assert 0.3 < row['flops_share'] < 0.7
-    least = row['slicing_share'] + row['recalibration_share']
-    assert least < row['dropped_share']  # and the evaluation of a quarter

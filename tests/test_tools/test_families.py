@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmpse.engine import read_archive
+from mmpse.engine.checkpoint import supernet_state
 from mmpse.models import measure
 from mmpse.space import Subnet
 
@@ -22,7 +23,7 @@ def test_one_supernet_epoch_and_a_search_of_30(family, digits, tmp_path):
     command = ['tools/train.py', supernet, '--work-dir', tmp_path / 'supernet', '--cfg-options']
     run(*command, data[0], 'train_cfg.max_epochs=1', 'param_scheduler=None')
     checkpoint = tmp_path / 'supernet/epoch_1.pth'
-    record = torch.load(checkpoint, weights_only=False)['mmpse_supernet']['record']
+    record = supernet_state(torch.load(checkpoint, weights_only=False))['record']
     assert len(record['loss']) == 2 * 8 and all(torch.isfinite(record['loss']))
 
     command = ['tools/train.py', search, '--work-dir', tmp_path / 'search', '--cfg-options']

@@ -15,7 +15,7 @@ def test_checkpoint_of_a_supernet_is_not_tested(scope, supernet_cfg, tmp_path):
     supernet_cfg.update(test_cfg=dict(), test_evaluator=dict(type='Accuracy'), custom_hooks=[])
     supernet_cfg.dump(tmp_path / 'config.py')
     weights = MODELS.build(supernet_cfg.model).state_dict()
-    torch.save(dict(state_dict=weights, mmpse_supernet={}), tmp_path / 'supernet.pth')
+    torch.save(dict(state_dict=weights, meta=dict(mmpse_supernet={})), tmp_path / 'supernet.pth')
     command = 'tools/test.py', tmp_path / 'config.py', tmp_path / 'supernet.pth'
     result = run(*command, '--work-dir', tmp_path, expect=1)
-    assert 'a supernet, which has no BatchNorm statistics' in result.stderr
+    assert 'it has no BatchNorm statistics to evaluate with' in result.stderr

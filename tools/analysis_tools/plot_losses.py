@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
-from mmpse.engine.checkpoint import CHECKPOINT_KEY
+from mmpse.engine.checkpoint import supernet_state
 from mmpse.models import backbone_costs
 from mmpse.registry import MODELS
 from mmpse.visualization import training_losses
@@ -35,12 +35,13 @@ def main() -> None:
     if not args.checkpoint.is_file():
         raise SystemExit(f'there is no checkpoint {args.checkpoint}')
     checkpoint = CheckpointLoader.load_checkpoint(str(args.checkpoint), map_location='cpu')
-    if CHECKPOINT_KEY not in checkpoint or not len(checkpoint[CHECKPOINT_KEY]['record']['loss']):
+    state = supernet_state(checkpoint)
+    if state is None or not len(state['record']['loss']):
         raise SystemExit(
             f'{args.checkpoint} holds no losses of subnets; give a checkpoint of a classifier that '
             'was trained with SupernetHook'
         )
-    record = checkpoint[CHECKPOINT_KEY]['record']
+    record = state['record']
     cfg = Config.fromstring(checkpoint['meta']['cfg'], '.py')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     backbone = MODELS.build(dict(cfg.model.backbone, init_cfg=None))

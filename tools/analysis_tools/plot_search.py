@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
 
 def searches_in(path: Path, name: str) -> dict[str, list[Judged]]:
     """Name -> judged subnets of every search in an archive."""
-    rows = read_archive(path, dropped=True)
+    rows = read_archive(path)
     numbers = sorted({row.search for row in rows})
     if not rows:
         raise SystemExit(f'{path} holds no judged subnets yet')
@@ -53,10 +53,6 @@ def main() -> None:
     searches = {}
     for path, name in zip(args.archives, names):
         searches.update(searches_in(path, name))
-    counts = {name: len(rows) for name, rows in searches.items()}
-    searches = {
-        name: [row for row in rows if row.score is not None] for name, rows in searches.items()
-    }
     best = {name: min(rows, key=ranking_key) for name, rows in searches.items()}
 
     out_dir = args.out_dir or args.archives[0].parent
@@ -66,13 +62,12 @@ def main() -> None:
     width_profile(widths, full).savefig(out_dir / 'width_profile.png', dpi=150)
 
     table = Table(title=f'the best subnet of every search, by {metric}')
-    for column in ('search', 'judged', 'dropped', metric, 'loss', 'FLOPs (M)', 'params (M)'):
+    for column in ('search', 'judged', metric, 'loss', 'FLOPs (M)', 'params (M)'):
         table.add_column(column, justify='left' if column == 'search' else 'right')
     for name, row in best.items():
         table.add_row(
             name,
-            str(counts[name]),
-            str(counts[name] - len(searches[name])),
+            str(len(searches[name])),
             f'{row.score:.4f}',
             '' if row.loss is None else f'{row.loss:.4f}',
             f'{row.resources["flops"] / 1e6:.2f}',

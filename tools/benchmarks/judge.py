@@ -4,12 +4,10 @@ python tools/benchmarks/judge.py [--images 256] [--calibration 2] [--json FILE]
 
 A candidate (uniform, half the FLOPs) is sliced, recalibrated and evaluated, as a search does it.
 Both run interleaved, round by round, in one process; the table gives medians. `loading` is what a
-pass over the split would cost on top if its batches were not kept decoded; `dropped` is what a
-candidate costs that racing drops after a part of the split.
+pass over the split would cost on top if its batches were not kept decoded.
 """
 
 import argparse
-import math
 import statistics
 import time
 from pathlib import Path
@@ -52,7 +50,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--images', type=int, default=256, help='images of the split')
     parser.add_argument('--batch', type=int, default=32, help='images per batch')
     parser.add_argument('--calibration', type=int, default=2, help='batches of recalibration')
-    parser.add_argument('--share', type=float, default=0.25, help='part that racing judges first')
     parser.add_argument('--rounds', type=int, default=3, help='rounds, after one warm-up round')
     parser.add_argument('--json', type=Path, help='write the rows to this file')
     return parser.parse_args()
@@ -110,10 +107,9 @@ def measure(network: str, args: argparse.Namespace) -> dict:
         evaluator,
         'accuracy/top1',
         torch.channels_last,
-        args.share,
     )
     plain = judge.slice(space.fullnet)
-    times: dict[str, list[float]] = {name: [] for name in ('plain', 'loading', *PARTS, 'part')}
+    times: dict[str, list[float]] = {name: [] for name in ('plain', 'loading', *PARTS)}
     for k in track(range(args.rounds + 1), description=f'{network}, rounds', transient=True):
         clock = [clock_now()]
         judge.evaluate(plain)
@@ -126,8 +122,6 @@ def measure(network: str, args: argparse.Namespace) -> dict:
         recalibrate(sliced, calibration)
         clock.append(clock_now())
         judge.evaluate(sliced)
-        clock.append(clock_now())
-        judge.evaluate(sliced, least=math.inf)
         clock.append(clock_now())
         if k:  # round 0 warms up, and fills the cache
             for name, start, end in zip(times, clock, clock[1:]):
@@ -150,9 +144,6 @@ def measure(network: str, args: argparse.Namespace) -> dict:
             f'{part}_share': statistics.median(r[part] / t for r, t in zip(rounds, judged))
             for part in PARTS
         },
-        dropped_share=statistics.median(
-            1 - (r['evaluation'] - r['part']) / t for r, t in zip(rounds, judged)
-        ),
         loading_share=statistics.median(r['loading'] / t for r, t in zip(rounds, judged)),
     )
 
@@ -171,9 +162,9 @@ def main() -> None:
     table = Table(
         title=f'{args.images} images of {args.size} px, recalibration on '
         f'{args.calibration * args.batch}, {rows[0]["device"]}, {torch.get_num_threads()} threads; '
-        f'shares of a judged candidate, dropped after {args.share:.0%} of the images'
+        'shares of a judged candidate'
     )
-    columns = ('network', 'FLOPs', 'full (s)', 'judged (s)', 'ratio', *PARTS, 'dropped', 'loading')
+    columns = ('network', 'FLOPs', 'full (s)', 'judged (s)', 'ratio', *PARTS, 'loading')
     for name in columns:
         table.add_column(name, justify='left' if name == 'network' else 'right')
     for row in rows:
@@ -183,7 +174,7 @@ def main() -> None:
             f'{row["plain_s"]:.2f}',
             f'{row["candidate_s"]:.2f}',
             f'{row["ratio"]:.2f}',
-            *(f'{row[f"{part}_share"]:.0%}' for part in (*PARTS, 'dropped', 'loading')),
+            *(f'{row[f"{part}_share"]:.0%}' for part in (*PARTS, 'loading')),
         )
     Console().print(table)
     if args.json:

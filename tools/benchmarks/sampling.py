@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmpse.engine.checkpoint import CHECKPOINT_KEY
+from mmpse.engine.checkpoint import supernet_state
 from mmpse.engine.loss_record import relative_losses
 from mmpse.files import write_json
 from mmpse.models import SlimmableMobileNetV2, backbone_costs
@@ -69,8 +69,14 @@ def main() -> None:
     if args.checkpoint is None:
         record = made_up_losses(space, costs['flops'])
     else:
-        state = torch.load(args.checkpoint, map_location='cpu', weights_only=False)
-        record = relative_losses(state[CHECKPOINT_KEY]['record'])
+        checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=False)
+        state = supernet_state(checkpoint)
+        if state is None:
+            raise ValueError(
+                f'{args.checkpoint} holds no losses of subnets; give a checkpoint of a classifier '
+                'that was trained with SupernetHook'
+            )
+        record = relative_losses(state['record'])
     energy = expected_loss(space, *record)
 
     rows = []

@@ -35,7 +35,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
-from mmpse.engine import resume_latest
+from mmpse.engine import SupernetHook, resume_latest
 from mmpse.models import (
     backbone_costs,
     costs_of,
@@ -44,7 +44,8 @@ from mmpse.models import (
     model_costs,
     with_subnet,
 )
-from mmpse.registry import MODELS
+from mmpse.openmmlab.types import is_type
+from mmpse.registry import HOOKS, MODELS
 from mmpse.space import Subnet, nearest_uniform
 from mmpse.transfer import transfer
 
@@ -182,7 +183,7 @@ class Experiment:
         if pretrained:
             weights = self.weights_of(f'alone_full_seed{seed}')
             cfg.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=weights, sort='bn')
-        (hook,) = [hook for hook in cfg.custom_hooks if hook.type == 'mmpse.SupernetHook']
+        (hook,) = [hook for hook in cfg.custom_hooks if is_type(hook, SupernetHook, HOOKS)]
         hook.execution = 'sliced'
         runner, figures = train(cfg, seed, work_dir, advance, seconds=self.scale.seconds)
         self.keep_weights(runner, f'supernet{"-pretrained" * pretrained}_seed{seed}')
@@ -326,7 +327,7 @@ class Experiment:
     def train_detector_supernet(self, work_dir: Path, advance: Advance, seed: int) -> dict:
         cfg = self.detector_supernet(work_dir, seed)
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
-        (hook,) = [hook for hook in cfg.custom_hooks if hook.type == 'mmpse.SupernetHook']
+        (hook,) = [hook for hook in cfg.custom_hooks if is_type(hook, SupernetHook, HOOKS)]
         hook.execution = 'sliced'
         runner, figures = train(cfg, seed, work_dir, advance, epochs=self.scale.epochs['bccd'])
         self.keep_weights(runner, f'bccd-supernet_seed{seed}')

@@ -32,6 +32,7 @@ import mmpse
 from mmpse.engine import resume_latest
 from mmpse.files import write_json
 from mmpse.models import device_name
+from mmpse.openmmlab import compat
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERVAL = 500  # steps between the checkpoints of a training by the clock
@@ -210,7 +211,7 @@ class Clock(Hook):
         checkpoint['clock'] = self.passed
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if runner._resume:  # the time of another training, from `load_from`, does not count
+        if compat.is_resuming(runner):  # else the time of the training in `load_from`
             self.passed = checkpoint['clock']
 
 

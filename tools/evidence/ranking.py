@@ -27,6 +27,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mmpse.engine import SupernetHook
 from mmpse.engine.judge import Judge, calibration_batches
 from mmpse.engine.search_loop import memory_format_of
 from mmpse.engine.stage_judge import StageJudge
@@ -38,7 +39,8 @@ from mmpse.models import (
     measure,
     with_subnet,
 )
-from mmpse.registry import MODELS
+from mmpse.openmmlab.types import is_type
+from mmpse.registry import HOOKS, MODELS
 from mmpse.space import SearchSpace, SpreadSampler, Subnet
 
 
@@ -120,7 +122,7 @@ def fixed_subnets(path: Path, model: dict, count: int) -> list[Subnet]:
 def supernet_config(config: Callable[[str], Config], way: str) -> Config:
     """The config of a supernet that is trained this way."""
     cfg = config(WAYS[way].config)
-    (hook,) = [hook for hook in cfg.custom_hooks if hook.type == 'mmpse.SupernetHook']
+    (hook,) = [hook for hook in cfg.custom_hooks if is_type(hook, SupernetHook, HOOKS)]
     hook.update(WAYS[way].hook)
     return cfg
 

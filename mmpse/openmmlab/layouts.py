@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from mmpretrain.models import MobileNetV2
 from torch import Tensor
 
 Weights = Mapping[str, Tensor]
+MOBILENET_V2_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # of every stage (arXiv 1801.04381, Table 2)
 
 
 def to_mmpretrain(weights: Weights) -> tuple[dict[str, Tensor], str]:
@@ -99,7 +99,7 @@ def _vgg(weights: Weights) -> dict[str, Tensor]:
 
 def _torchvision_mobilenet_v2(weights: Weights) -> dict[str, Tensor]:
     blocks = {0: 'conv1'}
-    for stage, (*_, repeats, _) in enumerate(MobileNetV2.arch_settings, 1):
+    for stage, repeats in enumerate(MOBILENET_V2_BLOCKS, 1):
         blocks.update({len(blocks) + j: f'layer{stage}.{j}' for j in range(repeats)})
     blocks[len(blocks)] = 'conv2'
 

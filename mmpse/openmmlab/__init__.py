@@ -1,0 +1,1 @@
+"""OpenMMLab's side of mmpse: registry, configs, checkpoints, hooks and loops."""

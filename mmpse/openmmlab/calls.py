@@ -1,0 +1,129 @@
+"""The calls of a model's parts in a forward, and the same calls in another model of its kind.
+
+A detector's raw outputs come up inside its loss, and every head is called in its own way. Noting
+the calls and repeating them with another model's parts gives that model's raw outputs, without a
+rule for each kind of model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Call(NamedTuple):
+    """A call of a part of a model."""
+
+    part: str  # name of the part in the model
+    args: tuple
+    kwargs: dict[str, Any]
+    output: Any
+
+
+class CallError(ValueError):
+    """A call that cannot be repeated in another model."""
+
+
+def parts(model: nn.Module) -> dict[str, nn.Module]:
+    """The parts of a model: backbone, neck, heads; the heads of a cascade are parts each."""
+    found = {}
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            found |= {f'{name}.{k}': part for k, part in enumerate(child)}
+        elif name != 'data_preprocessor':
+            found[name] = child
+    return found
+
+
+@contextmanager
+def noted_calls(model: nn.Module) -> Iterator[list[Call]]:
+    """Inside, the list grows by every call of a part.
+
+    Parts call each other by ``forward`` too (mmseg's heads do), which PyTorch's hooks do not see.
+    """
+    calls: list[Call] = []
+    listened = []
+    try:
+        for name, part in parts(model).items():
+            listened.append((part, part.__dict__.get('forward')))
+            part.forward = _noting(calls, name, part.forward)
+        yield calls
+    finally:
+        for part, forward in listened:
+            if forward is None:
+                del part.forward
+            else:
+                part.forward = forward
+
+
+def _noting(calls: list[Call], name: str, forward: Callable) -> Callable:
+    def call(*args, **kwargs):
+        output = forward(*args, **kwargs)
+        calls.append(Call(name, args, kwargs, output))
+        return output
+
+    return call
+
+
+def repeat(calls: Sequence[Call], model: nn.Module) -> list[Any]:
+    """What the parts of another model give in the same calls.
+
+    What a part of the first model put out is replaced, wherever it is an argument, by what the same
+    part of the other put out. Other numbers than these and the images cannot be had from the other
+    model.
+
+    Args:
+        calls: The calls, in their order.
+        model: The other model; its parts have the same names.
+
+    Returns:
+        The output of every call, or a :class:`CallError` that says why it was not repeated.
+    """
+    counterparts: dict[int, Tensor] = {}  # by the tensor's id: the calls keep it alive
+    own = parts(model)
+
+    def counterpart(x: Tensor) -> Tensor:
+        if id(x) in counterparts:
+            return counterparts[id(x)]
+        if x.is_floating_point():
+            raise CallError('reads numbers that are neither images nor the output of a part')
+        return x  # labels
+
+    outputs: list[Any] = []
+    if calls:  # nothing was put out before the first call: it reads the images
+        counterparts |= {id(x): x for x in tensors((calls[0].args, calls[0].kwargs))}
+    for call in calls:
+        try:
+            if call.part not in own:
+                raise CallError('is not in the teacher')
+            args, kwargs = mapped(counterpart, (call.args, call.kwargs))
+        except CallError as error:
+            outputs.append(error)
+            continue
+        outputs.append(own[call.part].forward(*args, **kwargs))
+        pair = tensors(call.output), tensors(outputs[-1])
+        if len(pair[0]) == len(pair[1]):
+            counterparts |= {id(x): y for x, y in zip(*pair)}
+    return outputs
+
+
+def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Nested lists, tuples and dicts with a function's values for their tensors."""
+    if torch.is_tensor(tree):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {key: mapped(function, value) for key, value in tree.items()}
+    if type(tree) in (list, tuple):
+        return type(tree)(mapped(function, value) for value in tree)
+    return tree
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """The tensors in nested lists, tuples and dicts, in their order."""
+    found: list[Tensor] = []
+    mapped(found.append, tree)
+    return found

@@ -1,0 +1,255 @@
+"""What mmpse needs of mmengine, mmdet, mmpretrain and torch that is private there, or patched here.
+
+All of it is in this file, each with its reason, and ``tests/test_openmmlab/test_compat.py`` fails
+when upstream moves. Importing it does not import torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import mmengine
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+
+if TYPE_CHECKING:
+    from mmengine.model import BaseModel
+    from mmengine.optim import OptimWrapper
+    from mmengine.runner import Runner
+    from torch import Tensor, nn
+
+# torch 2.6: `recompile_limit`, ONNX by `dynamo=True`, `torch.load` that runs no code unless told to
+# mmengine 0.10: new-style configs inherit and merge as we write them
+LOWEST = dict(torch='2.6', mmengine='0.10')
+
+
+class CompatError(RuntimeError):
+    """An upstream package is too old, or has moved what mmpse needs of it."""
+
+
+# Versions
+
+
+def check_versions() -> None:
+    """Make sure that torch and mmengine are new enough; there is no upper limit.
+
+    Raises:
+        CompatError: If one is older.
+    """
+    found = dict(mmengine=mmengine.__version__)
+    try:
+        found['torch'] = metadata.version('torch')
+    except metadata.PackageNotFoundError:  # built from source, or not there: its import says so
+        pass
+    for package, version in found.items():
+        if _numbers(version) < _numbers(LOWEST[package]):
+            raise CompatError(
+                f'mmpse needs {package} {LOWEST[package]} or newer, found {version}; upgrade it '
+                f'(pip install --upgrade {package})'
+            )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """'2.11.0+cu130' -> (2, 11)."""
+    major, minor, *_ = version.split('+')[0].split('.')
+    return int(major), int(''.join(filter(str.isdigit, minor)))
+
+
+# Configs
+
+
+def teach_config_names() -> None:
+    """Let ``_base_ = 'mmpse::...'`` and ``'mmseg::...'`` be found. Calling it twice does nothing.
+
+    MMEngine looks a package up in MODULE2PACKAGE before it reads a base. It knows mmseg by the name
+    of one distribution; the import name fits every distribution. And it takes ``mmpse::...`` to
+    hold names of the scope mmpse, but our configs' names are those of the ``default_scope`` that
+    they set, or begin with ``mmpse.``.
+    """
+    MODULE2PACKAGE.update(mmpse='mmpse', mmseg='mmseg')
+    original = Config._get_cfg_path
+    if getattr(original, 'of_mmpse', False):
+        return
+
+    def without_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = original(cfg_path, filename)
+        return path, None if scope == 'mmpse' else scope
+
+    without_scope.of_mmpse = True
+    Config._get_cfg_path = staticmethod(without_scope)
+
+
+def config_path(name: str) -> str:
+    """Path of the file that ``'mmdet::...'`` names; MMEngine has no function for it.
+
+    (``mmengine.hub.get_config`` runs pip if it takes the package to be missing.)
+    """
+    return Config._get_cfg_path(name, '')[0]
+
+
+def is_new_style(path: str) -> bool:
+    """Whether MMEngine reads a config file as a new-style one (``read_base``, types as classes).
+
+    The two styles cannot inherit from each other, and MMEngine tells them apart by itself.
+    """
+    return Config._is_lazy_import(path)
+
+
+# The runner
+
+
+def load_path(runner: Runner) -> str | None:
+    """``load_from`` of a runner, which keeps it to itself."""
+    return runner._load_from
+
+
+def is_resuming(runner: Runner) -> bool:
+    """Whether a runner was told to resume."""
+    return runner._resume
+
+
+def take_over_resuming(runner: Runner) -> bool:
+    """Whether a runner was told to resume, which it now will not do.
+
+    A search goes on from its archive; its runner would look for a checkpoint of the search.
+    """
+    resuming, runner._resume = runner._resume, False
+    return resuming
+
+
+def randomness(runner: Runner) -> dict[str, Any]:
+    """The arguments of ``set_randomness`` in a runner's config."""
+    return dict(runner._randomness_cfg)
+
+
+def accumulative_counts(optim_wrapper: OptimWrapper) -> int:
+    """Over how many steps an optimizer wrapper accumulates gradients."""
+    return optim_wrapper._accumulative_counts
+
+
+def forward_by_mode(model: BaseModel, data: Any, mode: str) -> Any:
+    """The forward of a model on preprocessed data, a tuple, list or dict of its arguments.
+
+    ``train_step`` and ``val_step`` have no mode ``'tensor'``, and update weights.
+    """
+    return model._run_forward(data, mode=mode)
+
+
+def mark_initialised(model: nn.Module, how: str) -> None:
+    """Keep ``init_weights`` from going over weights that were just loaded.
+
+    Every child is marked; the top module alone would leave theirs to their own ``init_cfg``.
+    """
+    from mmengine.model import BaseModule, update_init_info
+
+    for child in model.modules():
+        if isinstance(child, BaseModule):
+            child.is_init = True
+    if hasattr(model, '_params_init_info'):  # within an outer model's init_weights
+        update_init_info(model, how)
+
+
+# Distributed jobs and metrics
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, MMEngine sees a job of one process.
+
+    Processes judge different subnets, each on the same, whole data: nothing may be split among them
+    by samplers, or gathered from them by metrics. MMEngine has no setting for that.
+
+    Raises:
+        CompatError: If MMEngine still sees the other processes: every rank would get a wrong score.
+    """
+    from mmengine.dist import get_rank, get_world_size, utils
+
+    is_distributed = utils.is_distributed
+    utils.is_distributed = lambda: False
+    try:
+        if (get_rank(), get_world_size()) != (0, 1):
+            raise CompatError(
+                f'mmengine {mmengine.__version__} no longer asks mmengine.dist.utils.is_distributed'
+                ' whether it runs in several processes, so that subnets cannot be judged in '
+                'parallel; search in one process, or install another version'
+            )
+        yield
+    finally:
+        utils.is_distributed = is_distributed
+
+
+@contextmanager
+def unrounded(kinds: Iterable[type]) -> Iterator[None]:
+    """Inside, metrics of these classes give their figures in full precision.
+
+    mmdet's round theirs to three decimals with the builtin ``round``, so that detectors of
+    different quality tie.
+    """
+    from mmengine.evaluator import BaseMetric
+
+    bases = {base for kind in kinds for base in kind.__mro__}
+    names = {base.__module__ for base in bases if issubclass(base, BaseMetric)}
+    modules = [sys.modules[name] for name in names if not hasattr(sys.modules[name], 'round')]
+    for module in modules:
+        module.round = lambda value, digits=None: round(value) if digits is None else value
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.round
+
+
+# Checkpoints
+
+
+def published_weights(name: str) -> str | None:
+    """Where mmpretrain publishes the weights of its model ``resnet50_8xb32_in1k``; None: nowhere.
+
+    Raises:
+        ValueError: If it has no such model.
+    """
+    from mmpretrain.apis.model import ModelHub
+
+    return ModelHub.get(name).weights
+
+
+# PyTorch
+
+
+def unsafe_view(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A new shape for a tensor that nobody else holds, not a view.
+
+    As a view it could not be changed in place behind a gradient checkpoint.
+    """
+    import torch
+
+    return torch.ops.aten._unsafe_view(x, shape)
+
+
+def batch_norm_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse_std: Tensor, eps: float, mask
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of ``x``, ``weight`` and ``bias`` (where the mask is true) of a batch norm."""
+    import torch
+
+    return torch.ops.aten.native_batch_norm_backward(
+        grad, x, weight, None, None, mean, inverse_std, True, eps, mask
+    )
+
+
+def clamp_backward(grad: Tensor, y: Tensor, lowest: float, highest: float) -> Tensor:
+    """The gradient of a clamp from its output; the public one needs the input."""
+    import torch
+
+    return torch.ops.aten.hardtanh_backward(grad, y, lowest, highest)
+
+
+def compiling_many() -> AbstractContextManager:
+    """Inside, one code object may be compiled for many subnets; PyTorch gives up after a few."""
+    import torch
+
+    return torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=1024)

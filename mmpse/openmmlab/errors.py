@@ -1,0 +1,22 @@
+"""What is wrong with what a user gave, in one sentence."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """A config that cannot be read, built or written."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or is another model's."""
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """The message of an error in one line, its beginning if it is long."""
+    text = ' '.join(str(error).split()) or type(error).__name__
+    return text if len(text) <= most else f'{text[:most]} ...'
+
+
+def name_of(config) -> str:
+    """What an error calls a config: its file."""
+    return config.filename or 'the config'

@@ -1,0 +1,108 @@
+"""What a model of OpenMMLab predicts from: the raw outputs of its heads, and its parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+# children whose batch is regions, not images
+REGION_HEADS = ('roi_head', 'bbox_roi_extractor')
+
+
+def raw_outputs(
+    model: nn.Module, images: Tensor, deployed: bool = False, regions: int | None = None
+) -> Any:
+    """Everything that a model predicts from, as its heads put it out.
+
+    Args:
+        model: A classifier, detector or segmentor, or any module.
+        images: A batch ``(B, C, H, W)`` as the data preprocessor puts it out. A two-stage detector
+            looks at one region for each level of its features.
+        deployed: Leave out what only training needs: auxiliary heads.
+        regions: Regions of each image, instead; e.g. as many as a detector looks at in a test.
+    """
+    size = tuple(images.shape[2:])
+    if hasattr(model, 'encode_decode'):  # a segmentor
+        features = model.extract_feat(images)
+        heads = [model.decode_head]
+        if not deployed:
+            heads.append(getattr(model, 'auxiliary_head', None))
+        return [_cascade(head, features) for head in heads if head is not None]
+    if hasattr(model, 'with_bbox') and hasattr(model, 'extract_feat'):  # a detector
+        from mmdet.structures import DetDataSample
+
+        meta = dict(
+            img_shape=size,
+            ori_shape=size,
+            pad_shape=size,
+            batch_input_shape=size,
+            scale_factor=(1.0, 1.0),
+        )
+        samples = [DetDataSample(metainfo=meta) for _ in images]
+        if not getattr(model, 'with_roi_head', False):
+            return model(images, samples, mode='tensor')
+        features = model.extract_feat(images)
+        sides = images.new_tensor(_region_sides(model.roi_head))[:, None]
+        if regions is not None:
+            sides = sides.repeat(-(-regions // len(sides)), 1)[:regions]
+        boxes = torch.cat([torch.zeros(len(sides), 2).to(sides), sides, sides], 1)
+        proposals = [InstanceData(bboxes=boxes) for _ in images]
+        rpn = [model.rpn_head(features)] if model.with_rpn else []
+        return [*rpn, model.roi_head.forward(features, proposals, samples)]
+    if hasattr(model, 'data_preprocessor'):
+        return model(images, mode='tensor')
+    return model(images)
+
+
+def _region_sides(roi_head: nn.Module) -> list[float]:
+    """Sides in pixels of squares that are pooled from each level."""
+    extractor = getattr(roi_head, 'bbox_roi_extractor', None)
+    if isinstance(extractor, nn.ModuleList):
+        extractor = extractor[0]
+    levels = len(getattr(extractor, 'featmap_strides', [0]))
+    return [getattr(extractor, 'finest_scale', 56) * 2.0**k for k in range(levels)]
+
+
+def _cascade(head: nn.Module, features: Any) -> list:
+    """Outputs of a segmentor's head, or of several: of a cascade, each reads the last one's."""
+    if not isinstance(head, nn.ModuleList):
+        return [head.forward(features)]
+    outputs = [head[0].forward(features)]
+    for one in head[1:]:
+        takes_last = 'prev_output' in one.forward.__code__.co_varnames
+        outputs.append(one.forward(features, outputs[-1]) if takes_last else one.forward(features))
+    return outputs
+
+
+def parts_of(model: nn.Module) -> list[str]:
+    """Names of the parts that a model runs on whole images: backbone, neck, heads.
+
+    Their inputs and outputs have the images of the batch in the first dimension. A module that is
+    no model of OpenMMLab is one part, ``''``.
+    """
+    if not hasattr(model, 'data_preprocessor'):
+        return ['']
+    parts = []
+    for name, child in model.named_children():
+        if name in REGION_HEADS or not any(True for _ in child.parameters()):
+            continue
+        if isinstance(child, nn.ModuleList):
+            parts += [f'{name}.{k}' for k in range(len(child))]
+        else:
+            parts.append(name)
+    return parts
+
+
+def image_channels(model: nn.Module) -> list[int]:
+    """How many channels the images of a model may have, the most likely number first."""
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    found = [] if mean is None else [mean.numel()]
+    for module in model.modules():
+        weight = getattr(module, 'weight', None)
+        if isinstance(weight, Tensor) and weight.dim() == 4 and hasattr(module, 'in_channels'):
+            found.append(module.in_channels)
+            break
+    return list(dict.fromkeys([*found, 3]))  # YOLOX's first convolution reads four pixels at once

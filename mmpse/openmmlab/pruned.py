@@ -1,0 +1,101 @@
+"""Whole models of OpenMMLab: their units, and their subnets as plain static models."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmpse.registry import MODELS
+from mmpse.slim.cutting import cut_
+from mmpse.slim.layout import Layout
+from mmpse.slim.units import find_units
+from mmpse.space import Subnet, SubnetError
+
+from .outputs import image_channels, parts_of, raw_outputs
+
+SIZES = (64, 128, 224, 320)  # of the watched images; the smallest that the model takes
+
+
+class LookError(ValueError):
+    """A model that cannot be watched."""
+
+
+def look(
+    model: nn.Module,
+    size: Sequence[int] | None = None,
+    track: Callable[[Iterable], Iterable] = iter,
+) -> tuple[Layout, Tensor]:
+    """Find the units of a whole model.
+
+    Args:
+        model: A classifier, detector or segmentor, or any module that takes images.
+        size: Height and width of the images that it is made for, tried if smaller ones do not do.
+        track: Wraps the iterable of layers, for a progress bar.
+
+    Returns:
+        The layout, and the image that the model was watched on ``(1, C, H, W)``.
+
+    Raises:
+        LookError: If its forward fails on images alone.
+    """
+    weight = next(model.parameters())
+    sizes = [(side, side) for side in SIZES] + ([] if size is None else [tuple(size)])
+    errors = []
+    for shape in [(c, *size) for size in sizes for c in image_channels(model)]:
+        images = torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype)
+        run = partial(raw_outputs, model)
+        try:
+            return find_units(model, images, run, parts_of(model), track), images
+        except Exception as error:  # whatever the model's forward raises
+            errors.append((shape, error))
+    shape, error = errors[-1]
+    raise LookError(
+        f'the forward of {type(model).__name__} fails on an image of {shape[1]}x{shape[2]} pixels '
+        f'({type(error).__name__}: {error}), so that its units cannot be found'
+    ) from error
+
+
+@MODELS.register_module()
+def Pruned(  # noqa: N802 (a name in configs)
+    architecture: str | type, subnet: str | os.PathLike | Mapping[str, Any], **model
+) -> nn.Module:
+    """Build a model and cut it to a subnet::
+
+        model = dict(type='mmpse.Pruned', architecture='RetinaNet', subnet='subnet.json', ...)
+
+    The result is the architecture itself, not a wrapper. It loads its own weights, and those of the
+    full model, which are cut as they load.
+
+    Args:
+        architecture: Registered type of the model.
+        subnet: The subnet, its file or the file's content.
+        **model: The rest of the full model's config.
+
+    Raises:
+        SubnetError: If the subnet cannot be read, or is one of another model.
+    """
+    subnet = Subnet.load(subnet)
+    built = MODELS.build(dict(model, type=architecture))
+    try:
+        return cut_(built, layout_of(subnet), subnet)
+    except ValueError as error:
+        raise SubnetError(f'{subnet.path or "the subnet"}: {error}') from error
+
+
+def layout_of(subnet: Subnet) -> Layout:
+    """The layout that a subnet of a whole model carries.
+
+    Raises:
+        SubnetError: If it is a subnet of a backbone alone.
+    """
+    if 'layers' not in subnet.backbone:
+        raise SubnetError(
+            f'{subnet.path or "the subnet"} is one of a backbone ({subnet.backbone.get("type")}), '
+            'not of a whole model; give one that mmpse prune wrote, or use mmpse.FitToBackbone'
+        )
+    return Layout.from_dict(subnet.backbone)

@@ -1,0 +1,95 @@
+"""Values of a config as Python source that people can read."""
+
+from __future__ import annotations
+
+import keyword
+import math
+import os
+from collections.abc import Iterable, Mapping
+from types import BuiltinFunctionType, FunctionType
+from typing import Any
+
+import numpy as np
+
+WIDTH = 100
+
+
+def plain(value: Any, where: str = '') -> Any:
+    """A value as its source will read back: dicts, lists, tuples and scalars alone.
+
+    A class or function becomes its dotted path, which every registry resolves.
+
+    Args:
+        value: The value.
+        where: Its key, for the error.
+
+    Raises:
+        ValueError: If it holds something that cannot be written down; its key is named.
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(item, f'{where}.{key}') for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(plain(item, f'{where}.{k}') for k, item in enumerate(value))
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, type | FunctionType | BuiltinFunctionType):
+        return f'{value.__module__}.{value.__qualname__}'
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        return value
+    raise ValueError(
+        f'{where.removeprefix(".")} is a {type(value).__name__} ({str(value)[:60]}), which cannot '
+        'be written as Python'
+    )
+
+
+def python_source(value: Any, indent: int = 0) -> str:
+    """A plain value as Python source, whose first line is put behind ``indent`` characters.
+
+    Dicts are calls of ``dict`` where their keys allow it.
+    """
+    if isinstance(value, Mapping):
+        call = all(
+            isinstance(key, str) and key.isidentifier() and not keyword.iskeyword(key)
+            for key in value
+        )
+        start, end = ('dict(', ')') if call else ('{', '}')
+        items = [
+            (f'{key}=' if call else f'{key!r}: ') + python_source(item, indent + 4)
+            for key, item in value.items()
+        ]
+        scalars = not call and not any(
+            isinstance(v, (Mapping, list, tuple)) for v in value.values()
+        )
+    elif isinstance(value, (list, tuple)):
+        start, end = '[]' if isinstance(value, list) else '()'
+        items = [python_source(item, indent + 4) for item in value]
+        scalars = _flat(value)
+        if isinstance(value, tuple) and len(items) == 1:
+            return f'({items[0]},)'
+    elif isinstance(value, float) and not math.isfinite(value):
+        return f'float({str(value)!r})'
+    else:
+        return repr(value)
+    line = start + ', '.join(items) + end
+    if '\n' not in line and indent + len(line) < WIDTH - 10:
+        return line
+    lines = _packed(items, WIDTH - indent - 5) if scalars else items
+    margin = '\n' + ' ' * (indent + 4)
+    return start + margin + f',{margin}'.join(lines) + f',\n{" " * indent}{end}'
+
+
+def _flat(values: Iterable[Any]) -> bool:
+    return not any(isinstance(value, (Mapping, list, tuple)) for value in values)
+
+
+def _packed(items: list[str], width: int) -> list[str]:
+    """Short items, many in a line."""
+    lines: list[str] = []
+    for item in items:
+        if lines and len(lines[-1]) + len(item) + 2 <= width:
+            lines[-1] += f', {item}'
+        else:
+            lines.append(item)
+    return lines

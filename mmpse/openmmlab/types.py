@@ -1,0 +1,60 @@
+"""What a type in a config stands for.
+
+A type may be a name with a scope or without, the whole path of an object, or (in new-style configs)
+the class itself. Only the registry knows whether two of them are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mmengine.registry import Registry
+
+from mmpse.registry import MODELS
+
+
+def find_type(config: Any, registry: Registry = MODELS) -> Callable | None:
+    """The class or function that would be built, in the default scope.
+
+    Args:
+        config: A config with a ``type``, or a type.
+        registry: Where such types are registered.
+
+    Returns:
+        ``None`` for a config without a type and for a type that nothing is registered as, such as
+        one of a package that is not installed.
+    """
+    kind = config.get('type') if isinstance(config, Mapping) else config
+    if not isinstance(kind, str):
+        return kind
+    with registry.switch_scope_and_registry(None) as scoped:
+        try:
+            return scoped.get(kind)
+        except RuntimeError:  # mmengine's word for an unknown type
+            return None
+
+
+def is_type(config: Any, expected: Any, registry: Registry = MODELS) -> bool:
+    """Whether a config builds a certain type, or a subclass of it.
+
+    Args:
+        config: A config with a ``type``, or a type.
+        expected: A type as a config may name it, e.g. ``'mmdet.RetinaNet'`` or the class; or a
+            tuple of them.
+        registry: Where such types are registered.
+
+    Examples:
+        >>> is_type(dict(type='BN'), torch.nn.BatchNorm2d)
+        True
+        >>> is_type(dict(type=WarmStart), 'mmpse.WarmStart', WEIGHT_INITIALIZERS)
+        True
+    """
+    found = find_type(config, registry)
+    wanted = expected if isinstance(expected, tuple) else (expected,)
+    for one in (find_type(kind, registry) for kind in wanted):
+        if found is not None and found is one:
+            return True
+        if isinstance(found, type) and isinstance(one, type) and issubclass(found, one):
+            return True
+    return False

@@ -1,0 +1,146 @@
+"""FLOPs and parameters of the whole model as functions of its units' widths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from mmpse.slim.layout import LayerWidths, Layout, Segment, Side
+from mmpse.slim.watch import layers_of, stubbed
+from mmpse.space import Cost, SearchSpace
+
+Terms = list[tuple[float, str | None]]  # a sum of multiples of widths
+
+
+@torch.no_grad()
+def model_cost(
+    model: nn.Module,
+    layout: Layout,
+    space: SearchSpace,
+    images: Tensor,
+    run: Callable[[Tensor], Any] | None = None,
+) -> dict[str, Cost]:
+    """FLOPs and parameters of every subnet of a model.
+
+    One forward whose layers compute nothing tells how large their outputs are.
+
+    Args:
+        model: The full-width model.
+        layout: Its layout.
+        space: The search space of the layout.
+        images: One image of the size that FLOPs are counted for, ``(1, C, H, W)``; its values do
+            not matter.
+        run: Runs the model on images; ``None``: ``model(images)``.
+
+    Returns:
+        ``'flops'`` and ``'params'``. FLOPs are multiply-adds, counted as mmengine does:
+        convolutions, linear layers, normalisations, resizing and pooling to a size. Attention and
+        other products without a layer are not counted; deformable convolutions are, which mmengine
+        leaves out.
+    """
+    flops, params = Cost(space.names), Cost(space.names)
+    resizes = iter(layout.resizes)
+    layers = layers_of(model)
+
+    def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
+        if not name:
+            each = _resizing(*layer, x, y) * len(x)
+            for value, unit in terms(next(resizes, (Segment(None, x.shape[1]),))):
+                flops.add(value * each, unit)
+            return
+        sides = layout.layers.get(name) or _fixed(layer)
+        area = y.numel() // sum(s.positions for s in sides.outputs)
+        if isinstance(layer, _ConvTransposeNd):
+            area = len(x) * math.prod(x.shape[2:])
+        for value, units in weight_terms(layer, sides):
+            flops.add(value * area * _operations(layer), *units)
+
+    training = model.training
+    model.eval()
+    try:
+        with stubbed(model, see):
+            (run or model)(images)
+    finally:
+        model.train(training)
+
+    counted = 0
+    for name, layer in layers.items():
+        sides = layout.layers.get(name) or _fixed(layer)
+        for key, tensor in layer._parameters.items():
+            if tensor is None:
+                continue
+            counted += tensor.numel()
+            if tensor.dim() > 1:
+                for value, units in weight_terms(layer, sides):
+                    params.add(value, *units)
+            elif key == 'bias' or not sides.inputs:
+                for value, unit in terms(sides.outputs):
+                    params.add(value, unit)
+            else:
+                params.add(tensor.numel())
+    params.add(sum(p.numel() for p in model.parameters()) - counted)
+    return dict(flops=flops, params=params)
+
+
+def terms(side: Side) -> Terms:
+    """The positions of a side as a sum of multiples of widths."""
+    return [(s.positions, None) if s.unit is None else (s.repeat, s.unit) for s in side]
+
+
+def weight_terms(
+    layer: nn.Module, sides: LayerWidths
+) -> list[tuple[float, tuple[str | None, ...]]]:
+    """The entries of a layer's weight as a sum of products of widths."""
+    weight = layer._parameters.get('weight')
+    if sides.inputs is None:
+        positions = sum(s.positions for s in sides.outputs)
+        each = 1 if weight is None else weight.numel() / positions
+        return [(value * each, (unit,)) for value, unit in terms(sides.outputs)]
+    kernel = math.prod(weight.shape[2:])
+    return [
+        (a * b * kernel, (one, other))
+        for a, one in terms(sides.outputs)
+        for b, other in terms(sides.inputs)
+    ]
+
+
+def _operations(layer: nn.Module) -> int:
+    """Operations for each entry of a weight and each output pixel, as mmengine counts them."""
+    affine = layer._parameters.get('weight') is not None
+    if isinstance(layer, nn.GroupNorm):
+        return 4 + affine
+    if isinstance(layer, _NormBase):
+        if layer.track_running_stats:
+            return 1 + affine
+        return 4 + affine
+    return 0 if isinstance(layer, nn.PReLU) or hasattr(layer, 'n_dims') else 1
+
+
+def _resizing(function: Callable, arguments: dict[str, Any], x: Tensor, y: Tensor) -> int:
+    """Operations for each channel of an image, as mmengine counts them."""
+    if function is F.adaptive_avg_pool2d:
+        return math.prod(x.shape[2:])
+    mode = arguments.get('mode', 'nearest')
+    return dict(nearest=1, bilinear=4).get(mode, 0) * math.prod(y.shape[2:])
+
+
+def _fixed(layer: nn.Module) -> LayerWidths:
+    """The sides of a layer that no unit runs through."""
+    if isinstance(layer, nn.Linear):
+        inputs, outputs = layer.in_features, layer.out_features
+    elif hasattr(layer, 'out_channels'):
+        inputs, outputs = layer.in_channels, layer.out_channels
+        if layer.groups > 1:
+            return LayerWidths(None, (Segment(None, outputs),))
+    else:
+        tensors = (*layer._parameters.values(), *layer._buffers.values())
+        width = max(t.numel() for t in tensors if t is not None)
+        return LayerWidths(None, (Segment(None, width),))
+    return LayerWidths((Segment(None, inputs),), (Segment(None, outputs),))

@@ -1,0 +1,20 @@
+"""Widths of any PyTorch model: found by watching, sorted, cut, and trained many in one pass."""
+
+from .cutting import CutError, as_subnet, cut_
+from .layout import Layout, Unit
+from .passes import EXECUTIONS, Supernet
+from .sorting import IMPORTANCES, sort_
+from .units import find_units
+
+__all__ = [
+    'EXECUTIONS',
+    'IMPORTANCES',
+    'CutError',
+    'Layout',
+    'Supernet',
+    'Unit',
+    'as_subnet',
+    'cut_',
+    'find_units',
+    'sort_',
+]

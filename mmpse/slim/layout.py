@@ -1,0 +1,212 @@
+"""What was found of a model's widths, as data: units, and which layers read and write them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from mmpse.space import SearchSpace
+from mmpse.space.search_space import DEFAULT_RATIOS
+
+
+class Segment(NamedTuple):
+    """Consecutive channels of a layer's input or output.
+
+    Attributes:
+        unit: The unit that they belong to; ``None``: nobody's, they always stay.
+        channels: Channels of the unit (all of them), or of nobody.
+        repeat: Positions for each channel: 49 for a linear layer that reads flattened 7x7 maps.
+    """
+
+    unit: str | None
+    channels: int
+    repeat: int = 1
+
+    @property
+    def positions(self) -> int:
+        return self.channels * self.repeat
+
+
+Side = tuple[Segment, ...]
+
+
+class LayerWidths(NamedTuple):
+    """The two sides of a layer with weights.
+
+    Attributes:
+        inputs: Its input channels; ``None`` for a layer that keeps channels apart (a normalisation,
+            a depthwise or grouped convolution): its inputs are its outputs.
+        outputs: Its output channels.
+    """
+
+    inputs: Side | None
+    outputs: Side
+
+    @property
+    def units(self) -> set[str]:
+        """The units that it reads or writes."""
+        return {s.unit for side in (self.inputs or (), self.outputs) for s in side if s.unit}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Channels that live and die together.
+
+    Attributes:
+        name: Name of the first layer that writes them.
+        width: Channels of the full model.
+        step: Channels go in blocks of so many (a group of a grouped convolution or normalisation).
+        writers: Layers that write them (of a residual sum: several), in the order of the forward.
+        readers: Layers that mix them, in the order of the forward.
+    """
+
+    name: str
+    width: int
+    step: int
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+
+
+class Part(NamedTuple):
+    """What goes into and out of a part of the model.
+
+    Attributes:
+        inputs, outputs: Number of the tensor -> its channels.
+        leaky: Outputs that are not zero in the channels that a masked pass drops.
+    """
+
+    inputs: dict[int, Side]
+    outputs: dict[int, Side]
+    leaky: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The width units of a model and the layers that they run through.
+
+    Attributes:
+        units: Name -> unit, in the order of the forward.
+        layers: Name -> sides, of every layer that a unit runs through.
+        fixed: Layer whose output cannot be pruned -> why.
+        unseen: Layers with weights that the forward did not run.
+        parts: Name -> what goes in and out, of the parts that were asked for.
+        resizes: Channels that the k-th pooling or resizing of the forward works on.
+        leaky: Layers whose input is not zero in the channels that a masked pass drops, unless it
+            is masked: between them and the last BatchNorm is a bias, or an activation that does
+            not keep zeros.
+    """
+
+    units: Mapping[str, Unit]
+    layers: Mapping[str, LayerWidths]
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    resizes: tuple[Side, ...] = ()
+    leaky: frozenset[str] = frozenset()
+
+    def space(
+        self,
+        ratios: Sequence[float] = DEFAULT_RATIOS,
+        divisor: int = 8,
+        grids: Mapping[str, Mapping[str, Any]] | None = None,
+        model: str = 'model',
+    ) -> SearchSpace:
+        """The search space of the units; arguments as of :class:`mmpse.space.SearchSpace`.
+
+        Args:
+            model: Type of the model, for messages.
+
+        Raises:
+            ValueError: If there is no unit, or the grid is none.
+        """
+        if not self.units:
+            reasons = ', '.join(sorted(set(self.fixed.values()))) or 'it has no layers'
+            raise ValueError(f'nothing of this {model} can be pruned: {reasons}')
+        steps = {
+            name: dict(divisor=math.lcm(divisor, unit.step))
+            for name, unit in self.units.items()
+            if divisor % unit.step
+        }
+        widths = {name: unit.width for name, unit in self.units.items()}
+        identity = dict(type=model, **self.to_dict())
+        return SearchSpace(widths, identity, ratios, divisor, {**steps, **(grids or {})} or None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What cutting needs, for a subnet's file."""
+        units = {u.name: u.width if u.step == 1 else [u.width, u.step] for u in self.units.values()}
+        return dict(units=units, layers={name: to_text(s) for name, s in self.layers.items()})
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Layout:
+        """The layout that :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: If a layer's text cannot be read.
+        """
+        sizes = {
+            name: (size, 1) if isinstance(size, int) else tuple(size)
+            for name, size in content['units'].items()
+        }
+        widths = {name: width for name, (width, _) in sizes.items()}
+        layers = {name: from_text(text, widths) for name, text in content['layers'].items()}
+        units = {name: _unit(name, *sizes[name], layers) for name in sizes}
+        return cls(units, layers)
+
+
+def _unit(name: str, width: int, step: int, layers: Mapping[str, LayerWidths]) -> Unit:
+    mixing = {k: v for k, v in layers.items() if v.inputs is not None}
+    return Unit(
+        name,
+        width,
+        step,
+        tuple(k for k, v in mixing.items() if any(s.unit == name for s in v.outputs)),
+        tuple(k for k, v in mixing.items() if any(s.unit == name for s in v.inputs)),
+    )
+
+
+def make_layout(
+    widths: Mapping[str, tuple[int, int]], layers: Mapping[str, LayerWidths], **rest: Any
+) -> Layout:
+    """A layout of units (name -> width and step) and layers."""
+    return Layout(
+        {name: _unit(name, *size, layers) for name, size in widths.items()}, layers, **rest
+    )
+
+
+def to_text(layer: LayerWidths) -> str:
+    """``'reads > writes'``, e.g. ``'conv1 + #3 > conv2'``, ``'conv5*49 > #4096'``."""
+    outputs = _side_text(layer.outputs)
+    return outputs if layer.inputs is None else f'{_side_text(layer.inputs)} > {outputs}'
+
+
+def _side_text(side: Iterable[Segment]) -> str:
+    return ' + '.join(
+        f'#{s.positions}' if s.unit is None else s.unit + (f'*{s.repeat}' if s.repeat > 1 else '')
+        for s in side
+    )
+
+
+def from_text(text: str, widths: Mapping[str, int]) -> LayerWidths:
+    """The opposite of :func:`to_text`."""
+
+    def side(text: str) -> Side:
+        segments = []
+        for part in text.split(' + '):
+            match = re.fullmatch(r'#(\d+)|(.+?)(?:\*(\d+))?', part)
+            if match is None or (match[2] and match[2] not in widths):
+                raise ValueError(
+                    f'cannot read {part!r} in the layer {text!r}: expected #CHANNELS, UNIT or '
+                    'UNIT*REPEAT, joined by " + "'
+                )
+            segments.append(
+                Segment(None, int(match[1]))
+                if match[1]
+                else Segment(match[2], widths[match[2]], int(match[3] or 1))
+            )
+        return tuple(segments)
+
+    reads, arrow, writes = text.rpartition(' > ')
+    return LayerWidths(side(reads) if arrow else None, side(writes))

@@ -1,0 +1,197 @@
+"""Watching a forward: layers compute nothing, and carry marks (NaN) from channel to channel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvTransposeNd
+from torch.overrides import TorchFunctionMode
+
+# what is told to an observer: name and layer (of a resizing: '', function and arguments), input,
+# output
+See = Callable[[str, Any, Tensor, Tensor], None]
+
+
+def is_conv(layer: nn.Module) -> bool:
+    """A convolution of images, or a deformable one that looks like it."""
+    weight = layer._parameters.get('weight')
+    return (
+        weight is not None
+        and weight.dim() == 4
+        and all(hasattr(layer, key) for key in ('in_channels', 'out_channels', 'groups'))
+        and not (isinstance(layer, _ConvTransposeNd) and layer.groups > 1)
+    )
+
+
+def is_grouped(layer: nn.Module) -> bool:
+    """A convolution that keeps groups of channels apart; a depthwise one keeps all."""
+    return is_conv(layer) and layer.groups > 1
+
+
+def is_mixing(layer: nn.Module) -> bool:
+    """A layer each of whose outputs is a sum over all input channels."""
+    return isinstance(layer, nn.Linear) or (is_conv(layer) and layer.groups == 1)
+
+
+def is_channelwise(layer: nn.Module) -> bool:
+    """A layer without weights between channels, whose number of channels is that of its tensors."""
+    if isinstance(layer, (_NormBase, nn.GroupNorm)):
+        return any(t is not None for t in (*layer._parameters.values(), *layer._buffers.values()))
+    if isinstance(layer, nn.PReLU):
+        return layer.num_parameters > 1
+    # SSD's: what a masked channel adds to its norm over channels is zero
+    return type(layer).__name__ == 'L2Norm' and hasattr(layer, 'n_dims')
+
+
+def step_of(layer: nn.Module) -> int:
+    """Channels that only go together: a group."""
+    if is_grouped(layer):
+        return layer.in_channels // layer.groups
+    return layer.num_channels // layer.num_groups if isinstance(layer, nn.GroupNorm) else 1
+
+
+def layers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> layer, of all layers whose channels can be told apart."""
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if is_mixing(m) or is_grouped(m) or is_channelwise(m)
+    }
+
+
+def inner_layers(layer: nn.Module) -> list[nn.Module]:
+    """Layers that a layer feeds with its own input: the offsets of a deformable convolution."""
+    return [child for child in layer.children() if is_conv(child)]
+
+
+def carriers_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Name -> module without weights that notes how many channels it puts out."""
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(getattr(m, 'out_channels', None), int)
+        and not any(True for _ in m.parameters())
+    }
+
+
+class Loose(NamedTuple):
+    """A parameter or buffer that belongs to no layer, and may meet a unit's channels."""
+
+    name: str
+    tensor: Tensor
+
+
+def loose_tensors(model: nn.Module) -> list[Loose]:
+    """Parameters and buffers of several values outside the layers."""
+    layers = layers_of(model)
+    inside = {id(m) for layer in layers.values() for m in (layer, *inner_layers(layer))}
+    return [
+        Loose(f'{name}.{key}' if name else key, tensor)
+        for name, module in model.named_modules()
+        if id(module) not in inside
+        for key, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None and tensor.is_floating_point() and tensor.numel() > 1
+    ]
+
+
+@contextmanager
+def stubbed(model: nn.Module, see: See) -> Iterator[None]:
+    """Let every layer put out zeros of the right shape, and report what goes in and out.
+
+    A layer that keeps channels apart passes NaNs on, channel by channel. ``see`` may write NaNs
+    into an output.
+    """
+    layers = layers_of(model)
+    for name, layer in layers.items():
+        layer.forward = _stub(name, layer, see)
+    try:
+        with _Resizes(see):
+            yield
+    finally:
+        for layer in layers.values():
+            del layer.forward
+
+
+def _stub(name: str, layer: nn.Module, see: See) -> Callable[..., Tensor]:
+    def linear(x: Tensor, *_, **__) -> Tensor:
+        y = x.new_zeros(*x.shape[:-1], layer.out_features)
+        see(name, layer, x, y)
+        return y
+
+    def conv(x: Tensor, *_, **__) -> Tensor:
+        for child in inner_layers(layer):
+            child(x)
+        y = x.new_zeros(len(x), layer.out_channels, *output_size(layer, x))
+        if layer.groups > 1 and layer.out_channels % layer.in_channels == 0:
+            marks = x.flatten(2).amax(2) * 0  # NaN stays NaN
+            y += marks.repeat_interleave(layer.out_channels // layer.in_channels, 1)[
+                ..., None, None
+            ]
+        elif layer.groups > 1:
+            y += x.amax((1, 2, 3), keepdim=True) * 0
+        see(name, layer, x, y)
+        return y
+
+    def channelwise(x: Tensor, *_, **__) -> Tensor:
+        y = x.clone()
+        see(name, layer, x, y)
+        return y
+
+    if is_channelwise(layer):
+        return channelwise
+    return linear if isinstance(layer, nn.Linear) else conv
+
+
+class _Resizes(TorchFunctionMode):
+    """Reports pooling to a size and resizing, whose cost depends on the channels."""
+
+    def __init__(self, see: See) -> None:
+        super().__init__()
+        self._see = see
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        y = func(*args, **(kwargs or {}))
+        if is_resize(func):
+            args = {**dict(zip(('input', 'output_size'), args)), **(kwargs or {})}
+            self._see('', (func, args), args['input'], y)
+        return y
+
+
+def is_resize(function: Callable) -> bool:
+    """Whether a function resizes images, or pools them to a size."""
+    return function in (F.interpolate, F.adaptive_avg_pool2d)
+
+
+def output_size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
+    """Height and width of a convolution's output."""
+    x = torch.empty(1, 1, *x.shape[2:], device='meta')
+    kernel = torch.empty(1, 1, *layer.weight.shape[2:], device='meta')
+    size = layer.stride, layer.padding
+    if isinstance(layer, _ConvTransposeNd):
+        return F.conv_transpose2d(
+            x, kernel, None, *size, layer.output_padding, 1, layer.dilation
+        ).shape[2:]
+    return F.conv2d(x, kernel, None, *size, layer.dilation).shape[2:]
+
+
+def has_nan(value: Any) -> bool:
+    """Whether there is a NaN in any tensor of a nested value."""
+    return any(t.is_floating_point() and bool(t.isnan().any()) for t in tensors_in(value))
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of a nested value, in a fixed order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_in(item)
