@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 import statistics
 import time
@@ -15,6 +14,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
+from mmpse.evaluation.batches import copied
 from mmpse.models import EXECUTIONS, find_backbone
 from mmpse.openmmlab import compat
 from mmpse.space import Subnet
@@ -45,7 +45,7 @@ def measure_executions(
         # memory that the other left
         for execution in executions:
             for subnets in draws:
-                batch = copy.deepcopy(data_batch)
+                batch = copied(data_batch)
                 start = now()
                 with backbone.active(subnets, execution), optim_wrapper.optim_context(model):
                     data = model.data_preprocessor(batch, True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmpse.evaluation.batches import copied
 from mmpse.models import (
     EXECUTIONS,
     Distillation,
@@ -221,7 +221,7 @@ class SupernetHook(Hook):
             self.backbone.activate(subnets, self.execution)
             self._seed(runner, runner.iter)  # every subnet gets the same augmentation
             # a copy, since data preprocessors write into the samples
-            runner.model.train_step(copy.deepcopy(data_batch), optim_wrapper=runner.optim_wrapper)
+            runner.model.train_step(copied(data_batch), optim_wrapper=runner.optim_wrapper)
         # here too: loading the first batch after a resume draws otherwise, and dropout follows it
         self._seed(runner, runner.iter)
         self.backbone.activate(passes[-1], self.execution)  # the runner's own step runs it
