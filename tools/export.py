@@ -14,9 +14,9 @@ from pathlib import Path
 from rich.console import Console
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
+from mmpse.openmmlab.errors import CheckpointError, ConfigError
 from mmpse.transfer import (
     ExportError,
-    TransferError,
     backbone_of,
     export_onnx,
     export_plain,
@@ -43,7 +43,7 @@ def main() -> None:
     args = parse_args()
     try:
         export(args)
-    except (ExportError, TransferError) as error:
+    except (CheckpointError, ConfigError, ExportError) as error:
         raise SystemExit(f'{type(error).__name__}: {error}') from None
 
 
