@@ -18,22 +18,17 @@ from rich.table import Table
 from torch import nn
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
-<<<<<<< HEAD
 from mmpse.command import run_command
-from mmpse.transfer import backbone_of, export_onnx, export_plain, load_model
-=======
 from mmpse.deploy import (
     Exported,
-    ExportError,
     calibration_images,
     evaluate,
     evaluate_onnx,
     export_onnx,
     quantize,
 )
-from mmpse.transfer import TransferError, backbone_of, export_plain, load_model
-from mmpse.transfer.config import load_config
->>>>>>> deploy
+from mmpse.openmmlab.configs import load_config
+from mmpse.transfer import backbone_of, export_plain, load_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -84,17 +79,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse_args()
-<<<<<<< HEAD
-=======
-    try:
-        export(args)
-    except (ExportError, TransferError, ImportError, ValueError) as error:
-        raise SystemExit(f'{type(error).__name__}: {error}') from None
+    export(parse_args())
 
 
 def export(args: argparse.Namespace) -> None:
->>>>>>> deploy
     model = load_model(args.config, args.checkpoint)
     plain = args.out.suffix == '.json'
     part = backbone_of(model) if plain or args.backbone else model
