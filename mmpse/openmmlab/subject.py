@@ -16,7 +16,7 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from mmpse.registry import DATASETS
 from mmpse.resources import model_cost
@@ -63,6 +63,10 @@ class Subject:
         row = self.space.array([widths])
         return {name: int(cost(row)[0]) for name, cost in self.costs.items()}
 
+    def run(self, model: nn.Module, images: Tensor) -> Any:
+        """What the model, full or cut, puts out for images when it is deployed."""
+        return deployed_outputs(model, images)
+
     def subnet(self, widths: Sequence[int], **source: Any) -> Subnet:
         """A subnet with what it costs and where it came from."""
         subnet = self.space.subnet(widths)
@@ -105,12 +109,17 @@ def examine(
     shape = (images.shape[1], *shape[1:])
     kind = type(model).__name__
     space = layout.space(RATIOS, divisor, grids, model=kind)
-    regions = None
-    if getattr(model, 'with_roi_head', False):  # as many as a test looks at
-        regions = (getattr(model, 'test_cfg', None) or {}).get('rpn', {}).get('max_per_img', 1000)
-    run = partial(raw_outputs, model, deployed=True, regions=regions)
+    run = partial(deployed_outputs, model)
     costs = model_cost(model, layout, space, torch.zeros(1, *shape), run)
     return Subject(cfg, model.to(get_device()), weights, layout, space, costs, shape)
+
+
+def deployed_outputs(model: nn.Module, images: Tensor) -> Any:
+    """Raw outputs of a model, of as many regions as a two-stage detector looks at in a test."""
+    regions = None
+    if getattr(model, 'with_roi_head', False):
+        regions = (getattr(model, 'test_cfg', None) or {}).get('rpn', {}).get('max_per_img', 1000)
+    return raw_outputs(model, images, deployed=True, regions=regions)
 
 
 def dataset_meta(subject: Subject) -> dict[str, Any] | None:
