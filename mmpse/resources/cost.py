@@ -51,7 +51,7 @@ def model_cost(
 
     counted = 0
     for name, layer in layers.items():
-        sides = layout.layers.get(name) or _fixed(layer)
+        sides = sides_of_layer(layout, name, layer)
         for key, tensor in layer._parameters.items():
             if tensor is None:
                 continue
@@ -106,7 +106,7 @@ def _count(
             for value, unit in terms(next(resizes, (Segment(None, x.shape[1]),))):
                 add(name, value * each, unit)
             return
-        sides = layout.layers.get(name) or _fixed(layer)
+        sides = sides_of_layer(layout, name, layer)
         area = y.numel() // sum(s.positions for s in sides.outputs)
         if isinstance(layer, _ConvTransposeNd):
             area = len(x) * math.prod(x.shape[2:])
@@ -164,8 +164,10 @@ def _resizing(function: Callable, arguments: dict[str, Any], x: Tensor, y: Tenso
     return dict(nearest=1, bilinear=4).get(mode, 0) * math.prod(y.shape[2:])
 
 
-def _fixed(layer: nn.Module) -> LayerWidths:
-    """The sides of a layer that no unit runs through."""
+def sides_of_layer(layout: Layout, name: str, layer: nn.Module) -> LayerWidths:
+    """The sides of a layer, whether a unit runs through it or not."""
+    if name in layout.layers:
+        return layout.layers[name]
     if isinstance(layer, nn.Linear):
         inputs, outputs = layer.in_features, layer.out_features
     elif hasattr(layer, 'out_channels'):
