@@ -82,7 +82,7 @@ TASKS = dict(
         assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
         sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1),
     test_cfg=dict(
-        nms_pre=100, min_bbox_size=0, score_thr=0.02,
+        nms_pre=100, min_bbox_size=0, score_thr=0.0,
         nms=dict(type='nms', iou_threshold=0.5), max_per_img=10),
 )""",
         train="""[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
