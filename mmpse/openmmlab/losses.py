@@ -18,6 +18,8 @@ from mmpse.slim.cutting import untracked
 
 from . import compat
 
+Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
+
 
 def training_batches(
     dataloader: Mapping[str, Any], images: int, scope: str | None, seed: int = 0
@@ -36,6 +38,11 @@ def training_batches(
         size = loader.batch_size or loader.batch_sampler.batch_size
         torch.manual_seed(seed)
         return list(itertools.islice(loader, -(-images // size)))
+
+
+def batch_size_of(dataloader: Mapping[str, Any]) -> int:
+    """Images of a batch, whether the dataloader says so or its batch sampler."""
+    return dataloader.get('batch_size') or dataloader['batch_sampler']['batch_size']
 
 
 def preprocessed(model: nn.Module, batches: Sequence[Any]) -> list[dict[str, Any]]:
@@ -90,6 +97,3 @@ def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torc
             parsed, _ = model.parse_losses(compat.forward_by_mode(model, data, mode='loss'))
             losses.append(parsed.detach().cpu())
     return torch.stack(losses).double()
-
-
-Track = Callable[[Iterable], Iterable]
