@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mmpse.openmmlab import compat
+from mmpse.resources.busy import busy, clocks
 
 RUNTIMES = ('eager', 'compiled', 'onnxruntime')
+FEW, ENOUGH = 5, 60.0  # rounds that suffice after so many seconds
 
 
 @torch.no_grad()
@@ -67,12 +69,23 @@ def _onnx_session(model: nn.Module, x: Tensor) -> Callable[[], Any]:
     return lambda: session.run(None, feed)
 
 
+class Latencies(dict[Any, list[float]]):
+    """Seconds of every round, by the name of what was called.
+
+    Attributes:
+        busy (float): How many times as long they took as on an idle machine; see
+            :func:`mmpse.resources.busy.busy`.
+    """
+
+    busy: float = 1.0
+
+
 def measure_latencies(
     calls: Mapping[Any, Callable[[], Any]],
     rounds: int = 50,
     warmup: int = 5,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> dict[Any, list[float]]:
+) -> Latencies:
     """Seconds that each of several calls takes, in every round.
 
     The calls run interleaved, round by round, so that a slow moment of the machine meets them all;
@@ -81,19 +94,25 @@ def measure_latencies(
 
     Args:
         calls: Name -> call, see :func:`prepared`.
-        rounds: Measured rounds.
+        rounds: Measured rounds, at most: after a minute a few are enough.
         warmup: Rounds before them.
         track: Wraps the iterator over rounds, for a progress bar.
     """
     keep_freed_memory()
-    times: dict[Any, list[float]] = {name: [] for name in calls}
+    times = Latencies({name: [] for name in calls})
+    begin = start = clocks()
     for k in track(range(warmup + rounds)):
+        if k == warmup:
+            start = clocks()
+        if k >= warmup + FEW and clocks().wall - begin.wall > ENOUGH:
+            break
         for name, call in calls.items():
             call()
-            start = time.perf_counter()
+            called = time.perf_counter()
             call()
             if k >= warmup:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.perf_counter() - called)
+    times.busy = busy(start, clocks(), torch.get_num_threads())
     return times
 
 
