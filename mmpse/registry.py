@@ -16,7 +16,7 @@ HOOKS = _child(root.HOOKS, 'mmpse.engine', 'mmpse.openmmlab.distillation')
 LOOPS = _child(root.LOOPS, 'mmpse.engine')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.engine')
 TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.engine')
-DATASETS = _child(root.DATASETS, 'mmpse.datasets', 'mmpse.openmmlab.splits')
+DATASETS = _child(root.DATASETS, 'mmpse.datasets', 'mmpse.openmmlab.datasets')
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmpse.openmmlab.schedule')
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmpse.models')
 

@@ -104,6 +104,7 @@ class _Unpickler(pickle.Unpickler):
     """Makes tensors, arrays and containers, and a :class:`Blank` of everything else."""
 
     ALLOWED = {
+        '_codecs': ('encode',),  # how Python 2's protocol writes bytes
         'builtins': ('bytearray', 'complex', 'dict', 'frozenset', 'list', 'set', 'slice', 'tuple'),
         'collections': ('OrderedDict',),
         'numpy': ('dtype', 'ndarray'),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -22,7 +21,8 @@ from mmpse.models.warm_start import load_public, read_checkpoint
 from mmpse.registry import HOOKS, MODELS
 
 from .calls import Call, CallError, noted_calls, parts, repeat, tensors
-from .scores import divergence, is_sigmoid
+from .head_distance import head_distance
+from .output_distance import difference, output_distance
 
 
 @HOOKS.register_module()
@@ -33,11 +33,13 @@ class DistillationHook(Hook):
     ``loss_distill`` joins the model's losses: how far the model's raw outputs, which its own
     forward gave, are from the teacher's.
 
-    * Classifiers: ``KL(teacher || model)`` of the scores, by softmax or sigmoid as in the head's
-      loss.
-    * Detectors, segmentors: :func:`output_distance` of the heads' outputs on whole images (the RPN
-      of a two-stage detector) and of the neck's, where it has the teacher's channels: which of them
-      a narrower neck kept is not known here.
+    * Heads: :func:`head_distance`, ``KL(teacher || model)`` of the scores, by softmax or sigmoid as
+      in the head's loss, and for detectors the boxes. Heads that see regions, as the second stage
+      of a detector, see other regions than the teacher's, and are left out.
+    * The neck of a detector or segmentor: :func:`output_distance`, where it has the teacher's
+      channels: which of them a narrower neck kept is not known here.
+
+    The mean of these is the distance.
 
     What is compared and what is not is said in one line of the log. The teacher is in no
     checkpoint, and validation and test do not know it. The images are preprocessed once, by the
@@ -91,7 +93,7 @@ class DistillationHook(Hook):
         check_normalisation(self.model, self.teacher)
         self.teacher.to(next(self.model.parameters()).device)
         self._listening = ExitStack()
-        self._sigmoid: dict[str, bool] = {}
+        self._form: dict[str, str] = {}  # of each part, in words
         self._told = False
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
@@ -134,31 +136,27 @@ class DistillationHook(Hook):
             else:
                 terms[part] = self._head_term(part, output, other)
         output, other = outputs.get(features, (None, None))
-        classifier = bool(self._sigmoid)
-        if not classifier and _has_gradient(output):
-            problem = str(other) if isinstance(other, CallError) else _difference(output, other)
+        if not hasattr(getattr(self.model, 'head', None), 'loss_module') and _has_gradient(output):
+            problem = str(other) if isinstance(other, CallError) else difference(output, other)
             if problem:
                 left_out[features] = problem
             else:
                 terms[features] = output_distance(output, other).mean()
+                self._form[features] = 'raw outputs'
         if not self._told:
             self._told = True
             self._tell(terms, left_out, outputs)
         return torch.stack(list(terms.values())).mean()
 
     def _head_term(self, part: str, output: Any, other: Any) -> Tensor:
-        problem = _difference(output, other)
+        problem = difference(output, other)
         if problem:
             raise ValueError(
                 f'DistillationHook: {part} cannot be compared with the teacher: {problem}; give '
                 'the model that this one was cut from, of the same classes'
             )
-        loss = getattr(parts(self.model)[part], 'loss_module', None)
-        if loss is None or not torch.is_tensor(output) or output.dim() != 2:
-            return output_distance(output, other).mean()
-        if part not in self._sigmoid:
-            self._sigmoid[part] = is_sigmoid(loss, output.shape[1])
-        return divergence(output, other, self._sigmoid[part]).mean()
+        distance, self._form[part] = head_distance(parts(self.model)[part], output, other)
+        return distance
 
     def _tell(self, terms: Mapping[str, Any], left_out: dict[str, str], outputs: Mapping) -> None:
         """Say once what is compared, and what is not."""
@@ -172,8 +170,7 @@ class DistillationHook(Hook):
                 f'with the teacher: {but or "it has no head that puts out tensors"}; train it '
                 'without the hook'
             )
-        how = {True: ' (sigmoid)', False: ' (softmax)', None: ''}
-        names = ', '.join(part + how[self._sigmoid.get(part)] for part in terms)
+        names = ', '.join(f'{part} ({self._form[part]})' for part in terms)
         print_log(
             f'DistillationHook: the teacher is compared in {names}'
             + (f'; left out: {but}' * bool(but)),
@@ -219,73 +216,6 @@ def check_normalisation(model: nn.Module, teacher: nn.Module) -> None:
                 f'{key}={own.flatten().tolist()} and {other.flatten().tolist()}, but the teacher '
                 "sees the model's images; give a teacher of the same data_preprocessor"
             )
-
-
-def output_distance(outputs: Any, teacher_outputs: Any) -> Tensor:
-    """How far the raw outputs of a model are from a teacher's, for every image.
-
-    The mean squared difference, as a share of the teacher's variance in the batch: 0 for the
-    teacher itself, about 1 for a model that gives the teacher's mean wherever it is asked. Levels
-    of a pyramid (tensors of one list, with equally many channels) are measured together, level by
-    level with equal weight; the distance is the mean over such groups, for instance over the
-    classes and the boxes of a detector.
-
-    Args:
-        outputs: Nested lists, tuples and dicts of tensors ``(images, ...)``.
-        teacher_outputs: The same of the teacher.
-
-    Returns:
-        ``(images,)``, differentiable in ``outputs``.
-
-    Raises:
-        ValueError: If the two differ in structure or shapes.
-    """
-    problem = _difference(outputs, teacher_outputs)
-    if problem:
-        raise ValueError(f'outputs cannot be compared: {problem}')
-    counterparts = dict(zip(map(id, tensors(outputs)), tensors(teacher_outputs)))
-    distances = []
-    for levels in _pyramids(outputs):
-        pairs = [(_single(x), _single(counterparts[id(x)])) for x in levels]
-        errors = [(x - y).square().reshape(len(x), -1).mean(1) for x, y in pairs]
-        variance = sum(y.var(correction=0) for _, y in pairs)
-        distances.append(sum(errors) / variance.clamp_min(torch.finfo(variance.dtype).tiny))
-    return torch.stack(distances).mean(0)
-
-
-def _single(x: Tensor) -> Tensor:
-    """In single precision at least: sums of half floats overflow."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _pyramids(tree: Any) -> list[list[Tensor]]:
-    """The tensors of a tree; those of one list that have as many channels stand together."""
-    if torch.is_tensor(tree):
-        return [[tree]]
-    items = tree.values() if isinstance(tree, Mapping) else tree
-    pyramids: dict[Any, list[Tensor]] = defaultdict(list)
-    found = []
-    for key, item in enumerate(items):
-        if torch.is_tensor(item):
-            pyramids[key if isinstance(tree, Mapping) else item.shape[1:2]].append(item)
-        elif isinstance(item, (Mapping, list, tuple)):
-            found += _pyramids(item)
-    return [*pyramids.values(), *found]
-
-
-def _difference(outputs: Any, teacher_outputs: Any) -> str:
-    """Why two outputs cannot be compared, in words; empty if they can."""
-    shapes = [[tuple(x.shape) for x in tensors(tree)] for tree in (outputs, teacher_outputs)]
-    if not shapes[0]:
-        return 'there are no tensors'
-    if len(shapes[0]) != len(shapes[1]):
-        return f"{len(shapes[0])} tensors, the teacher's are {len(shapes[1])}"
-    for own, other in zip(*shapes):
-        if own != other:
-            return f"a tensor is {own}, the teacher's {other}"
-    if len({shape[:1] for shape in shapes[0]}) > 1:
-        return f'the first dimension of {shapes[0]} is not the images in all'
-    return ''
 
 
 def _has_gradient(outputs: Any) -> bool:

@@ -1,0 +1,295 @@
+"""The Python door: ``mmpse.prune`` and its parts."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mmengine import dist
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from rich.progress import track
+from torch import nn
+
+from mmpse.evaluation import recalibrate
+from mmpse.files import write_json
+from mmpse.openmmlab.checkpoints import load_weights, read_checkpoint, save_checkpoint
+from mmpse.openmmlab.choosing import by_sensitivity, judge, winner
+from mmpse.openmmlab.configs import load_config, write_config
+from mmpse.openmmlab.finetuning import finetune, finetune_changes, pruned_changes
+from mmpse.openmmlab.losses import preprocessed, training_batches
+from mmpse.openmmlab.reach import reachable
+from mmpse.openmmlab.recipe import finetune as finetune_recipe
+from mmpse.openmmlab.report import summary, write_report
+from mmpse.openmmlab.sensitivity import measure_sensitivity
+from mmpse.openmmlab.splits import held_out
+from mmpse.openmmlab.subject import Subject, dataset_meta, evaluate, examine, fingerprint
+from mmpse.slim import cut_, sort_
+from mmpse.space import Budget, Subnet, uniform_within
+
+HOWS = ('uniform', 'sensitivity')
+# eight images give the widths that 48 give (RetinaNet R-18 on BCCD, 50, 20 and 10 %)
+MAP_IMAGES, CALIBRATION_IMAGES = 8, 128
+
+
+class PruneError(ValueError):
+    """A pruning that cannot begin."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What :func:`prune` gives.
+
+    Attributes:
+        model: The pruned model, in eval mode.
+        subnet: Its widths.
+        table: ``'before'``, ``'cut'`` and ``'after'`` -> metrics and resources.
+        out: The folder that holds everything.
+    """
+
+    model: nn.Module
+    subnet: Subnet
+    table: dict[str, dict[str, float]]
+    out: Path
+
+
+def prune(
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike,
+    *,
+    flops: str | float | None = None,
+    params: str | float | None = None,
+    how: str = 'sensitivity',
+    epochs: int | None = None,
+    teach: bool = True,
+    tune: bool = True,
+    sort: str = 'l1',
+    divisor: int = 8,
+    grids: Mapping[str, Mapping[str, Any]] | None = None,
+    input_shape: Sequence[int] | None = None,
+    seed: int = 0,
+    out: str | os.PathLike = 'pruned',
+    resume: bool = False,
+    dry_run: bool = False,
+    launcher: str = 'none',
+) -> Result:
+    """Prune a trained model as a whole, and fine-tune it.
+
+    Its units are found, sorted by importance, given widths, cut, recalibrated and fine-tuned with
+    the config's own recipe, taught by the model as it was. Widths are chosen on training images;
+    the validation split measures what came of it, and the test split is never touched.
+
+    Args:
+        config: Any config of a classifier, detector or segmentor.
+        checkpoint: The trained weights of its model.
+        flops, params: The budget: a share of the model (``'50%'``) or an amount (``'5M'``).
+            Both hold at once.
+        how: ``'uniform'``: one ratio for all units. ``'sensitivity'``: by what the model loses
+            where a unit is cut, unless that is no better than uniform on other training images.
+        epochs: Length of the fine-tuning; by default a quarter of the config's own training.
+        teach: Whether the model as it was teaches the fine-tuning.
+        tune: Whether it is fine-tuned at all; otherwise the cut is recalibrated only.
+        sort: Importance of channels, see :func:`mmpse.slim.sorting.importances`.
+        divisor: Widths are multiples of it.
+        grids: Units that need other widths, see :class:`mmpse.space.SearchSpace`.
+        input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
+            config's tests.
+        seed: Seed of everything.
+        out: Folder for the results: ``pruned.py``, ``pruned.pth``, ``subnet.json``,
+            ``report.json``, ``report.html``.
+        resume: Go on in ``out`` where an earlier call with the same arguments stopped.
+        dry_run: Print what is reachable and what is fixed, and write nothing. The result holds the
+            full model, the uniform subnet, and the table of what is reachable.
+        launcher: MMEngine's launcher, for the fine-tuning in many processes.
+
+    Raises:
+        PruneError: If the arguments make no sense, or ``out`` is not empty.
+        BudgetError: If no subnet meets the budget.
+
+    Examples:
+        >>> result = mmpse.prune('my_retinanet.py', 'epoch_16.pth', flops='50%', epochs=8)
+        >>> result.table['after']
+    """
+    limits = {k: v for k, v in dict(flops=flops, params=params).items() if v is not None}
+    if not limits:
+        raise PruneError("give a budget: flops='50%' or params='5M'")
+    if how not in HOWS:
+        raise PruneError(f'how must be one of {HOWS}, got {how!r}')
+    if dry_run:
+        subject = examine(config, checkpoint, input_shape, divisor, grids, show=True)
+        reach = reachable(subject, limits)
+        print(reach)
+        return Result(subject.model, reach.uniform, reach.rows, Path(out))
+    steps = Steps(Path(out), resume)
+    cfg = load_config(config)
+    steps.claim(
+        dict(
+            config=cfg.pretty_text,
+            checkpoint=fingerprint(checkpoint),
+            limits={k: str(v) for k, v in limits.items()},
+            how=how,
+            epochs=epochs,
+            teach=teach,
+            tune=tune,
+            sort=sort,
+            divisor=divisor,
+            grids=None if grids is None else {k: dict(v) for k, v in grids.items()},
+            input_shape=None if input_shape is None else list(input_shape),
+            seed=seed,
+        )
+    )
+    log = MMLogger.get_instance('mmpse.prune', log_file=str(steps.out / 'prune.log'))
+    subject = examine(config, checkpoint, input_shape, divisor, grids, show=True)
+    log.info(f'weights: {subject.weights}')
+    log.info(f'{len(subject.space)} units\n{reachable(subject, limits)}')
+    budget = Budget(subject.space, subject.costs, limits)
+    table = {}
+    table['before'] = steps.once('before', lambda: evaluate(subject, subject.model, show=True))
+    original = copy.deepcopy(subject.model) if subject.model.training else None
+    del original
+
+    sort_(subject.model, subject.layout, sort)
+    split = held_out(cfg, seed=seed)
+    batches = training_batches(split.calibration, CALIBRATION_IMAGES, subject.scope, seed)
+    subnet = choose(subject, budget, how, batches, steps, log)
+    subnet.save(steps.out / 'subnet.json')
+    log.info(f'{how}: {subnet.resources}')
+
+    pruned = write_config(
+        steps.out / 'pruned.py',
+        config,
+        pruned_changes(cfg, subnet),
+        f'{cfg.model.type} pruned to {", ".join(f"{v} {k}" for k, v in limits.items())} by mmpse.',
+    )
+    model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
+    meta = dataset_meta(subject)
+    cut = steps.folder / 'cut.pth'
+    if not cut.exists():
+        recalibrate(model, batches)
+        save_checkpoint(cut, model, meta)
+    load_weights(model, cut)
+    table['cut'] = steps.once('cut', lambda: evaluate(subject, model, show=True))
+    last = str(cut)
+    if tune:
+        recipe = finetune_recipe(cfg, epochs)
+        log.info(f'fine-tuning: {recipe.text}')
+        teacher = None
+        if teach:
+            name = config if not isinstance(config, Config) else cfg.filename
+            teacher = dict(teacher=os.path.abspath(name) if os.path.exists(name) else str(name))
+            teacher['checkpoint'] = os.path.abspath(checkpoint)
+        path = steps.folder / 'finetune.py'
+        write_config(
+            path,
+            steps.out / 'pruned.py',
+            finetune_changes(pruned, recipe, str(cut.resolve()), teacher, seed),
+            'The fine-tuning of ../pruned.py.',
+        )
+        last = steps.once('finetuned', lambda: finetune(path, steps.folder / 'finetune', launcher))
+    load_weights(model, read_checkpoint(last))
+    model.eval()
+    table['after'] = steps.once('after', lambda: evaluate(subject, model, show=True))
+    save_checkpoint(steps.out / 'pruned.pth', model, meta)
+    full = subject.cost_of(subject.space.fullnet)
+    for name, metrics in table.items():
+        table[name] = {**metrics, **(full if name == 'before' else subject.cost_of(subnet))}
+    write_report(steps.out, subject, subnet, table, steps)
+    log.info('\n' + summary(table))
+    return Result(model, subnet, table, steps.out)
+
+
+def choose(
+    subject: Subject,
+    budget: Budget,
+    how: str,
+    batches: Sequence[Any],
+    steps: Steps,
+    log: MMLogger,
+) -> Subnet:
+    """The widths, by uniform pruning or by sensitivity."""
+    uniform = uniform_within(subject.space, budget)
+    if how == 'uniform':
+        return subject.subnet(uniform, how='uniform')
+    ready = preprocessed(subject.model, batches)
+    few = max(1, -(-MAP_IMAGES * len(batches) // CALIBRATION_IMAGES))
+    sensitivity = steps.once(
+        'sensitivity',
+        lambda: measure_sensitivity(
+            subject.model,
+            subject.layout,
+            subject.space,
+            ready[:few],
+            track=partial(track, description='sensitivity', transient=True),
+        ),
+    )
+    sensitivity = {u: {int(w): v for w, v in row.items()} for u, row in sensitivity.items()}
+    rows = by_sensitivity(subject, budget, sensitivity)
+    candidates = [('uniform', uniform), *((f'sensitivity {k + 1}', r) for k, r in enumerate(rows))]
+    judged = judge(subject, candidates, ready[few:])
+    for row in judged:
+        log.info(
+            f'{row.name}: loss {row.loss:.4f}, {row.gain:+.4f} +- {row.error:.4f} better than '
+            f'uniform; {subject.subnet(row.widths).resources}'
+        )
+    best = winner(judged)
+    write_json(steps.folder / 'judged.json', [row._asdict() for row in judged])
+    return subject.subnet(best.widths, how=best.name, judged=[row._asdict() for row in judged])
+
+
+class Steps:
+    """The folder of a pruning: what is done in it is not done again.
+
+    Args:
+        out: The folder.
+        resume: Whether it may hold something already.
+
+    Raises:
+        PruneError: If it holds something and is not to be resumed.
+    """
+
+    def __init__(self, out: Path, resume: bool) -> None:
+        self.out = out
+        self.folder = out / 'steps'
+        if out.is_dir() and any(out.iterdir()) and not resume:
+            raise PruneError(
+                f'{out} is not empty; give --resume to go on with what it holds, or another folder '
+                'with -o'
+            )
+        if dist.is_main_process():
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def claim(self, settings: Mapping[str, Any]) -> None:
+        """Note what the pruning was asked for.
+
+        Raises:
+            PruneError: If the folder is one of another pruning.
+        """
+        path = self.folder / 'settings.json'
+        settings = json.loads(json.dumps(settings))
+        if path.exists():
+            old = json.loads(path.read_text())
+            for key in settings:
+                if old.get(key) != settings[key]:
+                    was, now = (str(s.get(key))[:80] for s in (old, settings))
+                    raise PruneError(
+                        f'{self.out} holds a pruning with {key}={was}, not {now}; give another '
+                        'folder with -o, or the same arguments'
+                    )
+        else:
+            write_json(path, settings)
+
+    def once(self, name: str, call: Callable[[], Any]) -> Any:
+        """What ``call`` returned when it was first done, as JSON has it."""
+        path = self.folder / f'{name}.json'
+        if not path.exists():
+            write_json(path, call())
+        return json.loads(path.read_text())
+
+
+Track = Callable[[Iterable], Iterable]
