@@ -15,13 +15,15 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mmpse.models import EXECUTIONS, find_backbone
+from mmpse.models import EXECUTIONS
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.supernets import Shared
 from mmpse.space import Subnet
 
 
 def measure_executions(
     model: nn.Module,
+    supernet: Shared,
     optim_wrapper: OptimWrapper,
     data_batch: Any,
     draws: Sequence[Sequence[Subnet]],
@@ -32,13 +34,13 @@ def measure_executions(
 
     Args:
         model: The model in training mode, not wrapped.
+        supernet: What of it the subnets share.
         optim_wrapper: Gives the context of the forward (mixed precision).
         data_batch: A batch as the training dataloader gives it.
         draws: The subnets of one step each; the first step of an execution warms up.
     """
-    backbone = find_backbone(model)
     # gradient checkpointing cannot meet sliced execution
-    executions = ('masked',) if getattr(backbone, 'with_cp', False) else EXECUTIONS
+    executions = ('masked',) if getattr(supernet, 'with_cp', False) else EXECUTIONS
     times: dict[str, list[float]] = {execution: [] for execution in executions}
     with left_as_it_was(model):
         # one after the other, as training goes on with one: in turn, each would pay for the
@@ -47,7 +49,7 @@ def measure_executions(
             for subnets in draws:
                 batch = copy.deepcopy(data_batch)
                 start = now()
-                with backbone.active(subnets, execution), optim_wrapper.optim_context(model):
+                with supernet.active(subnets, execution), optim_wrapper.optim_context(model):
                     data = model.data_preprocessor(batch, True)
                     losses = compat.forward_by_mode(model, data, 'loss')
                 model.parse_losses(losses)[0].backward()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -85,21 +85,14 @@ class DistillationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         model = runner.model
         self.model = model.module if is_model_wrapper(model) else model
-        # training draws the same random numbers as without a teacher
-        with torch.random.fork_rng(devices=[]):
-            self.teacher = build_teacher(self.teacher_cfg, self.checkpoint)
-        check_normalisation(self.model, self.teacher)
-        self.teacher.to(next(self.model.parameters()).device)
+        self.teaching = Teaching(self.model, self.teacher_cfg, self.checkpoint, 'DistillationHook')
+        self.teacher = self.teaching.teacher
         self._listening = ExitStack()
-        self._sigmoid: dict[str, bool] = {}
-        self._told = False
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         if runner.iter % self.every == 0:
             # listening ends with the iteration: nobody copies, saves or tests a model with it
-            self._calls = self._listening.enter_context(noted_calls(self.model))
-            handle = self.model.register_forward_hook(self._add_loss, with_kwargs=True)
-            self._listening.callback(handle.remove)
+            self._listening.enter_context(self.teaching.joining(self.weight * self.every))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
@@ -107,16 +100,62 @@ class DistillationHook(Hook):
         self._listening.close()
 
     def after_train(self, runner: Runner) -> None:
-        del self.model, self.teacher
+        del self.model, self.teacher, self.teaching
 
-    def _add_loss(
-        self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
-    ) -> dict[str, Any] | None:
-        """After a forward of the model: its losses and the teacher's."""
-        calls, self._calls[:] = list(self._calls), []
-        if kwargs.get('mode') != 'loss':
-            return None
-        return {**output, 'loss_distill': self.weight * self.every * self._loss(calls)}
+
+class Teaching:
+    """A frozen model, and how far the raw outputs of another one are from its own.
+
+    Args:
+        student: The other model, not wrapped.
+        config, checkpoint: See :class:`DistillationHook`.
+        who: For messages, what uses the teacher.
+
+    Attributes:
+        teacher: The frozen model.
+        predictions: Distance of what the student predicts from in its last forward while it was
+            taught, for every image ``(images,)``.
+
+    Raises:
+        ValueError: If the checkpoint does not fit, or its images are normalised otherwise.
+    """
+
+    def __init__(
+        self, student: nn.Module, config: str | Mapping[str, Any], checkpoint: str, who: str
+    ) -> None:
+        self.student = student
+        self.who = who
+        # training draws the same random numbers as without a teacher
+        with torch.random.fork_rng(devices=[]):
+            self.teacher = build_teacher(config, checkpoint)
+        check_normalisation(student, self.teacher, who)
+        self.teacher.to(next(student.parameters()).device)
+        self.predictions: Tensor | None = None
+        self._sigmoid: dict[str, bool] = {}
+        self._told = False
+
+    @contextmanager
+    def joining(self, factor: float) -> Iterator[None]:
+        """In a ``with`` block ``loss_distill`` joins the losses of the student.
+
+        Args:
+            factor: What the distance is multiplied by.
+        """
+
+        def join(
+            module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
+        ) -> dict[str, Any] | None:
+            noted, calls[:] = list(calls), []
+            if kwargs.get('mode') != 'loss':
+                return None
+            return {**output, 'loss_distill': factor * self._loss(noted)}
+
+        with noted_calls(self.student) as calls:
+            handle = self.student.register_forward_hook(join, with_kwargs=True)
+            try:
+                yield
+            finally:
+                handle.remove()
 
     def _loss(self, calls: Sequence[Call]) -> Tensor:
         with torch.no_grad():
@@ -133,6 +172,8 @@ class DistillationHook(Hook):
                 left_out[part] = str(other)
             else:
                 terms[part] = self._head_term(part, output, other)
+        if terms:
+            self.predictions = torch.stack(list(terms.values())).mean(0).detach()
         output, other = outputs.get(features, (None, None))
         classifier = bool(self._sigmoid)
         if not classifier and _has_gradient(output):
@@ -140,43 +181,42 @@ class DistillationHook(Hook):
             if problem:
                 left_out[features] = problem
             else:
-                terms[features] = output_distance(output, other).mean()
+                terms[features] = output_distance(output, other)
         if not self._told:
             self._told = True
             self._tell(terms, left_out, outputs)
-        return torch.stack(list(terms.values())).mean()
+        return torch.stack([term.mean() for term in terms.values()]).mean()
 
     def _head_term(self, part: str, output: Any, other: Any) -> Tensor:
         problem = _difference(output, other)
         if problem:
             raise ValueError(
-                f'DistillationHook: {part} cannot be compared with the teacher: {problem}; give '
-                'the model that this one was cut from, of the same classes'
+                f'{self.who}: {part} cannot be compared with the teacher: {problem}; give the '
+                'model that this one was cut from, of the same classes'
             )
-        loss = getattr(parts(self.model)[part], 'loss_module', None)
+        loss = getattr(parts(self.student)[part], 'loss_module', None)
         if loss is None or not torch.is_tensor(output) or output.dim() != 2:
-            return output_distance(output, other).mean()
+            return output_distance(output, other)
         if part not in self._sigmoid:
             self._sigmoid[part] = is_sigmoid(loss, output.shape[1])
-        return divergence(output, other, self._sigmoid[part]).mean()
+        return divergence(output, other, self._sigmoid[part])
 
     def _tell(self, terms: Mapping[str, Any], left_out: dict[str, str], outputs: Mapping) -> None:
         """Say once what is compared, and what is not."""
-        for name, part in parts(self.model).items():
+        for name, part in parts(self.student).items():
             if name not in outputs and next(part.parameters(), None) is not None:
                 left_out[name] = 'is not called on whole images'
         but = '; '.join(f'{part} {why}' for part, why in left_out.items())
         if not terms:
             raise ValueError(
-                f'DistillationHook: nothing of this {type(self.model).__name__} can be compared '
-                f'with the teacher: {but or "it has no head that puts out tensors"}; train it '
-                'without the hook'
+                f'{self.who}: nothing of this {type(self.student).__name__} can be compared with '
+                f'the teacher: {but or "it has no head that puts out tensors"}; train it without '
+                'a teacher'
             )
         how = {True: ' (sigmoid)', False: ' (softmax)', None: ''}
         names = ', '.join(part + how[self._sigmoid.get(part)] for part in terms)
         print_log(
-            f'DistillationHook: the teacher is compared in {names}'
-            + (f'; left out: {but}' * bool(but)),
+            f'{self.who}: the teacher is compared in {names}' + (f'; left out: {but}' * bool(but)),
             logger='current',
         )
 
@@ -209,14 +249,14 @@ def build_teacher(teacher: str | Mapping[str, Any], checkpoint: str) -> BaseMode
     return model
 
 
-def check_normalisation(model: nn.Module, teacher: nn.Module) -> None:
+def check_normalisation(model: nn.Module, teacher: nn.Module, who: str) -> None:
     """Raise an error if two models' preprocessors normalise images differently."""
     for key in ('mean', 'std'):
         own, other = (getattr(m.data_preprocessor, key, None) for m in (model, teacher))
         if torch.is_tensor(own) and torch.is_tensor(other) and own.tolist() != other.tolist():
             raise ValueError(
-                f'DistillationHook: the data preprocessors of the model and of the teacher have '
-                f'{key}={own.flatten().tolist()} and {other.flatten().tolist()}, but the teacher '
+                f'{who}: the data preprocessors of the model and of the teacher have {key}='
+                f'{own.flatten().tolist()} and {other.flatten().tolist()}, but the teacher '
                 "sees the model's images; give a teacher of the same data_preprocessor"
             )
 

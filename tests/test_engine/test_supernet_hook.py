@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from mmpse.engine import LossRecord, SupernetHook, relative_losses
 from mmpse.models import is_channels_last
+from mmpse.openmmlab.seeding import seed_iteration
 
 
 class Stop(Exception):
@@ -209,10 +210,10 @@ def test_fullnet_alone_trains_as_the_stock_network(supernet_cfg, tmp_path):
 
     class Seeds(Hook):  # the same random numbers for the augmentation
         def before_train_epoch(self, runner):
-            hook._seed(runner, runner.iter)
+            seed_iteration(runner.seed, runner.iter)
 
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            hook._seed(runner, runner.iter + 1)
+            seed_iteration(runner.seed, runner.iter + 1)
 
     stock.register_hook(Seeds())
     stock.train()
