@@ -1,21 +1,34 @@
 """Export a trained model, and check that it computes the same.
 
-python tools/export.py CONFIG CHECKPOINT --input-shape 3 224 224 -o model.onnx [--backbone]
+python tools/export.py CONFIG CHECKPOINT --input-shape 3 224 224 -o model.onnx [--preprocess]
+    [--decode [--nms] | --argmax] [--int8 [IMAGES]] [--runtime-check openvino] [--backbone]
 python tools/export.py CONFIG CHECKPOINT --input-shape 3 224 224 -o backbone.json
 
-.onnx: the classifier, single-stage detector or segmentor up to its raw outputs, or with --backbone
-the backbone with its features; for batches of any size. .json: the backbone for plain PyTorch, its
-weights in a .pth beside it (docs/transfer.md).
+.onnx: the classifier, single-stage detector or segmentor, or with --backbone the backbone with its
+features; for batches of any size, and images of any size where the model allows it
+(docs/deployment.md). .json: the backbone for plain PyTorch, its weights in a .pth beside it
+(docs/transfer.md).
 """
 
 import argparse
 from pathlib import Path
 
 from rich.console import Console
+from rich.table import Table
+from torch import nn
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.command import run_command
-from mmpse.transfer import backbone_of, export_onnx, export_plain, load_model
+from mmpse.deploy import (
+    Exported,
+    calibration_images,
+    evaluate,
+    evaluate_onnx,
+    export_onnx,
+    quantize,
+)
+from mmpse.openmmlab.configs import load_config
+from mmpse.transfer import backbone_of, export_plain, load_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,24 +39,103 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='the checkpoint that was trained with it')
     parser.add_argument('--input-shape', nargs=3, type=int, required=True, metavar=('C', 'H', 'W'))
     parser.add_argument('--backbone', action='store_true', help='only the backbone')
+    parser.add_argument(
+        '--preprocess', action='store_true', help='the file takes pictures, uint8 RGB'
+    )
+    parser.add_argument('--decode', action='store_true', help='detectors: boxes, scores and labels')
+    parser.add_argument('--nms', action='store_true', help='with --decode: non-maximum suppression')
+    parser.add_argument('--argmax', action='store_true', help='segmentors: the class of each pixel')
+    parser.add_argument(
+        '--int8',
+        nargs='?',
+        type=int,
+        const=100,
+        metavar='IMAGES',
+        help='also an int8 file, *.int8.onnx, calibrated on so many training images of the config '
+        '(100); prints the metrics of the val split',
+    )
+    parser.add_argument(
+        '--runtime-check',
+        nargs='+',
+        default=[],
+        metavar='RUNTIME',
+        help='runtimes that must agree beside onnxruntime: openvino, tensorrt',
+    )
     parser.add_argument('-o', '--out', type=Path, required=True, help='.onnx or .json file')
     args = parser.parse_args()
     if args.out.suffix not in ('.onnx', '.json'):
         parser.error(f'-o must end in .onnx or .json, got {args.out}')
+    if args.out.suffix == '.json':
+        asked = [
+            f'--{name.replace("_", "-")}'
+            for name in ('preprocess', 'decode', 'nms', 'argmax', 'int8', 'runtime_check')
+            if getattr(args, name)
+        ]
+        if asked:
+            parser.error(f'{asked[0]} is for .onnx files, got -o {args.out}')
+    if args.backbone and args.int8:
+        parser.error('--int8 is for whole models, whose metric can be told; got --backbone')
     return args
 
 
 def main() -> None:
-    args = parse_args()
+    export(parse_args())
+
+
+def export(args: argparse.Namespace) -> None:
     model = load_model(args.config, args.checkpoint)
     plain = args.out.suffix == '.json'
-    write = export_plain if plain else export_onnx
+    part = backbone_of(model) if plain or args.backbone else model
     with Console().status(f'exporting to {args.out}, about half a minute'):
-        part = backbone_of(model) if plain or args.backbone else model
-        outputs = write(part, args.out, args.input_shape)
+        if plain:
+            outputs = export_plain(part, args.out, args.input_shape)
+        else:
+            outputs = export_onnx(
+                part,
+                args.out,
+                args.input_shape,
+                preprocess=args.preprocess,
+                decode=args.decode,
+                nms=args.nms,
+                argmax=args.argmax,
+                runtimes=['onnxruntime', *args.runtime_check],
+            )
     print(f'{args.out}: checked against PyTorch')
     for name, shape in outputs.items():
         print(f'    {name} {shape}')
+    if isinstance(outputs, Exported):
+        describe(outputs)
+    if args.int8:
+        int8(args, model)
+
+
+def describe(outputs: Exported) -> None:
+    print(f'free: {", ".join(outputs.dynamic)}')
+    if outputs.fixed:
+        print(f'height and width are fixed: {outputs.fixed}')
+    for what, value in outputs.agreement.items():
+        print(f'    {what}: {value if isinstance(value, list) else f"{value:.3g}"}')
+
+
+def int8(args: argparse.Namespace, model: nn.Module) -> None:
+    cfg, out = load_config(args.config), args.out.with_suffix('.int8.onnx')
+    images = calibration_images(cfg, model, args.int8, args.preprocess)
+    counts = quantize(args.out, out, images)
+    print(
+        f'{out}: {counts["int8"]} layers int8, {counts["float32"]} float32, calibrated on '
+        f'{counts["images"]} images'
+    )
+    table = Table(title='val split')
+    rows = {
+        'PyTorch': evaluate(model, cfg),
+        args.out.name: evaluate_onnx(args.out, cfg),
+        out.name: evaluate_onnx(out, cfg),
+    }
+    for column in ('', *rows['PyTorch']):
+        table.add_column(column)
+    for name, metrics in rows.items():
+        table.add_row(name, *(f'{value:.4g}' for value in metrics.values()))
+    Console().print(table)
 
 
 if __name__ == '__main__':

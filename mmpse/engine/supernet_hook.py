@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -13,6 +13,7 @@ from mmengine import dist
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import Runner
 
+from mmpse.evaluation.batches import copied
 from mmpse.models import EXECUTIONS, Distillation, StageWiseClassifier
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.distillation import Teaching
@@ -24,11 +25,13 @@ from mmpse.search.around import BudgetSampler
 from mmpse.space import Subnet
 
 from .checkpoint import CHECKPOINT_KEY, mark_untracked, supernet_state
+from .cudnn import stop_tuning
 from .execution import measure_executions
 from .loss_record import LossRecord
 from .subnet_losses import SubnetLosses
 
 STAGES = 20  # of a training, after each of which the subnets may be drawn otherwise
+IN_A_ROW = 10  # losses that are not finite, before a training in float16 stops
 
 
 @HOOKS.register_module()
@@ -69,8 +72,9 @@ class SupernetHook(SeedHook):
         distillation: Arguments of :class:`mmpse.models.Distillation`; ``None`` is none. A fullnet
             that is its own teacher learns from the labels alone.
         execution: ``'sliced'``, ``'masked'`` (see :meth:`SlimmableBackbone.activate`), or
-            ``'auto'``: whichever a few steps before the first iteration show to be faster. They
-            give the same gradients to rounding; name one for runs that must repeat bit by bit.
+            ``'auto'``: whichever a few steps before the first iteration show to be faster, and to
+            fit into memory. They give the same gradients to rounding; name one for runs that must
+            repeat bit by bit.
         record_size: Losses kept for the prior; the oldest go first.
         teacher: Arguments of :class:`mmpse.DistillationHook`: subnets of any model learn from a
             frozen one too, whose distance from each is recorded in the place of the label loss.
@@ -84,7 +88,9 @@ class SupernetHook(SeedHook):
             config validates, if ``n`` does not divide every batch, if the processes would run
             different numbers of batches, or if arguments are not allowed or do not fit each other.
             Later, if a batch is empty.
-        FloatingPointError: If a subnet's loss is not finite; the subnet is named.
+        FloatingPointError: If a subnet's loss is not finite (of float16 with a gradient scaler, ten
+            times in a row); the subnet is named.
+        MemoryError: With ``'auto'``, if no execution fits into memory.
     """
 
     def __init__(
@@ -139,6 +145,7 @@ class SupernetHook(SeedHook):
     # Before the first iteration
 
     def before_train(self, runner: Runner) -> None:
+        self._invalid = 0  # iterations in a row with a loss that is not finite
         self.model = getattr(runner.model, 'module', runner.model)
         self.supernet, costs = find_supernet(self.model, runner.cfg, self.grid, self.input_shape)
         space = self.supernet.search_space
@@ -153,6 +160,8 @@ class SupernetHook(SeedHook):
             )
         if self.serial:
             self._accumulate(runner)
+        if self.execution != 'masked':  # whose shapes stay
+            stop_tuning(runner, 'every step has other widths')
         mark_untracked(self.supernet.norms)
         of_budget = issubclass(find_type(self.sampler_cfg, TASK_UTILS), BudgetSampler)
         cost = dict(costs=costs) if of_budget else dict(cost=costs['flops'])
@@ -251,13 +260,13 @@ class SupernetHook(SeedHook):
             self.supernet.activate(subnets, self.execution)
             seed_iteration(runner.seed, runner.iter)  # every subnet gets the same augmentation
             # a copy, since data preprocessors write into the samples
-            runner.model.train_step(copy.deepcopy(data_batch), optim_wrapper=runner.optim_wrapper)
+            runner.model.train_step(copied(data_batch), optim_wrapper=runner.optim_wrapper)
         # here too: loading the first batch after a resume draws otherwise, and dropout follows it
         seed_iteration(runner.seed, runner.iter)
         self.supernet.activate(passes[-1], self.execution)  # the runner's own step runs it
         if self.teaching is not None and runner.iter % self.teacher_cfg['every'] == 0:
             factor = self.teacher_cfg['weight'] * self.teacher_cfg['every']
-            self._taught.enter_context(self.teaching.joining(factor))
+            self._taught.enter_context(self.teaching.joining(factor, self.n))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
@@ -303,13 +312,11 @@ class SupernetHook(SeedHook):
             return self.model.subnet_losses
         if self.teaching is None:
             return self.losses.of_subnets()
-        distances = self.teaching.predictions
-        if distances is None or runner.iter % self.teacher_cfg['every']:
-            return None
-        return torch.stack([distances[g :: self.n].mean() for g in range(self.n)]).float()
+        taught = runner.iter % self.teacher_cfg['every'] == 0
+        return self.teaching.of_groups if taught else None
 
     def _choose_execution(self, runner: Runner, data_batch: Any) -> None:
-        """Time a few steps; all processes take what rank 0 finds faster."""
+        """Time a few steps; all processes take what is faster in the slowest of them."""
         if runner.cfg.get('compile'):
             self.execution = 'masked'  # its shapes do not change with the subnets
             runner.logger.info("SupernetHook: execution='masked', since the model is compiled.")
@@ -323,10 +330,18 @@ class SupernetHook(SeedHook):
         seconds = measure_executions(
             self.model, self.supernet, runner.optim_wrapper, data_batch, draws
         )
-        choice = [min(seconds, key=seconds.get)]
-        dist.broadcast_object_list(choice)
-        self.execution = choice[0]
-        shown = ', '.join(f'{name} {value:.3f} s' for name, value in seconds.items())
+        everywhere = dist.all_gather_object(seconds)
+        seconds = {name: max(of_rank[name] for of_rank in everywhere) for name in seconds}
+        self.execution = min(seconds, key=seconds.get)
+        if seconds[self.execution] == math.inf:
+            raise MemoryError(
+                f'SupernetHook: a step of n={self.n} subnets with {self._images} images does not '
+                'fit into memory in any execution; choose a smaller train_dataloader.batch_size'
+            )
+        shown = ', '.join(
+            f'{name} {"out of memory" if value == math.inf else f"{value:.3f} s"}'
+            for name, value in seconds.items()
+        )
         runner.logger.info(f"SupernetHook: execution='{self.execution}' ({shown} per pass).")
 
     @torch.no_grad()
@@ -334,22 +349,28 @@ class SupernetHook(SeedHook):
         """Record and log the losses of this process's subnets, ``(n,)``, and the others'."""
         fixed = self.fullnet + self.tinynet
         names = ['fullnet'] * self.fullnet + ['tinynet'] * self.tinynet
-        gathered = dist.all_gather(losses)
-        for rank, of_rank in enumerate(gathered):
-            subnets = self._draw(runner, rank, runner.iter)
-            for widths, loss in zip(subnets, of_rank.tolist(), strict=True):
-                if not np.isfinite(loss):
-                    raise FloatingPointError(
-                        f'the loss of a subnet is {loss} in iteration {runner.iter}: '
-                        f'{self.supernet.search_space.subnet(widths)}; lower the learning rate or '
-                        'clip gradients (optim_wrapper.clip_grad)'
-                    )
-            self.record.extend(runner.iter, subnets[fixed:], of_rank[fixed:].tolist())
+        of_ranks = torch.stack(dist.all_gather(losses)).cpu().numpy()
+        subnets = [self._draw(runner, rank, runner.iter) for rank in range(len(of_ranks))]
+        finite = np.isfinite(of_ranks)
+        self._invalid = 0 if finite.all() else self._invalid + 1
+        # a gradient scaler leaves out a step that overflows, and scales the next one less
+        if self._invalid >= (IN_A_ROW if hasattr(runner.optim_wrapper, 'loss_scaler') else 1):
+            rank, k = np.argwhere(~finite)[0]
+            again = f', the {self._invalid}th in a row,' if self._invalid > 1 else ''
+            raise FloatingPointError(
+                f'the loss of a subnet is {of_ranks[rank, k]} in iteration {runner.iter}{again}: '
+                f'{self.supernet.search_space.subnet(subnets[rank][k])}; lower the learning rate '
+                'or clip gradients (optim_wrapper.clip_grad)'
+            )
+        for drawn, of_rank, known in zip(subnets, of_ranks, finite, strict=True):
+            known[:fixed] = False
+            self.record.extend(runner.iter, drawn[known], of_rank[known].tolist())
         scalars = dict(zip(names, losses.tolist(), strict=False))
         if fixed < self.n:
             scalars['sampled'] = losses[fixed:].mean().item()
         for name, value in scalars.items():
-            runner.message_hub.update_scalar(f'train/loss_{name}', value)
+            if math.isfinite(value):
+                runner.message_hub.update_scalar(f'train/loss_{name}', value)
 
     def _log_speed(self, runner: Runner) -> None:
         times = runner.message_hub.log_scalars.get('train/time')  # of MMEngine's IterTimerHook

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import io
 import platform
 import re
 import time
@@ -14,57 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmpse.openmmlab import compat
-
-RUNTIMES = ('eager', 'compiled', 'onnxruntime')
+RUNTIMES = ('eager', 'compiled', 'onnxruntime', 'openvino', 'tensorrt')
 
 
-@torch.no_grad()
 def prepared(model: nn.Module, x: Tensor, runtime: str = 'eager') -> Callable[[], Any]:
-    """A call that runs ``model`` on ``x`` and returns when the result is there.
+    """:func:`mmpse.deploy.prepared`; latency tables call its ``'torch'`` ``'eager'``."""
+    from mmpse.deploy import prepared as prepare  # it builds models, which are built from here
 
-    Args:
-        model: A static model in eval mode, on the device of ``x``.
-        x: A batch of images ``(B, C, H, W)``.
-        runtime: ``'eager'`` and ``'compiled'`` are PyTorch's; ``'onnxruntime'`` exports the model
-            first, runs on the CPU and uses as many threads as PyTorch.
-
-    Raises:
-        ValueError: If the runtime is unknown, or cannot run on the device.
-    """
-    if runtime not in RUNTIMES:
-        raise ValueError(f'runtime must be one of {RUNTIMES}, got {runtime!r}')
-    if runtime == 'onnxruntime':
-        if x.device.type != 'cpu':
-            raise ValueError(f"runtime 'onnxruntime' runs on the CPU, got a model on {x.device}")
-        return _onnx_session(model, x)
-    if runtime == 'compiled':
-        with compat.compiling_many():
-            model = torch.compile(model, dynamic=False)
-            model(x)
-
-    def run() -> Any:
-        with torch.no_grad():
-            y = model(x)
-        if x.device.type == 'cuda':
-            torch.cuda.synchronize(x.device)
-        return y
-
-    return run
-
-
-def _onnx_session(model: nn.Module, x: Tensor) -> Callable[[], Any]:
-    import onnxruntime  # an optional requirement
-
-    file = io.BytesIO()
-    torch.onnx.export(model, (x,), file, input_names=['images'], dynamo=False)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(
-        file.getvalue(), options, providers=['CPUExecutionProvider']
-    )
-    feed = {'images': x.numpy()}
-    return lambda: session.run(None, feed)
+    return prepare(model, x, 'torch' if runtime == 'eager' else runtime)
 
 
 def measure_latencies(

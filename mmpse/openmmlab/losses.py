@@ -38,6 +38,11 @@ def training_batches(
         return list(itertools.islice(loader, -(-images // size)))
 
 
+def batch_size_of(dataloader: Mapping[str, Any]) -> int:
+    """Images of a batch, whether the dataloader says so or its batch sampler."""
+    return dataloader.get('batch_size') or dataloader['batch_sampler']['batch_size']
+
+
 def preprocessed(model: nn.Module, batches: Sequence[Any]) -> list[dict[str, Any]]:
     """Batches as the model's forward takes them, without Mixup and the like."""
     preprocessor = model.data_preprocessor

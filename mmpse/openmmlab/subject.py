@@ -16,7 +16,7 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from mmpse.registry import DATASETS
 from mmpse.slim.layout import Layout
@@ -24,6 +24,7 @@ from mmpse.space import Cost, SearchSpace, Subnet
 
 from .checkpoints import Report, load_weights
 from .configs import build_model, default_input_shape, load_config
+from .outputs import deployed_outputs
 from .pruned import look
 from .supernets import whole_costs, whole_supernet
 
@@ -61,6 +62,10 @@ class Subject:
         """Resources of one subnet."""
         row = self.space.array([widths])
         return {name: int(cost(row)[0]) for name, cost in self.costs.items()}
+
+    def run(self, model: nn.Module, images: Tensor) -> Any:
+        """What the model, full or cut, puts out for images when it is deployed."""
+        return deployed_outputs(model, images)
 
     def subnet(self, widths: Sequence[int], **source: Any) -> Subnet:
         """A subnet with what it costs and where it came from."""

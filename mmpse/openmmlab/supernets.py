@@ -20,7 +20,7 @@ from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet, TableCost
 
 from .configs import ConfigError, default_input_shape
-from .outputs import raw_outputs
+from .outputs import deployed_outputs
 from .pruned import look
 
 
@@ -116,14 +116,7 @@ def whole_supernet(
 def whole_costs(
     model: nn.Module, layout: Layout, space: SearchSpace, shape: Sequence[int]
 ) -> dict[str, Cost]:
-    """FLOPs and parameters of a whole model's subnets, for an image ``(C, H, W)``.
-
-    A two-stage detector looks at as many regions as in a test.
-    """
-    regions = None
-    if getattr(model, 'with_roi_head', False):
-        regions = (getattr(model, 'test_cfg', None) or {}).get('rpn', {}).get('max_per_img', 1000)
+    """FLOPs and parameters of a whole model's subnets, for an image ``(C, H, W)``."""
     weight = next(model.parameters())
     image = torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype)
-    run = partial(raw_outputs, model, deployed=True, regions=regions)
-    return model_cost(model, layout, space, image, run)
+    return model_cost(model, layout, space, image, partial(deployed_outputs, model))

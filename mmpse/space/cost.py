@@ -48,9 +48,12 @@ class Cost:
         Returns:
             Integer array ``(subnets,)``.
         """
+        return np.rint(self.exact(widths)).astype(np.int64)
+
+    def exact(self, widths: np.ndarray) -> np.ndarray:
+        """The same before rounding, ``(subnets,)``."""
         w = np.asarray(widths, dtype=np.float64)  # exact below 2**53
-        cost = np.einsum('nu,nu->n', w @ self.quadratic + self.linear, w) + self.constant
-        return np.rint(cost).astype(np.int64)
+        return np.einsum('nu,nu->n', w @ self.quadratic + self.linear, w) + self.constant
 
     def tables(self, space: SearchSpace) -> TableCost:
         """The same cost, looked up by the candidates of ``space``."""

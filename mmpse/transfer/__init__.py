@@ -1,7 +1,9 @@
 """A searched backbone inside a detector or segmentor; export."""
 
+from mmpse.deploy import ExportError
+
 from .config import TransferError, complexity, new_backbone, transfer
-from .export import ExportError, backbone_of, export_onnx, export_plain, load_model
+from .export import backbone_of, export_plain, load_model
 from .plain import PlainBackbone
 from .survey import survey
 
@@ -11,7 +13,6 @@ __all__ = [
     'TransferError',
     'backbone_of',
     'complexity',
-    'export_onnx',
     'export_plain',
     'load_model',
     'new_backbone',

@@ -1,4 +1,4 @@
-"""Models for other runtimes: ONNX, and backbones for plain PyTorch. All are checked."""
+"""Backbones for plain PyTorch, checked; models are exported by :mod:`mmpse.deploy`."""
 
 from __future__ import annotations
 
@@ -6,45 +6,44 @@ import inspect
 import json
 import operator
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.deploy import ExportError
+from mmpse.deploy.agreement import compare
+from mmpse.deploy.network import Raw
 from mmpse.engine.checkpoint import check_statistics
 from mmpse.files import written
 from mmpse.models import SliceError
+from mmpse.openmmlab.checkpoints import read_checkpoint, weights_in
+from mmpse.openmmlab.configs import build_model, load_config
 
-from .config import build_model, load_config, read
 from .plain import PlainBackbone
 
-TOLERANCE = 1e-4  # of the largest value of an output
 SCHEMA = 'mmpse.backbone/1'
-
-
-class ExportError(RuntimeError):
-    """A model that cannot be exported, or comes out differently."""
 
 
 def load_model(config: str, checkpoint: str) -> nn.Module:
     """The model of a config with all its weights from a checkpoint, in eval mode.
 
     Raises:
-        TransferError: If the config or the checkpoint cannot be read.
+        ConfigError: If the config cannot be read.
+        CheckpointError: If the checkpoint cannot be read.
         ExportError: If the checkpoint is not one of this model, or a supernet's.
     """
-    model = revert_sync_batchnorm(build_model(load_config(config)))
-    content = read(checkpoint)
+    model = build_model(load_config(config))
+    content = read_checkpoint(checkpoint)
     try:
         check_statistics(model, content, checkpoint)
     except ValueError as error:
         raise ExportError(str(error)) from error
     try:
-        found = model.load_state_dict(content.get('state_dict', content), strict=False)
+        found = model.load_state_dict(weights_in(content, checkpoint)[0], strict=False)
     except (SliceError, RuntimeError) as error:
         raise ExportError(f'{checkpoint} is not a checkpoint of {config}: {error}') from error
     missing, left = found.missing_keys, found.unexpected_keys
@@ -54,6 +53,8 @@ def load_model(config: str, checkpoint: str) -> nn.Module:
             f'({", ".join(missing[:3])}), {len(left)} have no place in it ({", ".join(left[:3])}); '
             'give the checkpoint that was trained with this config'
         )
+    meta = content.get('meta') or {}
+    model.dataset_meta = meta.get('dataset_meta')  # the names of the classes
     return model.eval()
 
 
@@ -70,55 +71,6 @@ def backbone_of(model: nn.Module) -> nn.Module:
             'segmentor'
         )
     return backbone
-
-
-def export_onnx(
-    model: nn.Module, out: str | os.PathLike, input_shape: Sequence[int]
-) -> dict[str, tuple[int, ...]]:
-    """Write a model's raw outputs, before any decoding, as ONNX and compare it with PyTorch.
-
-    Its input ``images`` is what the model's data preprocessor puts out, ``(B, C, H, W)`` for any B.
-
-    Args:
-        model: A classifier, a single-stage detector, a segmentor, or a backbone; in eval mode.
-        out: The ONNX file to write.
-        input_shape: ``(C, H, W)``.
-
-    Returns:
-        Name of every output -> its shape for one image.
-
-    Raises:
-        ExportError: If there are no raw outputs, PyTorch cannot export the model, or onnxruntime
-            computes anything else from it.
-    """
-    import onnxruntime  # an optional requirement
-
-    x = _images(2, input_shape)
-    expected = _outputs(model, x)
-    single = _outputs(model, x[:1])
-    with written(out) as (temporary,):
-        try:
-            torch.onnx.export(
-                model,
-                (x,),
-                temporary,
-                input_names=['images'],
-                output_names=list(expected),
-                dynamic_shapes=({0: torch.export.Dim('batch')},),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        except Exception as error:  # it raises whatever goes wrong in it
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            raise ExportError(
-                f'PyTorch cannot export {type(model).__name__} to ONNX: {reason}'
-            ) from error
-        session = onnxruntime.InferenceSession(temporary, providers=['CPUExecutionProvider'])
-        for images, outputs in ((x, expected), (x[:1], single)):
-            values = session.run(list(outputs), {'images': images.numpy()})
-            compare(outputs, dict(zip(outputs, map(torch.from_numpy, values), strict=True)))
-    return {name: tuple(value.shape) for name, value in single.items()}
 
 
 def export_plain(
@@ -234,49 +186,13 @@ def _lines(network: Mapping[str, Any]) -> str:
     return f'{rest[:-1]}, "layers": [\n{layers}\n]}}\n'
 
 
-def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> None:
-    """Make sure that outputs are equal within the tolerance.
-
-    Raises:
-        ExportError: If not; the worst output is named.
-    """
-    errors = {
-        name: float((got[name] - value).abs().max() / value.abs().max().clamp(min=1e-12))
-        if got[name].shape == value.shape
-        else float('inf')
-        for name, value in expected.items()
-    }
-    worst = max(errors, key=errors.get)
-    if not errors[worst] <= TOLERANCE:  # NaN too
-        raise ExportError(
-            f'the exported model computes something else: {worst} differs by {errors[worst]:.1e} '
-            f'of its largest value, allowed are {TOLERANCE:.0e}; nothing was written'
-        )
-
-
 def _images(batch: int, shape: Sequence[int]) -> Tensor:
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
 def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Name -> value of the raw outputs of a model."""
-    kind = 'output' if hasattr(model, 'data_preprocessor') else 'feature'
-    try:
-        return dict(_named(model(x), kind))
-    except Exception as error:  # a forward of another kind raises whatever it does
-        raise ExportError(
-            f'{type(model).__name__} gives no raw outputs for images of {tuple(x.shape)} alone '
-            f'({type(error).__name__}: {error}); classifiers, single-stage detectors and '
-            'segmentors do; of others export the backbone (--backbone)'
-        ) from error
-
-
-def _named(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, (tuple, list)):
-        for k, item in enumerate(value):
-            yield from _named(item, f'{name}_{k}')
-    else:
-        raise TypeError(f'an output is a {type(value).__name__}')
+    """Name -> feature of a backbone."""
+    raw = Raw(model)
+    features = raw(x)
+    return dict(zip(raw.names, features, strict=True))

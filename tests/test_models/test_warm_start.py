@@ -180,7 +180,7 @@ def test_openmmlab_checkpoints(backbone, tmp_path, caplog):
 def test_detectors_and_segmentors_start_from_their_own_checkpoint(config, tmp_path):
     """Whole, and sorted inside the backbone: the full network computes the same."""
     stock = Config.fromstring(f'_base_ = {config!r}', '.py')
-    ours = Config.fromstring(rewrite(config, load_config(config), None), '.py')
+    ours = rewrite(config, load_config(config), None)
     path = str(tmp_path / 'published.pth')
     ours.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=path, sort='bn')
     with DefaultScope.overwrite_default_scope(stock.default_scope):
@@ -351,7 +351,7 @@ def resnet18(**kwargs):
             lambda: torchvision.models.efficientnet_b0().state_dict(),
             r'48 missing .*; 358 unexpected',
         ),
-        (lambda: SlimmableResNet(18), lambda: {'epoch': 3}, 'holds no state dict: expected'),
+        (lambda: SlimmableResNet(18), lambda: {'epoch': 3}, 'holds no weights: expected'),
     ],
     ids=['SE', 'depth', 'stem', 'width', 'classes', 'no-head', 'architecture', 'no-weights'],
 )

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -39,6 +38,7 @@ from mmpse.models import (
 )
 from mmpse.registry import MODELS
 from mmpse.space import Budget, BudgetError, PriorSampler, Subnet, UniformSampler
+from mmpse.transfer.config import load_supernet
 
 DRAWS = 100_000  # uniform draws: of them the median, and the share inside the budget
 
@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = load_supernet(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = cfg.model.to_dict()
     space = find_backbone(MODELS.build(with_subnet(model, None))).search_space

@@ -120,7 +120,7 @@ def measure(network: str, args: argparse.Namespace) -> dict:
         clock.append(clock_now())
         sliced = judge.slice(half)
         clock.append(clock_now())
-        recalibrate(sliced, calibration)
+        recalibrate(sliced, judge.calibration)
         clock.append(clock_now())
         judge.evaluate(sliced)
         clock.append(clock_now())

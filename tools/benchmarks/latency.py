@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -35,6 +34,7 @@ from mmpse.models import (
 )
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
+from mmpse.transfer.config import load_supernet
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = load_supernet(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     device = get_device()
     x = torch.randn(args.batch, *args.input_shape, device=device)
