@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -23,6 +24,12 @@ from mmpse.openmmlab.checkpoints import load_weights, read_checkpoint, save_chec
 from mmpse.openmmlab.choosing import by_sensitivity, judge, winner
 from mmpse.openmmlab.configs import load_config, write_config
 from mmpse.openmmlab.finetuning import finetune, finetune_changes, pruned_changes
+from mmpse.openmmlab.latency import (
+    cost_from_dict,
+    cost_to_dict,
+    latency_cost,
+    measure_subnets,
+)
 from mmpse.openmmlab.losses import batch_size_of, preprocessed, training_batches
 from mmpse.openmmlab.reach import reachable
 from mmpse.openmmlab.recipe import finetune as finetune_recipe
@@ -38,10 +45,12 @@ from mmpse.openmmlab.splits import held_out
 from mmpse.openmmlab.subject import Subject, dataset_meta, evaluate, examine, fingerprint
 from mmpse.slim import cut_, sort_
 from mmpse.space import Budget, Subnet, uniform_within
+from mmpse.space.budget import parse_amount
 
 HOWS = ('uniform', 'sensitivity', 'search')
 # eight images give the widths that 48 give (RetinaNet R-18 on BCCD, 50, 20 and 10 %)
 MAP_IMAGES, CALIBRATION_IMAGES = 8, 128
+LATENCY_TOLERANCE, TRIES = 0.03, 4  # of the measured latency; choices, until it is met
 
 
 class PruneError(ValueError):
@@ -71,6 +80,8 @@ def prune(
     *,
     flops: str | float | None = None,
     params: str | float | None = None,
+    latency: str | None = None,
+    runtime: str = 'torch',
     how: str = 'sensitivity',
     epochs: int | None = None,
     teach: bool = True,
@@ -95,7 +106,9 @@ def prune(
         config: Any config of a classifier, detector or segmentor.
         checkpoint: The trained weights of its model.
         flops, params: The budget: a share of the model (``'50%'``) or an amount (``'5M'``).
-            Both hold at once.
+            Several hold at once.
+        latency: The same of one image's latency, measured here: ``'50%'`` or ``'12ms'``.
+        runtime: What latency is measured in, see :func:`mmpse.deploy.runtimes.prepared`.
         how: ``'uniform'``: one ratio for all units. ``'sensitivity'``: by what the model loses
             where a unit is cut, unless that is no better than uniform on other training images.
             ``'search'``: by what subnets lose while the model is trained as a supernet, taught by
@@ -125,9 +138,10 @@ def prune(
         >>> result = mmpse.prune('my_retinanet.py', 'epoch_16.pth', flops='50%', epochs=8)
         >>> result.table['after']
     """
-    limits = {k: v for k, v in dict(flops=flops, params=params).items() if v is not None}
+    limits = dict(latency=latency, flops=flops, params=params)
+    limits = {k: v for k, v in limits.items() if v is not None}
     if not limits:
-        raise PruneError("give a budget: flops='50%' or params='5M'")
+        raise PruneError("give a budget: flops='50%', params='5M' or latency='12ms'")
     if how not in HOWS:
         raise PruneError(f'how must be one of {HOWS}, got {how!r}')
     if dry_run:
@@ -143,6 +157,7 @@ def prune(
             config=cfg.pretty_text,
             checkpoint=fingerprint(checkpoint),
             limits={k: str(v) for k, v in limits.items()},
+            runtime=runtime,
             how=how,
             epochs=epochs,
             teach=teach,
@@ -158,8 +173,10 @@ def prune(
     shared = how == 'search'
     subject = examine(config, checkpoint, input_shape, divisor, grids, shared, show=True)
     log.info(f'weights: {subject.weights}')
+    if latency is not None:
+        fit_latency(subject, runtime, steps, log)
     log.info(f'{len(subject.space)} units\n{reachable(subject, limits)}')
-    budget = Budget(subject.space, subject.costs, limits)
+    budget = Budget(subject.space, subject.costs, limits)  # an unreachable one fails here
     table = {}
     table['before'] = steps.once('before', lambda: evaluate(subject, subject.model, show=True))
     sort_(subject.model, subject.layout, sort)
@@ -193,7 +210,18 @@ def prune(
         )
         load_weights(subject.model, supernet)
         unseen = unseen_batches(subject, split, seed)
-    subnet = choose(subject, budget, how, batches, steps, log, supernet, unseen)
+    subnet = Subnet.load(
+        steps.once(
+            'choice',
+            lambda: within_latency(
+                subject,
+                limits,
+                runtime,
+                lambda b: choose(subject, b, how, batches, steps, log, supernet, unseen),
+                log,
+            ).to_dict(),
+        )
+    )
     subnet.save(steps.out / 'subnet.json')
     log.info(f'{how}: {subnet.resources}')
 
@@ -226,9 +254,9 @@ def prune(
     model.eval()
     table['after'] = steps.once('after', lambda: evaluate(subject, model, show=True))
     save_checkpoint(steps.out / 'pruned.pth', model, meta)
-    full = subject.cost_of(subject.space.fullnet)
     for name, metrics in table.items():
-        table[name] = {**metrics, **(full if name == 'before' else subject.cost_of(subnet))}
+        cost = subject.cost_of(subject.space.fullnet if name == 'before' else subnet)
+        table[name] = {**metrics, **{key: cost[key] for key in ('flops', 'params')}}
     write_report(steps.out, subject, subnet, table, steps)
     log.info('\n' + summary(table))
     return Result(model, subnet, table, steps.out)
@@ -284,6 +312,56 @@ def choose(
     return subject.subnet(best.widths, how=best.name, judged=[row._asdict() for row in judged])
 
 
+def fit_latency(subject: Subject, runtime: str, steps: Steps, log: MMLogger) -> None:
+    """Add latency to what subnets cost."""
+
+    def fitted() -> dict[str, Any]:
+        follow = partial(track, description=f'latency in {runtime}', transient=True)
+        found = latency_cost(subject, runtime, track=follow)
+        return dict(cost_to_dict(found.cost), error=found.error, full=found.measured[0][1])
+
+    content = steps.once('latency', fitted)
+    subject.costs['latency'] = cost_from_dict(subject.space.names, content)
+    log.info(
+        f'latency of the full model in {runtime}, {torch.get_num_threads()} threads: '
+        f'{content["full"] / 1000:.2f} ms; predicted with a mean error of {content["error"]:.1%}'
+    )
+
+
+def within_latency(
+    subject: Subject,
+    limits: Mapping[str, str | float],
+    runtime: str,
+    choose: Callable[[Budget], Subnet],
+    log: MMLogger,
+) -> Subnet:
+    """Choose widths whose measured latency meets its limit, not only the predicted one."""
+    subnet = choose(Budget(subject.space, subject.costs, limits))
+    if 'latency' not in limits:
+        return subnet
+    full = subject.space.fullnet
+    asked = str(limits['latency']).strip()
+    correction = 1.0
+    for _ in range(TRIES):
+        whole, own = measure_subnets(subject, [full, subnet], runtime)
+        target = whole * float(asked[:-1]) / 100 if asked.endswith('%') else None
+        if target is None:
+            target = parse_amount(asked, 1e6 * whole, 'latency') / 1e6
+        log.info(
+            f'measured: {1000 * own:.2f} ms of {1000 * whole:.2f} ms ({own / whole:.0%}), asked '
+            f'for {1000 * target:.2f} ms'
+        )
+        if abs(own / target - 1) < LATENCY_TOLERANCE:
+            break
+        correction *= target / own
+        predicted = subject.cost_of(full)['latency']
+        wanted = min(correction * target / whole, 1.0) * predicted
+        subnet = choose(
+            Budget(subject.space, subject.costs, {**limits, 'latency': f'{wanted:.0f}us'})
+        )
+    return subnet
+
+
 class Steps:
     """The folder of a pruning: what is done in it is not done again.
 
@@ -332,6 +410,3 @@ class Steps:
         if not path.exists():
             write_json(path, call())
         return json.loads(path.read_text())
-
-
-Track = Callable[[Iterable], Iterable]

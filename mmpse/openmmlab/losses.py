@@ -20,6 +20,8 @@ from mmpse.slim.cutting import untracked
 
 from . import compat
 
+Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
+
 
 def training_batches(
     dataloader: Mapping[str, Any], images: int, scope: str | None, seed: int = 0
@@ -111,6 +113,3 @@ def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torc
             parsed, _ = model.parse_losses(compat.forward_by_mode(model, data, mode='loss'))
             losses.append(parsed.detach().cpu())
     return torch.stack(losses).double()
-
-
-Track = Callable[[Iterable], Iterable]
