@@ -34,6 +34,12 @@ from mmpse.openmmlab.losses import batch_size_of, preprocessed, training_batches
 from mmpse.openmmlab.reach import reachable
 from mmpse.openmmlab.recipe import finetune as finetune_recipe
 from mmpse.openmmlab.report import summary, write_report
+from mmpse.openmmlab.searching import (
+    choose_by_record,
+    supernet_changes,
+    supernet_end,
+    unseen_batches,
+)
 from mmpse.openmmlab.sensitivity import measure_sensitivity
 from mmpse.openmmlab.splits import held_out
 from mmpse.openmmlab.subject import Subject, dataset_meta, evaluate, examine, fingerprint
@@ -41,7 +47,7 @@ from mmpse.slim import cut_, sort_
 from mmpse.space import Budget, Subnet, uniform_within
 from mmpse.space.budget import parse_amount
 
-HOWS = ('uniform', 'sensitivity')
+HOWS = ('uniform', 'sensitivity', 'search')
 # eight images give the widths that 48 give (RetinaNet R-18 on BCCD, 50, 20 and 10 %)
 MAP_IMAGES, CALIBRATION_IMAGES = 8, 128
 LATENCY_TOLERANCE, TRIES = 0.03, 4  # of the measured latency; choices, until it is met
@@ -105,6 +111,9 @@ def prune(
         runtime: What latency is measured in, see :func:`mmpse.deploy.runtimes.prepared`.
         how: ``'uniform'``: one ratio for all units. ``'sensitivity'``: by what the model loses
             where a unit is cut, unless that is no better than uniform on other training images.
+            ``'search'``: by what subnets lose while the model is trained as a supernet, taught by
+            itself, in the first quarter of the fine-tuning's schedule; the winner goes on from
+            there. The two others are judged beside them.
         epochs: Length of the fine-tuning; by default a quarter of the config's own training.
         teach: Whether the model as it was teaches the fine-tuning.
         tune: Whether it is fine-tuned at all; otherwise the cut is recalibrated only.
@@ -136,7 +145,8 @@ def prune(
     if how not in HOWS:
         raise PruneError(f'how must be one of {HOWS}, got {how!r}')
     if dry_run:
-        subject = examine(config, checkpoint, input_shape, divisor, grids, show=True)
+        shared = how == 'search'
+        subject = examine(config, checkpoint, input_shape, divisor, grids, shared, show=True)
         reach = reachable(subject, limits)
         print(reach)
         return Result(subject.model, reach.uniform, reach.rows, Path(out))
@@ -160,17 +170,46 @@ def prune(
         )
     )
     log = MMLogger.get_instance('mmpse.prune', log_file=str(steps.out / 'prune.log'))
-    subject = examine(config, checkpoint, input_shape, divisor, grids, show=True)
+    shared = how == 'search'
+    subject = examine(config, checkpoint, input_shape, divisor, grids, shared, show=True)
     log.info(f'weights: {subject.weights}')
     if latency is not None:
         fit_latency(subject, runtime, steps, log)
     log.info(f'{len(subject.space)} units\n{reachable(subject, limits)}')
-    Budget(subject.space, subject.costs, limits)  # an unreachable one fails here
+    budget = Budget(subject.space, subject.costs, limits)  # an unreachable one fails here
     table = {}
     table['before'] = steps.once('before', lambda: evaluate(subject, subject.model, show=True))
     sort_(subject.model, subject.layout, sort)
     split = held_out(cfg, seed=seed)
     batches = training_batches(split.calibration, CALIBRATION_IMAGES, subject.scope, seed)
+    meta = dataset_meta(subject)
+    whole = steps.folder / 'sorted.pth'  # its channels are in the order of the pruned model's
+    if not whole.exists():
+        save_checkpoint(whole, subject.model, meta)
+    name = config if not isinstance(config, Config) else cfg.filename
+    teacher = dict(
+        teacher=os.path.abspath(name) if os.path.exists(name) else str(name),
+        checkpoint=str(whole.resolve()),
+    )
+    schedule = partial(
+        finetune_recipe,
+        cfg,
+        epochs,
+        steps_per_epoch=-(-split.total // batch_size_of(cfg.train_dataloader)),
+    )
+    supernet, unseen, begin = None, None, 0
+    if how == 'search':
+        begin = supernet_end(schedule().total)
+        recipe = schedule(end=begin)
+        log.info(f'supernet: {recipe.text}')
+        path = steps.folder / 'supernet.py'
+        changes = supernet_changes(subject, split, recipe, budget, teacher, divisor, grids, seed)
+        write_config(path, config, changes, 'The training of the model as a supernet.')
+        supernet = steps.once(
+            'supernet', lambda: finetune(path, steps.folder / 'supernet', launcher)
+        )
+        load_weights(subject.model, supernet)
+        unseen = unseen_batches(subject, split, seed)
     subnet = Subnet.load(
         steps.once(
             'choice',
@@ -178,7 +217,7 @@ def prune(
                 subject,
                 limits,
                 runtime,
-                lambda b: choose(subject, b, how, batches, steps, log),
+                lambda b: choose(subject, b, how, batches, steps, log, supernet, unseen),
                 log,
             ).to_dict(),
         )
@@ -193,7 +232,6 @@ def prune(
         f'{cfg.model.type} pruned to {", ".join(f"{v} {k}" for k, v in limits.items())} by mmpse.',
     )
     model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
-    meta = dataset_meta(subject)
     cut = steps.folder / 'cut.pth'
     if not cut.exists():
         recalibrate(model, batches)
@@ -202,19 +240,13 @@ def prune(
     table['cut'] = steps.once('cut', lambda: evaluate(subject, model, show=True))
     last = str(cut)
     if tune:
-        batch = batch_size_of(cfg.train_dataloader)
-        recipe = finetune_recipe(cfg, epochs, steps_per_epoch=-(-split.total // batch))
+        recipe = schedule(begin=begin)
         log.info(f'fine-tuning: {recipe.text}')
-        teacher = None
-        if teach:
-            name = config if not isinstance(config, Config) else cfg.filename
-            teacher = dict(teacher=os.path.abspath(name) if os.path.exists(name) else str(name))
-            teacher['checkpoint'] = os.path.abspath(checkpoint)
         path = steps.folder / 'finetune.py'
         write_config(
             path,
             steps.out / 'pruned.py',
-            finetune_changes(pruned, recipe, str(cut.resolve()), teacher, seed),
+            finetune_changes(pruned, recipe, str(cut.resolve()), teacher if teach else None, seed),
             'The fine-tuning of ../pruned.py.',
         )
         last = steps.once('finetuned', lambda: finetune(path, steps.folder / 'finetune', launcher))
@@ -237,8 +269,15 @@ def choose(
     batches: Sequence[Any],
     steps: Steps,
     log: MMLogger,
+    supernet: str | None = None,
+    unseen: Sequence[Any] | None = None,
 ) -> Subnet:
-    """The widths, by uniform pruning or by sensitivity."""
+    """The widths, by uniform pruning, by sensitivity, or by the losses of a supernet too.
+
+    Args:
+        supernet: The supernet's checkpoint, whose weights the model has.
+        unseen: Batches that it was not trained on.
+    """
     uniform = uniform_within(subject.space, budget)
     if how == 'uniform':
         return subject.subnet(uniform, how='uniform')
@@ -257,7 +296,12 @@ def choose(
     sensitivity = {u: {int(w): v for w, v in row.items()} for u, row in sensitivity.items()}
     rows = by_sensitivity(subject, budget, sensitivity)
     candidates = [('uniform', uniform), *((f'sensitivity {k + 1}', r) for k, r in enumerate(rows))]
-    judged = judge(subject, candidates, ready[few:])
+    if supernet is not None:
+        chosen = choose_by_record(subject, budget, supernet)
+        log.info(f'from {chosen.losses} losses of subnets:\n{chosen.notches}')
+        candidates += [(f'search {k + 1}', r) for k, r in enumerate(chosen.widths)]
+    follow = partial(track, description='judging', transient=True)
+    judged = judge(subject, candidates, ready[few:] if unseen is None else unseen, follow)
     for row in judged:
         log.info(
             f'{row.name}: loss {row.loss:.4f}, {row.gain:+.4f} +- {row.error:.4f} better than '

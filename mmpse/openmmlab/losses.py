@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -33,11 +35,25 @@ def training_batches(
         seed: Seed of the augmentation.
     """
     config = dict(dataloader, num_workers=0, persistent_workers=False)
-    with DefaultScope.overwrite_default_scope(scope), torch.random.fork_rng(devices=[]):
+    with DefaultScope.overwrite_default_scope(scope), repeatable(seed):
         loader = Runner.build_dataloader(config, seed=seed)
         size = loader.batch_size or loader.batch_sampler.batch_size
-        torch.manual_seed(seed)
         return list(itertools.islice(loader, -(-images // size)))
+
+
+@contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """In a ``with`` block the same random numbers are drawn every time; those outside go on."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 def batch_size_of(dataloader: Mapping[str, Any]) -> int:
