@@ -30,8 +30,9 @@ from mmpse.openmmlab.latency import (
     latency_cost,
     measure_subnets,
 )
-from mmpse.openmmlab.losses import batch_size_of, preprocessed, training_batches
-from mmpse.openmmlab.reach import reachable
+from mmpse.openmmlab.losses import batch_size_of, images_of, preprocessed, training_batches
+from mmpse.openmmlab.measure import measure
+from mmpse.openmmlab.reach import NAMES, reachable
 from mmpse.openmmlab.recipe import finetune as finetune_recipe
 from mmpse.openmmlab.report import summary, write_report
 from mmpse.openmmlab.searching import (
@@ -41,8 +42,15 @@ from mmpse.openmmlab.searching import (
     unseen_batches,
 )
 from mmpse.openmmlab.sensitivity import measure_sensitivity
-from mmpse.openmmlab.splits import held_out
-from mmpse.openmmlab.subject import Subject, dataset_meta, evaluate, examine, fingerprint
+from mmpse.openmmlab.splits import all_training, held_out
+from mmpse.openmmlab.subject import (
+    Subject,
+    dataset_meta,
+    evaluate,
+    examine,
+    fingerprint,
+    validates,
+)
 from mmpse.slim import cut_, sort_
 from mmpse.space import Budget, Subnet, uniform_within
 from mmpse.space.budget import parse_amount
@@ -177,11 +185,20 @@ def prune(
         fit_latency(subject, runtime, steps, log)
     log.info(f'{len(subject.space)} units\n{reachable(subject, limits)}')
     budget = Budget(subject.space, subject.costs, limits)  # an unreachable one fails here
+    if not validates(cfg):
+        log.warning('the config has no val_dataloader and val_evaluator: no metric can be shown')
     table = {}
     table['before'] = steps.once('before', lambda: evaluate(subject, subject.model, show=True))
     sort_(subject.model, subject.layout, sort)
-    split = held_out(cfg, seed=seed)
-    batches = training_batches(split.calibration, CALIBRATION_IMAGES, subject.scope, seed)
+    split = held_out(cfg, seed=seed) if validates(cfg) else None
+    if split is None and how == 'search':
+        raise PruneError(
+            "how='search' holds training images out as the config validates, and it has no "
+            "val_dataloader or val_evaluator; add them, or use how='sensitivity'"
+        )
+    images = all_training(cfg, seed) if split is None else split.calibration
+    batches = training_batches(images, CALIBRATION_IMAGES, subject.scope, seed)
+    total = images_of(images, subject.scope) if split is None else split.total
     meta = dataset_meta(subject)
     whole = steps.folder / 'sorted.pth'  # its channels are in the order of the pruned model's
     if not whole.exists():
@@ -195,7 +212,7 @@ def prune(
         finetune_recipe,
         cfg,
         epochs,
-        steps_per_epoch=-(-split.total // batch_size_of(cfg.train_dataloader)),
+        steps_per_epoch=-(-total // batch_size_of(cfg.train_dataloader)),
     )
     supernet, unseen, begin = None, None, 0
     if how == 'search':
@@ -254,10 +271,16 @@ def prune(
     model.eval()
     table['after'] = steps.once('after', lambda: evaluate(subject, model, show=True))
     save_checkpoint(steps.out / 'pruned.pth', model, meta)
-    for name, metrics in table.items():
-        cost = subject.cost_of(subject.space.fullnet if name == 'before' else subnet)
-        table[name] = {**metrics, **{key: cost[key] for key in ('flops', 'params')}}
-    write_report(steps.out, subject, subnet, table, steps)
+    load_weights(subject.model, whole)  # a search left the supernet's
+    models = dict(before=subject.model, after=model)
+    measured = steps.once('measured', lambda: measure(subject, models, log))
+    for name, widths in dict(before=subject.space.fullnet, cut=subnet, after=subnet).items():
+        cost = subject.cost_of(widths)
+        resources = measured['before' if name == 'before' else 'after']
+        table[name] = {**table[name], **{k: cost[k] for k in ('flops', 'params')}, **resources}
+    amounts = ' and '.join(f'{limit} of its {NAMES[name]}' for name, limit in limits.items())
+    title = f'{type(model).__name__} pruned to {amounts}'
+    write_report(steps.out, subject, model, subnet, table, title, steps.folder)
     log.info('\n' + summary(table))
     return Result(model, subnet, table, steps.out)
 

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.registry import DATASETS
 from mmpse.slim.cutting import untracked
 
 from . import compat
@@ -59,6 +60,12 @@ def repeatable(seed: int) -> Iterator[None]:
 def batch_size_of(dataloader: Mapping[str, Any]) -> int:
     """Images of a batch, whether the dataloader says so or its batch sampler."""
     return dataloader.get('batch_size') or dataloader['batch_sampler']['batch_size']
+
+
+def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:
+    """Images of a dataloader's dataset."""
+    with DefaultScope.overwrite_default_scope(scope):
+        return len(DATASETS.build(dataloader['dataset']))
 
 
 def preprocessed(model: nn.Module, batches: Sequence[Any]) -> list[dict[str, Any]]:

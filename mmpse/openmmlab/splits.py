@@ -102,16 +102,13 @@ def held_out(cfg: Config, images: int | None = None, seed: int = 0) -> HeldOut:
         last = last_phase(dataset, content.get('custom_hooks') or [])
         calibration, unseen = _rest(last, parts), _rest(last, parts, rest=False)
 
-    train, calibration, unseen = (
-        dict(loader, dataset=part) for part in (train, calibration, unseen)
-    )
+    train, unseen = dict(loader, dataset=train), dict(loader, dataset=unseen)
+    calibration = _in_order(loader, calibration, seed)
     validation = dict(val_loader, dataset=judged, drop_last=False)
-    calibration['sampler'] = dict(type='DefaultSampler', shuffle=True, seed=seed)
     unseen.update(drop_last=False, batch_size=batch_size_of(loader))
     for one in (validation, unseen):
         one['sampler'] = dict(type='DefaultSampler', shuffle=False)
         one.pop('batch_sampler', None)
-    for one in (calibration, validation, unseen):
         one.pop('num_batch_per_epoch', None)
     return HeldOut(
         *map(ConfigDict, copy.deepcopy((calibration, validation, train, unseen))),
@@ -119,6 +116,33 @@ def held_out(cfg: Config, images: int | None = None, seed: int = 0) -> HeldOut:
         sum(len(part.firsts) for part in parts),
         total,
     )
+
+
+def all_training(cfg: Config, seed: int = 0) -> ConfigDict:
+    """All training images as :func:`held_out` gives those for calibration, of any config.
+
+    Raises:
+        ValueError: If the config has no training data.
+    """
+    content = cfg.to_dict()
+    loader = content.get('train_dataloader')
+    if not loader:
+        raise ValueError(
+            'the config has no train_dataloader, but widths are chosen on training images; give '
+            'the config that the model was trained by'
+        )
+    scope = loader['dataset'].get('_scope_') or cfg.get('default_scope')
+    with DefaultScope.overwrite_default_scope(scope):
+        dataset = last_phase(loader['dataset'], content.get('custom_hooks') or [])
+    return ConfigDict(_in_order(loader, dataset, seed))
+
+
+def _in_order(loader: Mapping[str, Any], dataset: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The dataloader for a dataset in a fixed random order."""
+    sampler = dict(type='DefaultSampler', shuffle=True, seed=seed)
+    calibration = dict(loader, dataset=dataset, sampler=sampler)
+    calibration.pop('num_batch_per_epoch', None)
+    return calibration
 
 
 # Which images

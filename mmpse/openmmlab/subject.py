@@ -24,6 +24,7 @@ from mmpse.space import Cost, SearchSpace, Subnet
 
 from .checkpoints import Report, load_weights
 from .configs import build_model, default_input_shape, load_config
+from .errors import ConfigError, name_of, one_line
 from .outputs import deployed_outputs
 from .pruned import look
 from .supernets import whole_costs, whole_supernet
@@ -128,6 +129,11 @@ def dataset_meta(subject: Subject) -> dict[str, Any] | None:
         return dict(DATASETS.build(loader['dataset']).metainfo)
 
 
+def validates(cfg: Config) -> bool:
+    """Whether a config says how to validate."""
+    return bool(cfg.get('val_dataloader') and cfg.get('val_evaluator'))
+
+
 @torch.no_grad()
 def evaluate(subject: Subject, model: nn.Module, show: bool = False) -> dict[str, float]:
     """The metrics of a model on the config's validation split.
@@ -136,11 +142,24 @@ def evaluate(subject: Subject, model: nn.Module, show: bool = False) -> dict[str
         subject: Whose config it is.
         model: The model, full or cut, in eval mode.
         show: Whether to show progress.
+
+    Returns:
+        The metrics; none if the config does not validate.
+
+    Raises:
+        ConfigError: If its evaluator cannot be built.
     """
     cfg = subject.cfg
+    if not validates(cfg):
+        return {}
     with DefaultScope.overwrite_default_scope(subject.scope):
         loader = Runner.build_dataloader(dict(cfg.val_dataloader), seed=0)
-        evaluator = Runner.build_evaluator(None, cfg.val_evaluator)
+        try:
+            evaluator = Runner.build_evaluator(None, cfg.val_evaluator)
+        except (KeyError, TypeError, ValueError) as error:  # of the registry, or of the metric
+            raise ConfigError(
+                f'cannot build the val_evaluator of {name_of(cfg)} ({one_line(error)})'
+            ) from error
         evaluator.dataset_meta = loader.dataset.metainfo
         model.eval()
         follow = partial(track, description='validating', transient=True) if show else iter

@@ -97,7 +97,7 @@ def _count(
     run: Callable[[Tensor], Any] | None,
     add: Callable[..., None],
 ) -> None:
-    """Call ``add(layer, value, *units)`` for every product of widths that the FLOPs are a sum of."""
+    """Call ``add(layer, value, *units)`` for every product of widths that FLOPs are a sum of."""
     resizes = iter(layout.resizes)
 
     def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
