@@ -147,7 +147,7 @@ def cost(model: nn.Module, images: Tensor) -> dict[str, int]:
     """
     run: Callable[[Tensor], Any] | None = None
     if is_openmmlab(model):
-        from mmpse.openmmlab.subject import deployed_outputs
+        from mmpse.openmmlab.outputs import deployed_outputs
 
         run = partial(deployed_outputs, model)
     flops = layer_costs(model, images, run)['flops']

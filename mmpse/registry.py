@@ -12,7 +12,9 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 
 MODELS = _child(root.MODELS, 'mmpse.models')
-HOOKS = _child(root.HOOKS, 'mmpse.engine', 'mmpse.openmmlab.distillation')
+HOOKS = _child(
+    root.HOOKS, 'mmpse.engine', 'mmpse.openmmlab.distillation', 'mmpse.openmmlab.seeding'
+)
 LOOPS = _child(root.LOOPS, 'mmpse.engine')
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.engine')
 TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.engine')

@@ -32,6 +32,7 @@ from mmpse.engine import read_archive
 from mmpse.files import write_json
 from mmpse.models import measure
 from mmpse.registry import MODELS
+from mmpse.resources.busy import BUSY
 from mmpse.space import Subnet
 from mmpse.visualization import detections, picture, search_progress, width_profile, write_page
 from mmpse.visualization import table as html_table
@@ -47,7 +48,6 @@ NOTE_TEXT = (
     'top-1, box mAP and mIoU on test data that no step has seen; FLOPs are multiply-adds of the '
     'classifier at 32x32; latency: PyTorch on this machine, one 128x128 image, median.'
 )
-NOTE = f'<p>{NOTE_TEXT}</p>'
 
 console = Console()
 
@@ -168,7 +168,7 @@ def collect(work: Path) -> dict[str, dict[str, float]]:
             row['mIoU'] = read_json(work / f'segmentation-{name}/metrics.json')['mIoU']
         report[name] = row
     write_json(work / 'report.json', report)
-    sections = [('Result', html_table(*texts(report)) + NOTE)]
+    sections = [('Result', html_table(*texts(report)) + f'<p>{note(work)}</p>')]
     profile = width_profile({'uniform': subnets['uniform'], 'searched': subnets['searched']}, full)
     sections.append(('Widths', picture(profile, 'share of channels kept in every unit')))
     judged = read_archive(work / 'search/archive.db')
@@ -224,6 +224,17 @@ def texts(report: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str
     return header, rows
 
 
+def note(work: Path) -> str:
+    """What the figures are, and whether latency is one of them."""
+    factor = max(row['busy'] for row in read_json(work / 'latency.json'))
+    if factor < BUSY:
+        return NOTE_TEXT
+    return (
+        f'{NOTE_TEXT} The machine was busy: it took {factor:.1f} times as long as the processor '
+        'worked, so that latencies are not to be relied on.'
+    )
+
+
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
 
@@ -243,7 +254,7 @@ def main() -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    console.print(NOTE_TEXT, style='dim')
+    console.print(note(args.work_dir), style='dim')
     minutes = (time.monotonic() - start) / 60
     console.print(f'{args.work_dir}/report.html and report.json written; {minutes:.1f} minutes.')
 

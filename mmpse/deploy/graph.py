@@ -165,7 +165,6 @@ def _traced(
         examples,
         dynamic_shapes=tuple(map(free, arguments)),
         strict=False,
-        prefer_deferred_runtime_asserts_over_guards=True,
     )
 
 

@@ -74,7 +74,13 @@ def _read_file(path: Path) -> Any:
         return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:  # it names classes; mmengine's own checkpoints do
         reader = SimpleNamespace(__name__='mmpse', Unpickler=_Unpickler, load=_load)
+    try:
         return torch.load(path, map_location='cpu', weights_only=False, pickle_module=reader)
+    except Exception as error:  # unpickling raises whatever it does
+        raise CheckpointError(
+            f'cannot read the checkpoint {path}: it is damaged, or torch.save did not write it '
+            f'({type(error).__name__}: {one_line(error)})'
+        ) from error
 
 
 class Blank(dict):

@@ -18,7 +18,7 @@ from mmpse.visualization import text_table
 from .subject import Subject
 
 LISTED = 4  # layers of a group that are named
-NAMES = dict(flops='FLOPs', params='parameters')
+NAMES = dict(flops='FLOPs', params='parameters', latency='latency')
 JOINED = 'joined with '  # how a reason begins that is another layer's
 
 
@@ -63,23 +63,27 @@ class Reach:
         rows = [
             [
                 name,
-                *(f'{row[key] / 1e6:,.4g} M ({row[key] / full[key]:.0%})' for key in full),
+                *(f'{_amount(key, row[key])} ({row[key] / full[key]:.0%})' for key in full),
             ]
             for name, row in self.rows.items()
         ]
-        text = text_table(['what is reachable', 'FLOPs', 'parameters'], rows)
+        text = text_table(['what is reachable', *(NAMES[key] for key in full)], rows)
         if not self.fixed:
             return text
         rows = [
             [
                 fixed.names,
                 fixed.why,
-                *(f'{part[key]:.0%}' for key in full for part in (fixed.full, fixed.lowest)),
+                *(f'{p[key]:.0%}' for key in fixed.full for p in (fixed.full, fixed.lowest)),
             ]
             for fixed in self.fixed
         ]
         header = ['what keeps its width', 'why', 'FLOPs', 'of lowest', 'params', 'of lowest']
         return f'{text}\n{text_table(header, rows, left=2)}'
+
+
+def _amount(resource: str, value: float) -> str:
+    return f'{value / 1000:,.4g} ms' if resource == 'latency' else f'{value / 1e6:,.4g} M'
 
 
 def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None) -> Reach:
@@ -122,6 +126,7 @@ def _check(
         )
     if limit >= low:
         return
+    fixed = [group for group in fixed if name in group.lowest]  # latency is not shared out
     held = sorted(fixed, key=lambda group: -group.lowest[name])[:3]
     shares = [f'{g.lowest[name]:.0%} {g.names} ({g.why})' for g in held if g.lowest[name] > 0.005]
     rest = 1 - sum(group.lowest[name] for group in fixed)

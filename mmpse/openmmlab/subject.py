@@ -19,15 +19,15 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmpse.registry import DATASETS
-from mmpse.resources import model_cost
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet
 
 from .checkpoints import CheckpointError, Report, listed, load_weights
 from .configs import build_model, default_input_shape, load_config
 from .errors import ConfigError, name_of, one_line
-from .outputs import raw_outputs
+from .outputs import deployed_outputs
 from .pruned import look
+from .supernets import whole_costs, whole_supernet
 
 RATIOS = (0.125, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -81,6 +81,7 @@ def examine(
     input_shape: Sequence[int] | None = None,
     divisor: int = 8,
     grids: Mapping[str, Mapping[str, Any]] | None = None,
+    shared: bool = False,
     show: bool = False,
 ) -> Subject:
     """Build a model from its config, load its weights, and find its units.
@@ -92,6 +93,7 @@ def examine(
             config's tests.
         divisor: Widths are multiples of it.
         grids: Units that need other widths, see :class:`mmpse.space.SearchSpace`.
+        shared: Whether subnets are to share batches: the widths are those of a supernet then.
         show: Whether to show progress.
 
     Raises:
@@ -109,10 +111,11 @@ def examine(
     follow = partial(track, description='finding units', transient=True) if show else iter
     layout, images = look(model, shape[1:], follow)
     shape = (images.shape[1], *shape[1:])
-    kind = type(model).__name__
-    space = layout.space(RATIOS, divisor, grids, model=kind)
-    run = partial(deployed_outputs, model)
-    costs = model_cost(model, layout, space, torch.zeros(1, *shape), run)
+    if shared:
+        space = whole_supernet(model, layout, RATIOS, divisor, grids).search_space
+    else:
+        space = layout.space(RATIOS, divisor, grids, model=type(model).__name__)
+    costs = whole_costs(model, layout, space, shape)
     return Subject(cfg, model.to(get_device()), weights, layout, space, costs, shape)
 
 
@@ -136,14 +139,6 @@ def _check_whole(model: nn.Module, weights: Report, cfg: Config) -> None:
             f'{type(model).__name__} of {name_of(cfg)}, and {instead}; give the checkpoint that '
             'was trained by this config'
         )
-
-
-def deployed_outputs(model: nn.Module, images: Tensor) -> Any:
-    """Raw outputs of a model, of as many regions as a two-stage detector looks at in a test."""
-    regions = None
-    if getattr(model, 'with_roi_head', False):
-        regions = (getattr(model, 'test_cfg', None) or {}).get('rpn', {}).get('max_per_img', 1000)
-    return raw_outputs(model, images, deployed=True, regions=regions)
 
 
 def dataset_meta(subject: Subject) -> dict[str, Any] | None:
