@@ -276,6 +276,7 @@ def prune(
         )
         last = steps.once('finetuned', lambda: finetune(path, steps.folder / 'finetune', launcher))
     load_weights(model, read_checkpoint(last))
+    check_finite(model, steps)
     model.eval()
     table['after'] = steps.once('after', lambda: evaluate(subject, model, show=True))
     save_checkpoint(steps.out / 'pruned.pth', model, meta)
@@ -383,6 +384,20 @@ def within_latency(
             Budget(subject.space, subject.costs, {**limits, 'latency': f'{wanted:.0f}us'})
         )
     return subnet
+
+
+def check_finite(model: nn.Module, steps: Steps) -> None:
+    """
+    Raises:
+        PruneError: If the fine-tuning has left a model that computes nothing.
+    """
+    bad = [name for name, x in model.state_dict().items() if not torch.isfinite(x).all()]
+    if bad:
+        raise PruneError(
+            f'the fine-tuning diverged: {len(bad)} weights are not finite ({bad[0]}, ...); the cut '
+            f'model is {steps.folder / "cut.pth"}; give the config a lower '
+            'optim_wrapper.optimizer.lr, or clip_grad, and start in another folder'
+        )
 
 
 class Steps:

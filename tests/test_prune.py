@@ -1,6 +1,8 @@
 """From a trained model to half of it, by one command."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from tiny_tasks import write_task
 
 import mmpse
 from mmpse import cli
+from mmpse.api import PruneError
 from mmpse.openmmlab import measure
 from mmpse.openmmlab.checkpoints import load_weights
 from mmpse.openmmlab.outputs import raw_outputs
@@ -62,6 +65,25 @@ def test_one_command(task, digits, tmp_path, monkeypatch, capsys):
     assert all(unit in page for unit in report['widths'])
     assert page.count('<img') >= (4 if task == 'classification' else 12)
     assert 'Cannot be shown' not in page
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_that_diverges(digits, tmp_path):
+    config, checkpoint = write_task('segmentation', digits, tmp_path)
+    config.write_text(config.read_text().replace('lr=0.01', 'lr=1e30').replace('=1.0', '=1e30'))
+    with pytest.raises(PruneError, match=r'the fine-tuning diverged.*cut\.pth'):
+        mmpse.prune(config, checkpoint, flops='50%', how='uniform', out=tmp_path / 'out')
+    assert not (tmp_path / 'out/pruned.pth').exists()
+
+
+def test_the_config_that_it_writes_needs_no_import():
+    """What is pruned is a registered model wherever mmpse is."""
+    code = (
+        'import mmpse; from mmpse.registry import MODELS; '
+        " print(MODELS.get('mmpse.Pruned').__name__)"
+    )
+    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert ended.stdout.strip().endswith('Pruned'), ended.stderr
 
 
 @pytest.mark.slow

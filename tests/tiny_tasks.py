@@ -42,7 +42,8 @@ val_dataloader = dict(
 val_evaluator = {evaluator}
 train_cfg = dict(by_epoch=True, max_epochs=4, val_interval=1)
 val_cfg = dict()
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.9), clip_grad=dict(max_norm=1.0))
 log_level = 'WARNING'
 """
 # of the train and test splits
