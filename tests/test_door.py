@@ -3,6 +3,7 @@
 import doctest
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ print(tuple(model(images).shape), sum(p.numel() for p in model.parameters()))
 """
 BLOCKED = """
 import sys
+from pathlib import Path
 
 for name in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain'):
     sys.modules[name] = None  # an import of it fails now
@@ -104,3 +106,8 @@ def test_a_share_that_is_none():
     model, images = torchvision.models.resnet18(), torch.zeros(1, 3, 64, 64)
     with pytest.raises(ValueError, match='ratios must be numbers in'):
         mmpse.cut(model, mmpse.units(model, images), 1.5)
+
+
+def test_the_example_of_the_docs_is_the_one_tested():
+    page = (Path(__file__).parents[1] / 'docs/prune.md').read_text()
+    assert TEN_LINES.replace('\n\n', '\n').strip() in page

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from tiny_tasks import write_task
 
 import mmpse
 from mmpse import cli
 from mmpse.api import PruneError
 from mmpse.openmmlab import measure
-from mmpse.openmmlab.checkpoints import load_weights
 from mmpse.openmmlab.outputs import raw_outputs
-from mmpse.registry import MODELS
 from mmpse.slim.watch import tensors_in
 from mmpse.space import Subnet
 
@@ -102,8 +99,7 @@ def test_what_it_writes_is_what_it_returns(digits, tmp_path, monkeypatch):
     assert 'no metric can be shown' in (tmp_path / 'out/report.html').read_text()
     assert 'no metric can be shown' in (tmp_path / 'out/prune.log').read_text()
 
-    model = MODELS.build(Config.fromfile(tmp_path / 'out/pruned.py').model).eval()
-    load_weights(model, tmp_path / 'out/pruned.pth')
+    model = mmpse.build(tmp_path / 'out/pruned.py', tmp_path / 'out/pruned.pth')
     images = torch.randn(2, *SHAPES['classification'])
     with torch.no_grad():
         for one, other in zip(
