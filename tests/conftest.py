@@ -21,6 +21,13 @@ def seeded():
     np.random.seed(0)
 
 
+@pytest.fixture(autouse=True)
+def no_scope_is_left():
+    """A runner sets the scope of the whole process for good."""
+    yield
+    DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
