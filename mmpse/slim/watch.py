@@ -170,14 +170,19 @@ def is_resize(function: Callable) -> bool:
 
 def output_size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
     """Height and width of a convolution's output."""
-    x = torch.empty(1, 1, *x.shape[2:], device='meta')
-    kernel = torch.empty(1, 1, *layer.weight.shape[2:], device='meta')
-    size = layer.stride, layer.padding
-    if isinstance(layer, _ConvTransposeNd):
-        return F.conv_transpose2d(
-            x, kernel, None, *size, layer.output_padding, 1, layer.dilation
-        ).shape[2:]
-    return F.conv2d(x, kernel, None, *size, layer.dilation).shape[2:]
+    x = torch.empty(1, x.shape[1], *x.shape[2:], device='meta', dtype=x.dtype)
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):  # some pad by their input's size
+        tensors = layer._parameters, layer._buffers
+        try:
+            layer._parameters, layer._buffers = (
+                {k: None if t is None else t.detach().to('meta') for k, t in own.items()}
+                for own in tensors
+            )
+            return type(layer).forward(layer, x).shape[2:]
+        finally:
+            layer._parameters, layer._buffers = tensors
+    kernel = torch.empty(1, 1, *layer.weight.shape[2:], device='meta', dtype=x.dtype)
+    return F.conv2d(x[:, :1], kernel, None, layer.stride, layer.padding, layer.dilation).shape[2:]
 
 
 def has_nan(value: Any) -> bool:
