@@ -177,10 +177,17 @@ def prune(
         fit_latency(subject, runtime, steps, log)
     log.info(f'{len(subject.space)} units\n{reachable(subject, limits)}')
     budget = Budget(subject.space, subject.costs, limits)  # an unreachable one fails here
+    split = held_out(cfg, seed=seed)
+    schedule = partial(
+        finetune_recipe,
+        cfg,
+        epochs,
+        steps_per_epoch=-(-split.total // batch_size_of(cfg.train_dataloader)),
+    )
+    begin = supernet_end(schedule().total) if how == 'search' else 0
     table = {}
     table['before'] = steps.once('before', lambda: evaluate(subject, subject.model, show=True))
     sort_(subject.model, subject.layout, sort)
-    split = held_out(cfg, seed=seed)
     batches = training_batches(split.calibration, CALIBRATION_IMAGES, subject.scope, seed)
     meta = dataset_meta(subject)
     whole = steps.folder / 'sorted.pth'  # its channels are in the order of the pruned model's
@@ -191,15 +198,8 @@ def prune(
         teacher=os.path.abspath(name) if os.path.exists(name) else str(name),
         checkpoint=str(whole.resolve()),
     )
-    schedule = partial(
-        finetune_recipe,
-        cfg,
-        epochs,
-        steps_per_epoch=-(-split.total // batch_size_of(cfg.train_dataloader)),
-    )
-    supernet, unseen, begin = None, None, 0
+    supernet, unseen = None, None
     if how == 'search':
-        begin = supernet_end(schedule().total)
         recipe = schedule(end=begin)
         log.info(f'supernet: {recipe.text}')
         path = steps.folder / 'supernet.py'
