@@ -195,9 +195,6 @@ def prune(
     budget = Budget(subject.space, subject.costs, limits)  # an unreachable one fails here
     if not validates(cfg):
         log.warning('the config has no val_dataloader and val_evaluator: no metric can be shown')
-    table = {}
-    table['before'] = steps.once('before', lambda: evaluate(subject, subject.model, show=True))
-    sort_(subject.model, subject.layout, sort)
     split = held_out(cfg, seed=seed) if validates(cfg) else None
     if split is None and how == 'search':
         raise PruneError(
@@ -205,8 +202,18 @@ def prune(
             "val_dataloader or val_evaluator; add them, or use how='sensitivity'"
         )
     images = all_training(cfg, seed) if split is None else split.calibration
-    batches = training_batches(images, CALIBRATION_IMAGES, subject.scope, seed)
     total = images_of(images, subject.scope) if split is None else split.total
+    schedule = partial(
+        finetune_recipe,
+        cfg,
+        epochs,
+        steps_per_epoch=-(-total // batch_size_of(cfg.train_dataloader)),
+    )
+    begin = supernet_end(schedule().total) if how == 'search' else 0
+    table = {}
+    table['before'] = steps.once('before', lambda: evaluate(subject, subject.model, show=True))
+    sort_(subject.model, subject.layout, sort)
+    batches = training_batches(images, CALIBRATION_IMAGES, subject.scope, seed)
     meta = dataset_meta(subject)
     whole = steps.folder / 'sorted.pth'  # its channels are in the order of the pruned model's
     if not whole.exists():
@@ -216,15 +223,8 @@ def prune(
         teacher=os.path.abspath(name) if os.path.exists(name) else str(name),
         checkpoint=str(whole.resolve()),
     )
-    schedule = partial(
-        finetune_recipe,
-        cfg,
-        epochs,
-        steps_per_epoch=-(-total // batch_size_of(cfg.train_dataloader)),
-    )
-    supernet, unseen, begin = None, None, 0
+    supernet, unseen = None, None
     if how == 'search':
-        begin = supernet_end(schedule().total)
         recipe = schedule(end=begin)
         log.info(f'supernet: {recipe.text}')
         path = steps.folder / 'supernet.py'

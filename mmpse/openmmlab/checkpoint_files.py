@@ -46,14 +46,16 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
         if '://' in path:
             return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='current')
         return _read_file(Path(path).expanduser())
-    except CheckpointError:
-        raise
     except FileNotFoundError as error:
         raise CheckpointError(
             f'cannot read the checkpoint {path}: there is no such file'
         ) from error
     except Exception as error:  # the readers raise whatever they do
-        raise CheckpointError(f'cannot read the checkpoint {path}: {one_line(error)}') from error
+        reason = f'{type(error).__name__}: {one_line(error)}'
+        raise CheckpointError(
+            f'cannot read the checkpoint {path} ({reason}); give a file that torch.save or '
+            'safetensors wrote'
+        ) from error
 
 
 def _downloaded(url: str) -> Path:
@@ -74,13 +76,7 @@ def _read_file(path: Path) -> Any:
         return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:  # it names classes; mmengine's own checkpoints do
         reader = SimpleNamespace(__name__='mmpse', Unpickler=_Unpickler, load=_load)
-    try:
         return torch.load(path, map_location='cpu', weights_only=False, pickle_module=reader)
-    except Exception as error:  # unpickling raises whatever it does
-        raise CheckpointError(
-            f'cannot read the checkpoint {path}: it is damaged, or torch.save did not write it '
-            f'({type(error).__name__}: {one_line(error)})'
-        ) from error
 
 
 class Blank(dict):
