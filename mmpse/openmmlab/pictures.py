@@ -25,6 +25,7 @@ from .subject import Subject
 
 SCORE = 0.3  # boxes below are not drawn
 TOP = 3  # classes that are named
+SIDE = 512  # pixels, up to which images with boxes are enlarged
 
 
 @torch.no_grad()
@@ -95,6 +96,7 @@ def _drawn(image: np.ndarray, sample: BaseDataElement, meta: dict[str, Any]) -> 
         from mmdet.visualization import DetLocalVisualizer as Visualizer
 
         options['pred_score_thr'] = SCORE
+        image, sample = _enlarged(image, sample)
     visualizer = Visualizer()
     visualizer.dataset_meta = meta
     with tempfile.TemporaryDirectory() as folder:
@@ -103,6 +105,17 @@ def _drawn(image: np.ndarray, sample: BaseDataElement, meta: dict[str, Any]) -> 
             'drawn', image, sample, draw_gt=False, out_file=str(path), **options
         )
         return path.read_bytes()
+
+
+def _enlarged(image: np.ndarray, sample: BaseDataElement) -> tuple[np.ndarray, BaseDataElement]:
+    """A small image and its boxes enlarged, so that their labels do not cover it."""
+    factor = SIDE // max(image.shape[:2])
+    boxes = sample.get('pred_instances')
+    if factor < 2 or boxes is None or 'masks' in boxes:
+        return image, sample
+    sample = sample.clone()
+    sample.pred_instances.bboxes = boxes.bboxes * factor
+    return mmcv.imrescale(image, float(factor)), sample
 
 
 def _scores(sample: BaseDataElement, meta: dict[str, Any]) -> str:
