@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .layout import LayerWidths, Layout, Part, Segment, Side, make_layout
 from .watch import (
     carriers_of,
+    evaluating,
     has_nan,
     is_grouped,
     is_mixing,
@@ -80,20 +81,19 @@ class _Finder:
 
     @torch.no_grad()
     def find(self, track: Callable[[Iterable], Iterable]) -> Layout:
-        training, threads = self.model.training, torch.get_num_threads()
-        self.model.eval()
+        threads = torch.get_num_threads()
         torch.set_num_threads(1)  # to wait for each other would take longer than these tensors
         try:
-            self._pass(None)
-            for name in track([n for n in self.order if is_mixing(self.layers[n])]):
-                self._pass(name)
-            self._unite()
-            for tensor in loose_tensors(self.model):
-                self._check_loose(*tensor)
-            return self._with_leaks(self._layout())
+            with evaluating(self.model):
+                self._pass(None)
+                for name in track([n for n in self.order if is_mixing(self.layers[n])]):
+                    self._pass(name)
+                self._unite()
+                for tensor in loose_tensors(self.model):
+                    self._check_loose(*tensor)
+                return self._with_leaks(self._layout())
         finally:
             torch.set_num_threads(threads)
-            self.model.train(training)
 
     # One forward with one layer's channels marked
 

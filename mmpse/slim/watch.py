@@ -101,6 +101,18 @@ def loose_tensors(model: nn.Module) -> list[Loose]:
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules in eval mode for the time of a ``with`` block; then each is in its own again."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
 def stubbed(model: nn.Module, see: See) -> Iterator[None]:
     """Let every layer put out zeros of the right shape, and report what goes in and out.
 
