@@ -217,6 +217,8 @@ class _Finder:
             at = int((channel >= 0).nonzero()[0])
             if step > 1 and (at % step or self.widths[writer] % step):
                 self.fixed.setdefault(writer, f'its channels lie across the groups of {name}')
+            if getattr(layer, 'deform_groups', 1) > 1:
+                self.fixed.setdefault(writer, f'each part of its channels has offsets in {name}')
             if is_grouped(layer) and layer.out_channels % layer.in_channels:
                 self.fixed.setdefault(writer, f'{name} is a grouped convolution that narrows')
 
