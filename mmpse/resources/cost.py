@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from mmpse.slim.layout import LayerWidths, Layout, Segment, Side
-from mmpse.slim.watch import layers_of, stubbed
+from mmpse.slim.watch import evaluating, layers_of, stubbed
 from mmpse.space import Cost, SearchSpace
 
 Terms = list[tuple[float, str | None]]  # a sum of multiples of widths
@@ -116,13 +116,8 @@ def _count(
         for value, units in weight_terms(layer, sides):
             add(name, value * area * _operations(layer), *units)
 
-    training = model.training
-    model.eval()
-    try:
-        with stubbed(model, see):
-            (run or model)(images)
-    finally:
-        model.train(training)
+    with evaluating(model), stubbed(model, see):
+        (run or model)(images)
 
 
 def terms(side: Side) -> Terms:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -101,13 +102,27 @@ def loose_tensors(model: nn.Module) -> list[Loose]:
 
 
 @contextmanager
-def stubbed(model: nn.Module, see: See) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules in eval mode for the time of a ``with`` block; then each is in its own again."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def stubbed(
+    model: nn.Module, see: See, layers: Mapping[str, nn.Module] | None = None
+) -> Iterator[None]:
     """Let every layer put out zeros of the right shape, and report what goes in and out.
 
     A layer that keeps channels apart passes NaNs on, channel by channel. ``see`` may write NaNs
-    into an output.
+    into an output. ``layers``: :func:`layers_of` the model, if they are known.
     """
-    layers = layers_of(model)
+    layers = layers_of(model) if layers is None else layers
     for name, layer in layers.items():
         layer.forward = _stub(name, layer, see)
     try:
@@ -144,8 +159,15 @@ def _stub(name: str, layer: nn.Module, see: See) -> Callable[..., Tensor]:
         return y
 
     if is_channelwise(layer):
-        return channelwise
-    return linear if isinstance(layer, nn.Linear) else conv
+        own = channelwise
+    else:
+        own = linear if isinstance(layer, nn.Linear) else conv
+
+    def unwatched(*args, **kwargs) -> Tensor:
+        with torch._C.DisableTorchFunction():  # what a stub and its observer do is no function
+            return own(*args, **kwargs)
+
+    return unwatched
 
 
 class _Functions(TorchFunctionMode):
@@ -170,7 +192,18 @@ def is_resize(function: Callable) -> bool:
 
 def output_size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
     """Height and width of a convolution's output."""
-    x = torch.empty(1, x.shape[1], *x.shape[2:], device='meta', dtype=x.dtype)
+    known = _sizes.setdefault(layer, {})
+    key = tuple(x.shape[2:]), layer.stride, layer.padding, layer.dilation
+    if key not in known:
+        known[key] = tuple(_measure_size(layer, x))
+    return known[key]
+
+
+_sizes: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
+
+
+def _measure_size(layer: nn.Module, x: Tensor) -> torch.Size:
+    x = torch.empty(1, *x.shape[1:], device='meta', dtype=x.dtype)
     if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):  # some pad by their input's size
         tensors = layer._parameters, layer._buffers
         try:

@@ -378,3 +378,39 @@ class TestNamesOfSigns(ToyTester):
         names = [name.rpartition('.')[0] for name in self.units]
         blocks = {n: conv(*row) for n, *row in zip(names, widths, widths[1:])}
         return Named({**blocks, 'head': nn.Conv2d(12, 4, 1)})
+
+
+class StandardisedConv(nn.Conv2d):
+    """Weight standardisation."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = weight / (weight.std((1, 2, 3), keepdim=True) + 1e-5)
+        return self._conv_forward(x, weight, self.bias)
+
+
+class CosineLinear(nn.Linear):
+    def forward(self, x):
+        return F.linear(F.normalize(x, dim=-1), F.normalize(self.weight))
+
+
+class TestLayersThatNormaliseWeights(ToyTester):
+    units = {'0': 12, '3': 20}
+
+    def build(self):
+        return nn.Sequential(
+            nn.Conv2d(3, 12, 3),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            StandardisedConv(12, 20, 3),
+            nn.BatchNorm2d(20),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            CosineLinear(20, 4, bias=False),
+        )
+
+
+class TestLayersThatNormaliseWeightsInChannelsLast(TestLayersThatNormaliseWeights):
+    def build(self):
+        return super().build().to(memory_format=torch.channels_last)
