@@ -9,8 +9,8 @@ from mmengine.runner import Runner
 from tiny_tasks import write_task
 
 import mmpse.api
-from mmpse.openmmlab.seeding import SeedHook
 from mmpse.openmmlab.searching import supernet_end
+from mmpse.openmmlab.seeding import SeedHook
 from mmpse.openmmlab.splits import held_out
 
 

@@ -91,7 +91,7 @@ def test_a_step_adds_up_those_of_the_cut_subnets(task, name):
     runner.train()
     layout = hook.supernet.layout
     expected = {key: torch.zeros_like(p) for key, p in runner.model.named_parameters()}
-    for subnet, model, data in cut_models(cfg, watch, layout):
+    for _, model, data in cut_models(cfg, watch, layout):
         model.parse_losses(compat.forward_by_mode(model, data, 'loss'))[0].backward()
         grads = {key: p.grad for key, p in model.named_parameters()}
         for key, total in expected.items():
@@ -111,9 +111,8 @@ def test_distances_from_the_teacher_are_recorded(task, name):
     watch = Watch(hook, iteration=2)
     runner.register_hook(watch)
     runner.train()
-    record = torch.load(f'{cfg.work_dir}/epoch_2.pth', weights_only=False)['meta'][
-        'mmpse_supernet'
-    ]['record']
+    checkpoint = torch.load(f'{cfg.work_dir}/epoch_2.pth', weights_only=False)
+    record = checkpoint['meta']['mmpse_supernet']['record']
     assert record['iteration'].tolist() == [0, 0, 2, 2]
     space = hook.supernet.search_space
     assert record['widths'][2:].tolist() == space.array(watch.subnets).tolist()
