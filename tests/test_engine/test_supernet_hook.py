@@ -256,15 +256,6 @@ def test_empty_batch_is_named(supernet_cfg):
         hook.before_train_iter(runner, 0, dict(inputs=[], data_samples=[]))
 
 
-def test_model_without_a_slimmable_backbone(supernet_cfg):
-    supernet_cfg.model.update(type='ImageClassifier')
-    supernet_cfg.model.pop('architecture')
-    supernet_cfg.model.backbone.type = 'MobileNetV2'
-    supernet_cfg.model.backbone.pop('ratios')
-    with pytest.raises(ValueError, match='expected one slimmable backbone .* found 0'):
-        build(supernet_cfg).train()
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
