@@ -155,6 +155,8 @@ def prune(
     if dry_run:
         shared = how == 'search'
         subject = examine(config, checkpoint, input_shape, divisor, grids, shared, show=True)
+        if latency is not None:
+            fit_latency(subject, runtime)
         reach = reachable(subject, limits)
         print(reach)
         return Result(subject.model, reach.uniform, reach.rows, Path(out))
@@ -177,19 +179,22 @@ def prune(
             seed=seed,
         )
     )
-    log = MMLogger.get_instance('mmpse.prune', log_file=str(steps.out / 'prune.log'))
+    # of one name there is one logger, which would go on writing into the folder of an earlier call
+    log = MMLogger.get_instance(str(steps.out.resolve()), log_file=str(steps.out / 'prune.log'))
     shared = how == 'search'
     subject = examine(config, checkpoint, input_shape, divisor, grids, shared, show=True)
     log.info(f'weights: {subject.weights}')
     if latency is not None:
-        fit_latency(subject, runtime, steps, log)
+        found = steps.once('latency', lambda: fit_latency(subject, runtime))
+        subject.costs['latency'] = cost_from_dict(subject.space.names, found)
+        log.info(
+            f'latency of the full model in {runtime}, {torch.get_num_threads()} threads: '
+            f'{found["full"] / 1000:.2f} ms; predicted with a mean error of {found["error"]:.1%}'
+        )
     log.info(f'{len(subject.space)} units\n{reachable(subject, limits)}')
     budget = Budget(subject.space, subject.costs, limits)  # an unreachable one fails here
     if not validates(cfg):
         log.warning('the config has no val_dataloader and val_evaluator: no metric can be shown')
-    table = {}
-    table['before'] = steps.once('before', lambda: evaluate(subject, subject.model, show=True))
-    sort_(subject.model, subject.layout, sort)
     split = held_out(cfg, seed=seed) if validates(cfg) else None
     if split is None and how == 'search':
         raise PruneError(
@@ -197,8 +202,18 @@ def prune(
             "val_dataloader or val_evaluator; add them, or use how='sensitivity'"
         )
     images = all_training(cfg, seed) if split is None else split.calibration
-    batches = training_batches(images, CALIBRATION_IMAGES, subject.scope, seed)
     total = images_of(images, subject.scope) if split is None else split.total
+    schedule = partial(
+        finetune_recipe,
+        cfg,
+        epochs,
+        steps_per_epoch=-(-total // batch_size_of(cfg.train_dataloader)),
+    )
+    begin = supernet_end(schedule().total) if how == 'search' else 0
+    table = {}
+    table['before'] = steps.once('before', lambda: evaluate(subject, subject.model, show=True))
+    sort_(subject.model, subject.layout, sort)
+    batches = training_batches(images, CALIBRATION_IMAGES, subject.scope, seed)
     meta = dataset_meta(subject)
     whole = steps.folder / 'sorted.pth'  # its channels are in the order of the pruned model's
     if not whole.exists():
@@ -208,15 +223,8 @@ def prune(
         teacher=os.path.abspath(name) if os.path.exists(name) else str(name),
         checkpoint=str(whole.resolve()),
     )
-    schedule = partial(
-        finetune_recipe,
-        cfg,
-        epochs,
-        steps_per_epoch=-(-total // batch_size_of(cfg.train_dataloader)),
-    )
-    supernet, unseen, begin = None, None, 0
+    supernet, unseen = None, None
     if how == 'search':
-        begin = supernet_end(schedule().total)
         recipe = schedule(end=begin)
         log.info(f'supernet: {recipe.text}')
         path = steps.folder / 'supernet.py'
@@ -268,6 +276,7 @@ def prune(
         )
         last = steps.once('finetuned', lambda: finetune(path, steps.folder / 'finetune', launcher))
     load_weights(model, read_checkpoint(last))
+    check_finite(model, steps)
     model.eval()
     table['after'] = steps.once('after', lambda: evaluate(subject, model, show=True))
     save_checkpoint(steps.out / 'pruned.pth', model, meta)
@@ -335,20 +344,12 @@ def choose(
     return subject.subnet(best.widths, how=best.name, judged=[row._asdict() for row in judged])
 
 
-def fit_latency(subject: Subject, runtime: str, steps: Steps, log: MMLogger) -> None:
-    """Add latency to what subnets cost."""
-
-    def fitted() -> dict[str, Any]:
-        follow = partial(track, description=f'latency in {runtime}', transient=True)
-        found = latency_cost(subject, runtime, track=follow)
-        return dict(cost_to_dict(found.cost), error=found.error, full=found.measured[0][1])
-
-    content = steps.once('latency', fitted)
-    subject.costs['latency'] = cost_from_dict(subject.space.names, content)
-    log.info(
-        f'latency of the full model in {runtime}, {torch.get_num_threads()} threads: '
-        f'{content["full"] / 1000:.2f} ms; predicted with a mean error of {content["error"]:.1%}'
-    )
+def fit_latency(subject: Subject, runtime: str) -> dict[str, Any]:
+    """Add latency to what subnets cost; what was found, for JSON."""
+    follow = partial(track, description=f'latency in {runtime}', transient=True)
+    found = latency_cost(subject, runtime, track=follow)
+    subject.costs['latency'] = found.cost
+    return dict(cost_to_dict(found.cost), error=found.error, full=found.measured[0][1])
 
 
 def within_latency(
@@ -383,6 +384,20 @@ def within_latency(
             Budget(subject.space, subject.costs, {**limits, 'latency': f'{wanted:.0f}us'})
         )
     return subnet
+
+
+def check_finite(model: nn.Module, steps: Steps) -> None:
+    """
+    Raises:
+        PruneError: If the fine-tuning has left a model that computes nothing.
+    """
+    bad = [name for name, x in model.state_dict().items() if not torch.isfinite(x).all()]
+    if bad:
+        raise PruneError(
+            f'the fine-tuning diverged: {len(bad)} weights are not finite ({bad[0]}, ...); the cut '
+            f'model is {steps.folder / "cut.pth"}; give the config a lower '
+            'optim_wrapper.optimizer.lr, or clip_grad, and start in another folder'
+        )
 
 
 class Steps:

@@ -11,7 +11,7 @@ def _child(parent: Registry, *locations: str) -> Registry:
     return Registry(parent.name, parent=parent, scope='mmpse', locations=list(locations))
 
 
-MODELS = _child(root.MODELS, 'mmpse.models')
+MODELS = _child(root.MODELS, 'mmpse.models', 'mmpse.openmmlab.pruned')
 HOOKS = _child(
     root.HOOKS, 'mmpse.engine', 'mmpse.openmmlab.distillation', 'mmpse.openmmlab.seeding'
 )

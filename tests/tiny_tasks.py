@@ -42,7 +42,8 @@ val_dataloader = dict(
 val_evaluator = {evaluator}
 train_cfg = dict(by_epoch=True, max_epochs=4, val_interval=1)
 val_cfg = dict()
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.9), clip_grad=dict(max_norm=1.0))
 log_level = 'WARNING'
 """
 # of the train and test splits
@@ -82,7 +83,7 @@ TASKS = dict(
         assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
         sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1),
     test_cfg=dict(
-        nms_pre=100, min_bbox_size=0, score_thr=0.02,
+        nms_pre=100, min_bbox_size=0, score_thr=0.0,
         nms=dict(type='nms', iou_threshold=0.5), max_per_img=10),
 )""",
         train="""[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),

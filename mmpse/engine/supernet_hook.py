@@ -30,7 +30,7 @@ from .execution import measure_executions
 from .loss_record import LossRecord
 from .subnet_losses import SubnetLosses
 
-STAGES = 20  # of a training, after each of which the subnets may be drawn otherwise
+STAGES = 10  # of a training, after each of which the subnets may be drawn otherwise
 IN_A_ROW = 10  # losses that are not finite, before a training in float16 stops
 
 
@@ -297,7 +297,7 @@ class SupernetHook(SeedHook):
         return np.concatenate(rows)
 
     def _narrow(self, runner: Runner) -> None:
-        """Let a sampler know, at every twentieth of the training, what was recorded before."""
+        """Let a sampler know, at every tenth of the training, what was recorded before."""
         if not isinstance(self.sampler, BudgetSampler):
             return
         length = max(1, runner.max_iters // STAGES)

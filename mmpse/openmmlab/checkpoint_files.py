@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from collections.abc import Mapping
@@ -167,8 +168,10 @@ def save_checkpoint(
         meta['dataset_meta'] = without_arrays(dataset_meta)
     # copies: what was cut may be a part of a larger tensor, which would be written instead
     state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    content = io.BytesIO()  # of a full disk, torch says something about iostreams
+    torch.save(dict(meta=plain(meta), state_dict=state), content)
     with written(path) as (temporary,):
-        torch.save(dict(meta=plain(meta), state_dict=state), temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def without_arrays(value: Any) -> Any:

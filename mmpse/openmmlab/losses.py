@@ -27,7 +27,9 @@ Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
 def training_batches(
     dataloader: Mapping[str, Any], images: int, scope: str | None, seed: int = 0
 ) -> list[Any]:
-    """The first batches of a dataloader, as many as hold ``images`` images.
+    """The first batches of a dataloader, as many as hold ``images`` images, but at least eight.
+
+    Batches are smaller than in training, if need be: their losses are compared pair by pair.
 
     Args:
         dataloader: Config of the dataloader; its sampler's order is fixed.
@@ -36,9 +38,11 @@ def training_batches(
         seed: Seed of the augmentation.
     """
     config = dict(dataloader, num_workers=0, persistent_workers=False)
+    size = max(1, min(batch_size_of(config), images // 8))
+    if 'batch_size' in config:
+        config['batch_size'] = size
     with DefaultScope.overwrite_default_scope(scope), repeatable(seed):
         loader = Runner.build_dataloader(config, seed=seed)
-        size = loader.batch_size or loader.batch_sampler.batch_size
         return list(itertools.islice(loader, -(-images // size)))
 
 

@@ -20,7 +20,8 @@ from mmpse.models.latency import measure_latencies
 
 from .checkpoints import save_checkpoint
 from .errors import one_line
-from .subject import Subject, deployed_outputs
+from .outputs import deployed_outputs
+from .subject import Subject
 
 SECONDS, ROUNDS = 15, (3, 50)  # of measuring, about; at least and at most
 

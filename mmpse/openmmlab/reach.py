@@ -118,24 +118,31 @@ def _check(
         limit = parse_amount(amount, full, name)
     except ValueError as error:
         raise BudgetError(str(error)) from None
-    kind, what = type(subject.model).__name__, NAMES[name]
+    kind, asked = type(subject.model).__name__, f'{_in_words(name, limit)} ({amount})'
     if limit >= full:
         raise BudgetError(
-            f'this {kind} has {full:,} {what}, which the budget of {limit:,.0f} ({amount}) allows: '
-            'there is nothing to prune; give less'
+            f'this {kind} has {_in_words(name, full)}, and {asked} are allowed: there is nothing '
+            'to prune; give less'
         )
     if limit >= low:
         return
-    fixed = [group for group in fixed if name in group.lowest]  # latency is not shared out
-    held = sorted(fixed, key=lambda group: -group.lowest[name])[:3]
-    shares = [f'{g.lowest[name]:.0%} {g.names} ({g.why})' for g in held if g.lowest[name] > 0.005]
-    rest = 1 - sum(group.lowest[name] for group in fixed)
-    holds = ', '.join([*shares, f'{rest:.0%} layers at their least width'])
+    holds = ''
+    if name != 'latency':  # which is not shared out
+        held = sorted(fixed, key=lambda group: -group.lowest[name])[:3]
+        held = [group for group in held if group.lowest[name] > 0.005]
+        rest = 1 - sum(group.lowest[name] for group in fixed)
+        shares = [f'{group.lowest[name]:.0%} {group.names} ({group.why})' for group in held]
+        listed = ', '.join([*shares, f'{rest:.0%} layers at their least width'])
+        holds = f', and the lowest consists of {listed}'
     raise BudgetError(
-        f'no subnet of this {kind} has at most {limit:,.0f} {what} ({amount}): they reach from '
-        f'{low:,} ({low / full:.1%}) to {full:,} (100%), and the lowest consists of {holds}; give '
-        'more, a smaller --divisor, or fewer units to --keep'
+        f'no subnet of this {kind} has at most {asked}: they reach from {_in_words(name, low)} '
+        f'({low / full:.1%}) to {_in_words(name, full)} (100%){holds}; give more, a smaller '
+        '--divisor, or fewer units to --keep'
     )
+
+
+def _in_words(name: str, value: float) -> str:
+    return f'{value / 1000:.3g} ms' if name == 'latency' else f'{value:,.0f} {NAMES[name]}'
 
 
 @torch.no_grad()

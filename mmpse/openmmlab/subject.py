@@ -22,7 +22,7 @@ from mmpse.registry import DATASETS
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet
 
-from .checkpoints import Report, load_weights
+from .checkpoints import CheckpointError, Report, listed, load_weights
 from .configs import build_model, default_input_shape, load_config
 from .errors import ConfigError, name_of, one_line
 from .outputs import deployed_outputs
@@ -106,6 +106,7 @@ def examine(
     weights = Report('nowhere', 0, (), (), (), None)
     if checkpoint is not None:
         weights = load_weights(model, checkpoint)
+        _check_whole(model, weights, cfg)
     shape = tuple(input_shape or default_input_shape(cfg, model))
     follow = partial(track, description='finding units', transient=True) if show else iter
     layout, images = look(model, shape[1:], follow)
@@ -116,6 +117,28 @@ def examine(
         space = layout.space(RATIOS, divisor, grids, model=type(model).__name__)
     costs = whole_costs(model, layout, space, shape)
     return Subject(cfg, model.to(get_device()), weights, layout, space, costs, shape)
+
+
+def _check_whole(model: nn.Module, weights: Report, cfg: Config) -> None:
+    """Only a trained model can be pruned: one with the backbone alone would have a random head.
+
+    Raises:
+        CheckpointError: If weights are missing, but for heads that only training needs.
+    """
+    parameters = [name for name, _ in model.named_parameters()]
+    lacking = [
+        name
+        for name in weights.random
+        if not name.startswith('auxiliary_head')
+        and any(f'{parameter}.'.startswith(f'{name}.') for parameter in parameters)
+    ]
+    if lacking:
+        instead = f'has {listed(weights.unused)} instead' if weights.unused else 'has nothing else'
+        raise CheckpointError(
+            f'{weights.source} is of another model: it lacks {listed(lacking)} of the '
+            f'{type(model).__name__} of {name_of(cfg)}, and {instead}; give the checkpoint that '
+            'was trained by this config'
+        )
 
 
 def dataset_meta(subject: Subject) -> dict[str, Any] | None:

@@ -97,10 +97,13 @@ def _count(
     run: Callable[[Tensor], Any] | None,
     add: Callable[..., None],
 ) -> None:
-    """Call ``add(layer, value, *units)`` for every product of widths that FLOPs are a sum of."""
+    """Call ``add(layer, value, *units)`` for every product of widths in the sum of FLOPs."""
     resizes = iter(layout.resizes)
 
     def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
+        if not name and layer[0] is F.layer_norm:  # over channels, so that none of them is a unit's
+            add(name, 5 * x.numel())
+            return
         if not name:
             each = _resizing(*layer, x, y) * len(x)
             for value, unit in terms(next(resizes, (Segment(None, x.shape[1]),))):

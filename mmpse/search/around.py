@@ -15,7 +15,7 @@ FIRST, LAST = (0.4, 2.0), (0.8, 1.1)  # ranges of the cost, in budgets
 NARROW = 0.6  # share of the training after which the range is the last one
 AROUND = 0.5  # share of the training after which half of the subnets are near the best widths
 MOVED = 0.25  # share of the units that differ from the best widths, by one candidate
-LEVELS = 12
+LEVELS = 8
 FEWEST = 50  # losses that tell of best widths
 
 
@@ -46,6 +46,7 @@ class BudgetSampler:
         self.space = space
         self.budget = Budget(space, costs, budget)
         self.reference = uniform_within(space, self.budget)
+        self._t = -1.0
         self.narrow(0.0, np.empty(0), np.empty((0, len(space))), np.empty(0))
 
     def narrow(
@@ -59,10 +60,12 @@ class BudgetSampler:
         """
         cost = self.budget.cost
         t = min(share / NARROW, 1.0)
-        low, high = (a ** (1 - t) * b**t * self.budget.high for a, b in zip(FIRST, LAST))
-        tiny, full = cost(self.space.array([self.space.tinynet, self.space.fullnet]))
-        targets = np.clip(np.geomspace(low, high, LEVELS), tiny, full)
-        self._levels: list[WidthDistribution] = [tilted(self.space, cost, x) for x in targets]
+        if t != self._t:
+            self._t = t
+            low, high = (a ** (1 - t) * b**t * self.budget.high for a, b in zip(FIRST, LAST))
+            tiny, full = cost(self.space.array([self.space.tinynet, self.space.fullnet]))
+            targets = np.clip(np.geomspace(low, high, LEVELS), tiny, full)
+            self._levels: list[WidthDistribution] = [tilted(self.space, cost, x) for x in targets]
         self.best: np.ndarray | None = None
         if share >= AROUND and len(losses) >= FEWEST:
             record = iterations, widths, losses

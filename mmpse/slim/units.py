@@ -24,6 +24,7 @@ from .watch import (
     has_nan,
     is_grouped,
     is_mixing,
+    is_resize,
     layers_of,
     loose_tensors,
     step_of,
@@ -127,8 +128,9 @@ class _Finder:
         def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
             nonlocal resizes
             if not name:
-                note(('resize', resizes), x, 1)
-                resizes += 1
+                if is_resize(layer[0]):
+                    note(('resize', resizes), x, 1)
+                    resizes += 1
                 return
             if writer is None and name not in self.order:
                 self.order.append(name)

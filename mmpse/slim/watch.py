@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
-# what is told to an observer: name and layer (of a resizing: '', function and arguments), input,
+# what is told to an observer: name and layer (of a function: '', it and its arguments), input,
 # output
 See = Callable[[str, Any, Tensor, Tensor], None]
 
@@ -111,7 +111,7 @@ def stubbed(model: nn.Module, see: See) -> Iterator[None]:
     for name, layer in layers.items():
         layer.forward = _stub(name, layer, see)
     try:
-        with _Resizes(see):
+        with _Functions(see):
             yield
     finally:
         for layer in layers.values():
@@ -148,8 +148,8 @@ def _stub(name: str, layer: nn.Module, see: See) -> Callable[..., Tensor]:
     return linear if isinstance(layer, nn.Linear) else conv
 
 
-class _Resizes(TorchFunctionMode):
-    """Reports pooling to a size and resizing, whose cost depends on the channels."""
+class _Functions(TorchFunctionMode):
+    """Reports what costs without being a layer: pooling to a size, resizing, LayerNorm."""
 
     def __init__(self, see: See) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class _Resizes(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         y = func(*args, **(kwargs or {}))
-        if is_resize(func):
+        if is_resize(func) or func is F.layer_norm:
             args = {**dict(zip(('input', 'output_size'), args)), **(kwargs or {})}
             self._see('', (func, args), args['input'], y)
         return y
@@ -170,14 +170,19 @@ def is_resize(function: Callable) -> bool:
 
 def output_size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
     """Height and width of a convolution's output."""
-    x = torch.empty(1, 1, *x.shape[2:], device='meta')
-    kernel = torch.empty(1, 1, *layer.weight.shape[2:], device='meta')
-    size = layer.stride, layer.padding
-    if isinstance(layer, _ConvTransposeNd):
-        return F.conv_transpose2d(
-            x, kernel, None, *size, layer.output_padding, 1, layer.dilation
-        ).shape[2:]
-    return F.conv2d(x, kernel, None, *size, layer.dilation).shape[2:]
+    x = torch.empty(1, x.shape[1], *x.shape[2:], device='meta', dtype=x.dtype)
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):  # some pad by their input's size
+        tensors = layer._parameters, layer._buffers
+        try:
+            layer._parameters, layer._buffers = (
+                {k: None if t is None else t.detach().to('meta') for k, t in own.items()}
+                for own in tensors
+            )
+            return type(layer).forward(layer, x).shape[2:]
+        finally:
+            layer._parameters, layer._buffers = tensors
+    kernel = torch.empty(1, 1, *layer.weight.shape[2:], device='meta', dtype=x.dtype)
+    return F.conv2d(x[:, :1], kernel, None, layer.stride, layer.padding, layer.dilation).shape[2:]
 
 
 def has_nan(value: Any) -> bool:
