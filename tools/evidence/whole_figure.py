@@ -63,7 +63,8 @@ def draw_metric(axes: Axes, records: list[dict], metric: str) -> None:
             points.append((100 * np.mean([r['flops'] for r in own]), np.mean(tests), spread))
         if points:
             x, y, error = zip(*sorted(points), strict=True)
-            axes.errorbar(x, y, error, fmt='o-', color=color, capsize=3, label=how)
+            axes.plot(x, y, 'o-', color=color, label=how)
+            axes.errorbar(x, y, error, fmt='none', color=color, capsize=3 if any(error) else 0)
     axes.set_xscale('log')
     ticks = [5, 10, 20, 50, 100]
     axes.set_xticks(ticks, [f'{tick} %' for tick in ticks])
