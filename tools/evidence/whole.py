@@ -5,12 +5,13 @@ python tools/evidence/whole.py CONFIG CHECKPOINT --metric coco/bbox_mAP --name r
 
 Each pruning is one `mmpse prune` command; the test split is read once, by the pruned model. What is
 done is not done again: a killed run goes on with the same command. Records are JSON files in
-docs/results/whole; `--table` prints them.
+docs/results/whole, the widths lie in its folder subnets; `--table` prints them.
 """
 
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -84,6 +85,9 @@ def measure(args: argparse.Namespace, flops: str, how: str, seed: int) -> None:
         val=report['after'].get(args.metric, 0.0),
         report={k: report[k] for k in ('before', 'cut', 'after')},
     )
+    subnets = RECORDS / 'subnets'
+    subnets.mkdir(parents=True, exist_ok=True)
+    shutil.copy(out / 'subnet.json', subnets / path.name)
     write_json(path, row)
 
 
