@@ -91,8 +91,10 @@ def export_onnx(
     images = _random(network, 2, input_shape)
     single = _forward(network, images[:1])
     agreement = Agreement(network, runtimes)
-    reason = None
+    reason = _bins(model)
     try:
+        if reason:
+            raise ExportError(reason)
         proto = _whole(network, images, ('batch', 'height', 'width'))
         agreement.check(proto, _random(network, 1, _other(network, input_shape)))
     except ExportError as error:
@@ -212,6 +214,8 @@ def _whole(network: Network, images: Tensor, free: Sequence[str]) -> Any:
         network.raw, {name: inputs}, network.raw.names, free=free, model=network.model
     )
     if network.after is not None:
+        if sized:  # smaller than what was padded: else cutting the padding off is no operation
+            images = _example(images, TRACED, less=1)
         both = dict(images=images, inputs=inputs, **outputs)
         parts['after'] = to_onnx(
             network.after, both, network.after.names, free=free, model=network.model
@@ -228,6 +232,22 @@ def _feed(proto: Any, old: str, new: str) -> None:
         for k, name in enumerate(node.input):
             if name == old:
                 node.input[k] = new
+
+
+def _bins(model: nn.Module) -> str | None:
+    """The pooling to several bins in a model, if it has one: ONNX has it for one size only.
+
+    Found before it is traced, which with sizes that are free takes PyTorch many minutes.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
+            size = module.output_size
+            if any(n not in (1, None) for n in (size if isinstance(size, tuple) else (size,))):
+                return (
+                    f'{name} ({type(module).__name__}): ONNX has no pooling of a feature of any '
+                    f'size to {size} bins'
+                )
+    return None
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -253,7 +273,8 @@ def _other(network: Network, input_shape: Sequence[int]) -> tuple[int, ...]:
     return channels, height + step, width + 2 * step
 
 
-def _example(x: Tensor, least: int) -> Tensor:
+def _example(x: Tensor, least: int, less: int = 0) -> Tensor:
     """Zeros of a larger size, a multiple of that of ``x``: only their shape is looked at."""
     height, width = (n * -(-least // n) for n in x.shape[-2:])
-    return x.new_zeros(2, x.shape[1], height, width * (1 + (width == height)))
+    width *= 1 + (width == height)  # so that nothing is taken for equal
+    return x.new_zeros(2, x.shape[1], height - less, width - less)
