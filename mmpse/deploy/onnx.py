@@ -57,9 +57,8 @@ def export_onnx(
     """Write a model as ONNX, if runtimes predict from it what the model predicts.
 
     The input is ``images``, ``(B, C, H, W)``: float32 as the model's data preprocessor puts them
-    out, or with ``preprocess`` uint8 RGB pictures. Outputs: see :class:`Raw` and
-    :class:`Network`. The batch is free,
-    and so are height and width unless ``fixed`` of the result says what stops it.
+    out, or with ``preprocess`` uint8 RGB pictures. For the outputs see ``Raw`` and ``Network``. The
+    batch is free, and so are height and width unless ``fixed`` of the result says what stops it.
 
     Compared are one and two images, and one of another size where sizes are free: raw outputs
     within 1e-4 of their largest value, boxes within 0.5 pixels, scores within 1e-3, classes of
@@ -250,10 +249,6 @@ def _bins(model: nn.Module) -> str | None:
     return None
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device('cpu'))
-
-
 def _random(network: Network, batch: int, shape: Sequence[int]) -> Tensor:
     """Images to compare on: noise, of the type that the network takes."""
     generator = torch.Generator().manual_seed(0)
@@ -261,7 +256,7 @@ def _random(network: Network, batch: int, shape: Sequence[int]) -> Tensor:
         images = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=generator)
     else:
         images = torch.randn(batch, *shape, generator=generator)
-    return images.to(_device(network.model))
+    return images.to(network.device)
 
 
 def _other(network: Network, input_shape: Sequence[int]) -> tuple[int, ...]:

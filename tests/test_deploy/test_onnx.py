@@ -265,8 +265,14 @@ def test_boxes_that_differ():
     expected = InstanceData(bboxes=boxes, scores=scores, labels=labels)
     same = dict(boxes=boxes + 0.3, scores=scores - 5e-4, labels=labels)
     assert compare_boxes(expected, same, 0.05)['box_difference'] == pytest.approx(0.3, abs=1e-5)
-    at_the_threshold = {name: value[:2] for name, value in same.items()}
-    compare_boxes(expected, at_the_threshold, 0.05)
+    first = [{name: value[:k] for name, value in same.items()} for k in range(3)]
+    compare_boxes(expected, first[2], 0.05)  # the third is at the threshold
+    with pytest.raises(ExportError, match='1 of 3 boxes differ'):
+        compare_boxes(expected, first[1], 0.05)
+    with pytest.raises(ExportError, match='1 of 1 boxes differ'):
+        compare_boxes(expected[:0], first[1], 0.05)
+    with pytest.raises(ExportError, match='2 of 3 boxes differ'):
+        compare_boxes(expected, first[0], 0.05, limit=1)
     for change in (
         dict(boxes=boxes + 0.6),
         dict(scores=scores + 0.01),

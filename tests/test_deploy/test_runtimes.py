@@ -1,12 +1,14 @@
 """One exporter for all runtimes; int8; the metric of a file."""
 
 import importlib.util
+import runpy
 
 import numpy as np
 import onnx
 import pytest
 import small
 import torch
+from conftest import ROOT
 from mmengine.config import Config
 from small import built
 
@@ -137,3 +139,30 @@ def test_what_stays_float():
         'decode',
         'more',
     }
+
+
+def test_the_tool(convs, digits, tmp_path, monkeypatch, capsys):
+    """A file, its int8 file, and the metric of both beside the model's."""
+    model, _ = convs
+    cfg = small.digits_config(small.convs(), digits)
+    Config(cfg).dump(tmp_path / 'config.py')
+    meta = dict(dataset_meta=dict(classes=tuple('0123456789')))
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'model.pth')
+    tool = runpy.run_path(str(ROOT / 'tools/export.py'))
+    command = ['export.py', str(tmp_path / 'config.py'), str(tmp_path / 'model.pth')]
+    command += ['--input-shape', '3', '16', '16', '-o', str(tmp_path / 'small.onnx')]
+    monkeypatch.setattr('sys.argv', [*command, '--int8', '6', '--runtime-check', 'openvino'])
+    tool['main']()
+    printed = capsys.readouterr().out
+    assert 'scores (1, 10)' in printed and 'free: batch, height, width' in printed
+    assert '3 layers int8, 1 float32, calibrated on 6 images' in printed
+    assert all(name in printed for name in ('PyTorch', 'small.onnx', 'small.int8.onnx'))
+    assert read_metadata(tmp_path / 'small.int8.onnx')['classes'] == list('0123456789')
+    for flags, message in (
+        (['--decode'], 'ExportError: decode is for detectors'),
+        (['--runtime-check', 'tensorrt'], "ImportError: runtime 'tensorrt' is not installed"),
+        (['--runtime-check', 'torch'], 'ValueError: runtime must be one of'),
+    ):
+        monkeypatch.setattr('sys.argv', [*command, *flags])
+        with pytest.raises(SystemExit, match=message):
+            tool['main']()
