@@ -11,11 +11,19 @@ import pytest
 import small
 import torch
 from conftest import ROOT
+from mmengine.config import Config
 from PIL import Image
 from small import built
 from torch import nn
 
-from mmpse.deploy import ExportError, export_onnx, fingerprint, read_metadata
+from mmpse.deploy import (
+    ExportError,
+    evaluate,
+    evaluate_onnx,
+    export_onnx,
+    fingerprint,
+    read_metadata,
+)
 from mmpse.deploy.agreement import compare, compare_boxes
 from mmpse.deploy.graph import between
 
@@ -105,6 +113,13 @@ def test_raw_outputs_are_inside_every_file(detector, tmp_path):
         between(onnx.load(path), 'cls_scores_0', ['boxes'])
 
 
+def test_metric_of_a_detector_s_file(detector, digits):
+    model, path, _ = detector
+    cfg = Config(small.digits_config(small.retinanet(), digits, 'detection'))
+    expected, found = evaluate(model, cfg), evaluate_onnx(path, cfg)
+    assert found == pytest.approx(expected, rel=1e-3) and expected['1'] > 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('family', [small.rtmdet, small.fcos, small.yolox, small.atss])
 def test_other_detectors(family, tmp_path):
@@ -129,7 +144,7 @@ def test_raw_detector(tmp_path):
     assert read_metadata(path)['channel_order'] == 'BGR'
 
 
-def test_segmentor(tmp_path):
+def test_segmentor(tmp_path, digits):
     model = built(small.segmentor)
     path = tmp_path / 'model.onnx'
     result = export_onnx(model, path, (3, 64, 96), preprocess=True, argmax=True)
@@ -143,6 +158,8 @@ def test_segmentor(tmp_path):
     assert found.shape == (50, 75) and len(found.unique()) > 2
     assert (found == expected.pred_sem_seg.data[0]).float().mean() > 0.999
     assert read_metadata(path)['raw'] == ['logits']
+    cfg = Config(small.digits_config(small.segmentor(), digits, 'segmentation'))
+    assert evaluate_onnx(path, cfg) == evaluate(model, cfg)
 
 
 def test_a_size_that_cannot_vary(tmp_path):
@@ -248,8 +265,14 @@ def test_boxes_that_differ():
     expected = InstanceData(bboxes=boxes, scores=scores, labels=labels)
     same = dict(boxes=boxes + 0.3, scores=scores - 5e-4, labels=labels)
     assert compare_boxes(expected, same, 0.05)['box_difference'] == pytest.approx(0.3, abs=1e-5)
-    at_the_threshold = {name: value[:2] for name, value in same.items()}
-    compare_boxes(expected, at_the_threshold, 0.05)
+    first = [{name: value[:k] for name, value in same.items()} for k in range(3)]
+    compare_boxes(expected, first[2], 0.05)  # the third is at the threshold
+    with pytest.raises(ExportError, match='1 of 3 boxes differ'):
+        compare_boxes(expected, first[1], 0.05)
+    with pytest.raises(ExportError, match='1 of 1 boxes differ'):
+        compare_boxes(expected[:0], first[1], 0.05)
+    with pytest.raises(ExportError, match='2 of 3 boxes differ'):
+        compare_boxes(expected, first[0], 0.05, limit=1)
     for change in (
         dict(boxes=boxes + 0.6),
         dict(scores=scores + 0.01),
@@ -263,7 +286,7 @@ def test_boxes_that_differ():
 def test_an_exporter_that_goes_wrong_writes_nothing(tmp_path, monkeypatch):
     from mmpse.deploy import onnx as exporter
 
-    model = built(small.classifier)
+    model = built(small.convs)
     whole = exporter._whole
 
     def wrong(*args):
@@ -272,8 +295,8 @@ def test_an_exporter_that_goes_wrong_writes_nothing(tmp_path, monkeypatch):
         return proto
 
     monkeypatch.setattr(exporter, '_whole', wrong)
-    with pytest.raises(ExportError, match='scores differs by .*nothing was written'):
-        export_onnx(model, tmp_path / 'model.onnx', (3, 64, 64))
+    with pytest.raises(ExportError, match='scores differs by .*onnxruntime, images of'):
+        export_onnx(model, tmp_path / 'model.onnx', (3, 16, 16))
     assert not list(tmp_path.iterdir())
 
 
