@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from tiny_tasks import write_task
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs import build_model
@@ -78,7 +79,10 @@ def cut_models(cfg, watch, layout):
         model = build_model(cfg)
         model.load_state_dict(watch.state)
         inputs, samples = watch.data['inputs'][g::2], watch.data['data_samples'][g::2]
-        yield subnet, cut_(model, layout, subnet).train(), dict(inputs=inputs, data_samples=samples)
+        cut_(model, layout, subnet).train()
+        for norm in (m for m in model.modules() if isinstance(m, _BatchNorm)):
+            norm.train()  # with norm_eval too
+        yield model, dict(inputs=inputs, data_samples=samples)
 
 
 @pytest.mark.parametrize('name', ['classification', 'segmentation'])
@@ -91,7 +95,7 @@ def test_a_step_adds_up_those_of_the_cut_subnets(task, name):
     runner.train()
     layout = hook.supernet.layout
     expected = {key: torch.zeros_like(p) for key, p in runner.model.named_parameters()}
-    for _, model, data in cut_models(cfg, watch, layout):
+    for model, data in cut_models(cfg, watch, layout):
         model.parse_losses(compat.forward_by_mode(model, data, 'loss'))[0].backward()
         grads = {key: p.grad for key, p in model.named_parameters()}
         for key, total in expected.items():
@@ -99,7 +103,7 @@ def test_a_step_adds_up_those_of_the_cut_subnets(task, name):
             total[region] += grad / 2  # the loss of the batch is the mean of the groups'
     for key, p in runner.model.named_parameters():
         step = watch.state[key] - p.detach()
-        torch.testing.assert_close(step, expected[key], rtol=1e-3, atol=1e-5)
+        assert (step - expected[key]).norm() <= 1e-2 * expected[key].norm(), key
     assert {s.name for s in layout.units.values()} == set(hook.supernet.search_space.names)
 
 
@@ -121,7 +125,7 @@ def test_distances_from_the_teacher_are_recorded(task, name):
     teacher = build_teacher(config['teacher'], config['checkpoint'])
     head = 'head' if name == 'classification' else 'bbox_head'
     expected = []
-    for _, model, data in cut_models(cfg, watch, hook.supernet.layout):
+    for model, data in cut_models(cfg, watch, hook.supernet.layout):
         with torch.no_grad():
             of_model, of_teacher = (
                 getattr(m, head).forward(m.extract_feat(data['inputs'])) for m in (model, teacher)
@@ -140,7 +144,7 @@ def test_label_losses_of_a_classifier_are_recorded_without_a_teacher(task):
     runner.train()
     expected = [
         float(model.parse_losses(compat.forward_by_mode(model, data, 'loss'))[0])
-        for _, model, data in cut_models(cfg, watch, hook.supernet.layout)
+        for model, data in cut_models(cfg, watch, hook.supernet.layout)
     ]
     scalars = runner.message_hub.log_scalars
     for name, loss in zip(('fullnet', 'tinynet'), expected):
