@@ -148,7 +148,7 @@ def cut_(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> nn.Modu
         parent = model.get_submodule(name.rpartition('.')[0])
         if getattr(parent, 'conv', None) is layer:  # mmcv's ConvModule repeats the numbers
             for key, value in cut.numbers.items():
-                if getattr(parent, key, None) == before[key]:
+                if vars(parent).get(key) == before[key]:
                     setattr(parent, key, value)
     return model
 
