@@ -178,8 +178,9 @@ class Supernet:
         if subnet not in self._cuts:
             if len(self._cuts) >= CACHED:
                 self._cuts.pop(next(iter(self._cuts)))
+            device = next(self.model.parameters()).device
             self._cuts[subnet] = {
-                name: cut_of(layer, sides, subnet)
+                name: cut_of(layer, sides, subnet).to(device)
                 for part in self.parts.values()
                 for name, layer, sides in part.layers
             }

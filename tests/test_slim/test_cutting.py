@@ -87,6 +87,32 @@ def test_sorting_by_gradients_needs_them(model, layout):
         sort_(model, layout, 'size')
 
 
+def test_slopes_of_activations_are_no_scales():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.PReLU(8), nn.Conv2d(8, 4, 1))
+    nn.init.uniform_(model[1].weight)
+    nn.init.uniform_(model[2].weight, 5, 10)
+    expected = model[1].weight.abs().argsort(descending=True)
+    assert torch.equal(sort_(model, find_units(model, IMAGE), 'bn')['0'], expected)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_units_of_any_precision(layout, dtype):
+    found = find_units(toy().to(dtype), IMAGE.to(dtype), parts=[''])
+    assert found.units == layout.units and found.layers == layout.layers
+
+
+def test_any_default_device(layout):
+    """Where users set it, bookkeeping stays on the CPU."""
+    model = toy()
+    with torch.device('meta'):
+        found = find_units(model, IMAGE, parts=[''])
+        order = sort_(model, found)
+        cut_(model, found, {'0': 8, '3': 4})
+    assert found.units == layout.units and found.layers == layout.layers
+    assert all(o.device.type == 'cpu' for o in order.values())
+    assert model(IMAGE).shape == (1, 4, 12, 12)
+
+
 def test_batches_that_cannot_be_shared(model, layout):
     space = layout.space(divisor=4)
     net = Supernet(model, layout, space)
