@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -23,19 +24,41 @@ from mmpse.openmmlab.checkpoints import load_weights, read_checkpoint, save_chec
 from mmpse.openmmlab.choosing import by_sensitivity, judge, winner
 from mmpse.openmmlab.configs import load_config, write_config
 from mmpse.openmmlab.finetuning import finetune, finetune_changes, pruned_changes
-from mmpse.openmmlab.losses import preprocessed, training_batches
-from mmpse.openmmlab.reach import reachable
+from mmpse.openmmlab.latency import (
+    cost_from_dict,
+    cost_to_dict,
+    latency_cost,
+    measure_subnets,
+)
+from mmpse.openmmlab.losses import batch_size_of, images_of, preprocessed, training_batches
+from mmpse.openmmlab.measure import measure
+from mmpse.openmmlab.reach import NAMES, reachable
 from mmpse.openmmlab.recipe import finetune as finetune_recipe
 from mmpse.openmmlab.report import summary, write_report
+from mmpse.openmmlab.searching import (
+    choose_by_record,
+    supernet_changes,
+    supernet_end,
+    unseen_batches,
+)
 from mmpse.openmmlab.sensitivity import measure_sensitivity
-from mmpse.openmmlab.splits import held_out
-from mmpse.openmmlab.subject import Subject, dataset_meta, evaluate, examine, fingerprint
+from mmpse.openmmlab.splits import all_training, held_out
+from mmpse.openmmlab.subject import (
+    Subject,
+    dataset_meta,
+    evaluate,
+    examine,
+    fingerprint,
+    validates,
+)
 from mmpse.slim import cut_, sort_
 from mmpse.space import Budget, Subnet, uniform_within
+from mmpse.space.budget import parse_amount
 
-HOWS = ('uniform', 'sensitivity')
+HOWS = ('uniform', 'sensitivity', 'search')
 # eight images give the widths that 48 give (RetinaNet R-18 on BCCD, 50, 20 and 10 %)
 MAP_IMAGES, CALIBRATION_IMAGES = 8, 128
+LATENCY_TOLERANCE, TRIES = 0.03, 4  # of the measured latency; choices, until it is met
 
 
 class PruneError(ValueError):
@@ -65,6 +88,8 @@ def prune(
     *,
     flops: str | float | None = None,
     params: str | float | None = None,
+    latency: str | None = None,
+    runtime: str = 'torch',
     how: str = 'sensitivity',
     epochs: int | None = None,
     teach: bool = True,
@@ -89,9 +114,14 @@ def prune(
         config: Any config of a classifier, detector or segmentor.
         checkpoint: The trained weights of its model.
         flops, params: The budget: a share of the model (``'50%'``) or an amount (``'5M'``).
-            Both hold at once.
+            Several hold at once.
+        latency: The same of one image's latency, measured here: ``'50%'`` or ``'12ms'``.
+        runtime: What latency is measured in, see :func:`mmpse.deploy.runtimes.prepared`.
         how: ``'uniform'``: one ratio for all units. ``'sensitivity'``: by what the model loses
             where a unit is cut, unless that is no better than uniform on other training images.
+            ``'search'``: by what subnets lose while the model is trained as a supernet, taught by
+            itself, in the first quarter of the fine-tuning's schedule; the winner goes on from
+            there. The two others are judged beside them.
         epochs: Length of the fine-tuning; by default a quarter of the config's own training.
         teach: Whether the model as it was teaches the fine-tuning.
         tune: Whether it is fine-tuned at all; otherwise the cut is recalibrated only.
@@ -116,13 +146,17 @@ def prune(
         >>> result = mmpse.prune('my_retinanet.py', 'epoch_16.pth', flops='50%', epochs=8)
         >>> result.table['after']
     """
-    limits = {k: v for k, v in dict(flops=flops, params=params).items() if v is not None}
+    limits = dict(latency=latency, flops=flops, params=params)
+    limits = {k: v for k, v in limits.items() if v is not None}
     if not limits:
-        raise PruneError("give a budget: flops='50%' or params='5M'")
+        raise PruneError("give a budget: flops='50%', params='5M' or latency='12ms'")
     if how not in HOWS:
         raise PruneError(f'how must be one of {HOWS}, got {how!r}')
     if dry_run:
-        subject = examine(config, checkpoint, input_shape, divisor, grids, show=True)
+        shared = how == 'search'
+        subject = examine(config, checkpoint, input_shape, divisor, grids, shared, show=True)
+        if latency is not None:
+            fit_latency(subject, runtime)
         reach = reachable(subject, limits)
         print(reach)
         return Result(subject.model, reach.uniform, reach.rows, Path(out))
@@ -133,6 +167,7 @@ def prune(
             config=cfg.pretty_text,
             checkpoint=fingerprint(checkpoint),
             limits={k: str(v) for k, v in limits.items()},
+            runtime=runtime,
             how=how,
             epochs=epochs,
             teach=teach,
@@ -144,20 +179,74 @@ def prune(
             seed=seed,
         )
     )
-    log = MMLogger.get_instance('mmpse.prune', log_file=str(steps.out / 'prune.log'))
-    subject = examine(config, checkpoint, input_shape, divisor, grids, show=True)
+    # of one name there is one logger, which would go on writing into the folder of an earlier call
+    log = MMLogger.get_instance(str(steps.out.resolve()), log_file=str(steps.out / 'prune.log'))
+    shared = how == 'search'
+    subject = examine(config, checkpoint, input_shape, divisor, grids, shared, show=True)
     log.info(f'weights: {subject.weights}')
+    if latency is not None:
+        found = steps.once('latency', lambda: fit_latency(subject, runtime))
+        subject.costs['latency'] = cost_from_dict(subject.space.names, found)
+        log.info(
+            f'latency of the full model in {runtime}, {torch.get_num_threads()} threads: '
+            f'{found["full"] / 1000:.2f} ms; predicted with a mean error of {found["error"]:.1%}'
+        )
     log.info(f'{len(subject.space)} units\n{reachable(subject, limits)}')
-    budget = Budget(subject.space, subject.costs, limits)
+    budget = Budget(subject.space, subject.costs, limits)  # an unreachable one fails here
+    if not validates(cfg):
+        log.warning('the config has no val_dataloader and val_evaluator: no metric can be shown')
+    split = held_out(cfg, seed=seed) if validates(cfg) else None
+    if split is None and how == 'search':
+        raise PruneError(
+            "how='search' holds training images out as the config validates, and it has no "
+            "val_dataloader or val_evaluator; add them, or use how='sensitivity'"
+        )
+    images = all_training(cfg, seed) if split is None else split.calibration
+    total = images_of(images, subject.scope) if split is None else split.total
+    schedule = partial(
+        finetune_recipe,
+        cfg,
+        epochs,
+        steps_per_epoch=-(-total // batch_size_of(cfg.train_dataloader)),
+    )
+    begin = supernet_end(schedule().total) if how == 'search' else 0
     table = {}
     table['before'] = steps.once('before', lambda: evaluate(subject, subject.model, show=True))
-    original = copy.deepcopy(subject.model) if subject.model.training else None
-    del original
-
     sort_(subject.model, subject.layout, sort)
-    split = held_out(cfg, seed=seed)
-    batches = training_batches(split.calibration, CALIBRATION_IMAGES, subject.scope, seed)
-    subnet = choose(subject, budget, how, batches, steps, log)
+    batches = training_batches(images, CALIBRATION_IMAGES, subject.scope, seed)
+    meta = dataset_meta(subject)
+    whole = steps.folder / 'sorted.pth'  # its channels are in the order of the pruned model's
+    if not whole.exists():
+        save_checkpoint(whole, subject.model, meta)
+    name = config if not isinstance(config, Config) else cfg.filename
+    teacher = dict(
+        teacher=os.path.abspath(name) if os.path.exists(name) else str(name),
+        checkpoint=str(whole.resolve()),
+    )
+    supernet, unseen = None, None
+    if how == 'search':
+        recipe = schedule(end=begin)
+        log.info(f'supernet: {recipe.text}')
+        path = steps.folder / 'supernet.py'
+        changes = supernet_changes(subject, split, recipe, budget, teacher, divisor, grids, seed)
+        write_config(path, config, changes, 'The training of the model as a supernet.')
+        supernet = steps.once(
+            'supernet', lambda: finetune(path, steps.folder / 'supernet', launcher)
+        )
+        load_weights(subject.model, supernet)
+        unseen = unseen_batches(subject, split, seed)
+    subnet = Subnet.load(
+        steps.once(
+            'choice',
+            lambda: within_latency(
+                subject,
+                limits,
+                runtime,
+                lambda b: choose(subject, b, how, batches, steps, log, supernet, unseen),
+                log,
+            ).to_dict(),
+        )
+    )
     subnet.save(steps.out / 'subnet.json')
     log.info(f'{how}: {subnet.resources}')
 
@@ -168,7 +257,6 @@ def prune(
         f'{cfg.model.type} pruned to {", ".join(f"{v} {k}" for k, v in limits.items())} by mmpse.',
     )
     model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
-    meta = dataset_meta(subject)
     cut = steps.folder / 'cut.pth'
     if not cut.exists():
         recalibrate(model, batches)
@@ -177,29 +265,31 @@ def prune(
     table['cut'] = steps.once('cut', lambda: evaluate(subject, model, show=True))
     last = str(cut)
     if tune:
-        recipe = finetune_recipe(cfg, epochs)
+        recipe = schedule(begin=begin)
         log.info(f'fine-tuning: {recipe.text}')
-        teacher = None
-        if teach:
-            name = config if not isinstance(config, Config) else cfg.filename
-            teacher = dict(teacher=os.path.abspath(name) if os.path.exists(name) else str(name))
-            teacher['checkpoint'] = os.path.abspath(checkpoint)
         path = steps.folder / 'finetune.py'
         write_config(
             path,
             steps.out / 'pruned.py',
-            finetune_changes(pruned, recipe, str(cut.resolve()), teacher, seed),
+            finetune_changes(pruned, recipe, str(cut.resolve()), teacher if teach else None, seed),
             'The fine-tuning of ../pruned.py.',
         )
         last = steps.once('finetuned', lambda: finetune(path, steps.folder / 'finetune', launcher))
     load_weights(model, read_checkpoint(last))
+    check_finite(model, steps)
     model.eval()
     table['after'] = steps.once('after', lambda: evaluate(subject, model, show=True))
     save_checkpoint(steps.out / 'pruned.pth', model, meta)
-    full = subject.cost_of(subject.space.fullnet)
-    for name, metrics in table.items():
-        table[name] = {**metrics, **(full if name == 'before' else subject.cost_of(subnet))}
-    write_report(steps.out, subject, subnet, table, steps)
+    load_weights(subject.model, whole)  # a search left the supernet's
+    models = dict(before=subject.model, after=model)
+    measured = steps.once('measured', lambda: measure(subject, models, log))
+    for name, widths in dict(before=subject.space.fullnet, cut=subnet, after=subnet).items():
+        cost = subject.cost_of(widths)
+        resources = measured['before' if name == 'before' else 'after']
+        table[name] = {**table[name], **{k: cost[k] for k in ('flops', 'params')}, **resources}
+    amounts = ' and '.join(f'{limit} of its {NAMES[name]}' for name, limit in limits.items())
+    title = f'{type(model).__name__} pruned to {amounts}'
+    write_report(steps.out, subject, model, subnet, table, title, steps.folder)
     log.info('\n' + summary(table))
     return Result(model, subnet, table, steps.out)
 
@@ -211,8 +301,15 @@ def choose(
     batches: Sequence[Any],
     steps: Steps,
     log: MMLogger,
+    supernet: str | None = None,
+    unseen: Sequence[Any] | None = None,
 ) -> Subnet:
-    """The widths, by uniform pruning or by sensitivity."""
+    """The widths, by uniform pruning, by sensitivity, or by the losses of a supernet too.
+
+    Args:
+        supernet: The supernet's checkpoint, whose weights the model has.
+        unseen: Batches that it was not trained on.
+    """
     uniform = uniform_within(subject.space, budget)
     if how == 'uniform':
         return subject.subnet(uniform, how='uniform')
@@ -231,7 +328,12 @@ def choose(
     sensitivity = {u: {int(w): v for w, v in row.items()} for u, row in sensitivity.items()}
     rows = by_sensitivity(subject, budget, sensitivity)
     candidates = [('uniform', uniform), *((f'sensitivity {k + 1}', r) for k, r in enumerate(rows))]
-    judged = judge(subject, candidates, ready[few:])
+    if supernet is not None:
+        chosen = choose_by_record(subject, budget, supernet)
+        log.info(f'from {chosen.losses} losses of subnets:\n{chosen.notches}')
+        candidates += [(f'search {k + 1}', r) for k, r in enumerate(chosen.widths)]
+    follow = partial(track, description='judging', transient=True)
+    judged = judge(subject, candidates, ready[few:] if unseen is None else unseen, follow)
     for row in judged:
         log.info(
             f'{row.name}: loss {row.loss:.4f}, {row.gain:+.4f} +- {row.error:.4f} better than '
@@ -240,6 +342,62 @@ def choose(
     best = winner(judged)
     write_json(steps.folder / 'judged.json', [row._asdict() for row in judged])
     return subject.subnet(best.widths, how=best.name, judged=[row._asdict() for row in judged])
+
+
+def fit_latency(subject: Subject, runtime: str) -> dict[str, Any]:
+    """Add latency to what subnets cost; what was found, for JSON."""
+    follow = partial(track, description=f'latency in {runtime}', transient=True)
+    found = latency_cost(subject, runtime, track=follow)
+    subject.costs['latency'] = found.cost
+    return dict(cost_to_dict(found.cost), error=found.error, full=found.measured[0][1])
+
+
+def within_latency(
+    subject: Subject,
+    limits: Mapping[str, str | float],
+    runtime: str,
+    choose: Callable[[Budget], Subnet],
+    log: MMLogger,
+) -> Subnet:
+    """Choose widths whose measured latency meets its limit, not only the predicted one."""
+    subnet = choose(Budget(subject.space, subject.costs, limits))
+    if 'latency' not in limits:
+        return subnet
+    full = subject.space.fullnet
+    asked = str(limits['latency']).strip()
+    correction = 1.0
+    for _ in range(TRIES):
+        whole, own = measure_subnets(subject, [full, subnet], runtime)
+        target = whole * float(asked[:-1]) / 100 if asked.endswith('%') else None
+        if target is None:
+            target = parse_amount(asked, 1e6 * whole, 'latency') / 1e6
+        log.info(
+            f'measured: {1000 * own:.2f} ms of {1000 * whole:.2f} ms ({own / whole:.0%}), asked '
+            f'for {1000 * target:.2f} ms'
+        )
+        if abs(own / target - 1) < LATENCY_TOLERANCE:
+            break
+        correction *= target / own
+        predicted = subject.cost_of(full)['latency']
+        wanted = min(correction * target / whole, 1.0) * predicted
+        subnet = choose(
+            Budget(subject.space, subject.costs, {**limits, 'latency': f'{wanted:.0f}us'})
+        )
+    return subnet
+
+
+def check_finite(model: nn.Module, steps: Steps) -> None:
+    """
+    Raises:
+        PruneError: If the fine-tuning has left a model that computes nothing.
+    """
+    bad = [name for name, x in model.state_dict().items() if not torch.isfinite(x).all()]
+    if bad:
+        raise PruneError(
+            f'the fine-tuning diverged: {len(bad)} weights are not finite ({bad[0]}, ...); the cut '
+            f'model is {steps.folder / "cut.pth"}; give the config a lower '
+            'optim_wrapper.optimizer.lr, or clip_grad, and start in another folder'
+        )
 
 
 class Steps:
@@ -290,6 +448,3 @@ class Steps:
         if not path.exists():
             write_json(path, call())
         return json.loads(path.read_text())
-
-
-Track = Callable[[Iterable], Iterable]

@@ -72,8 +72,14 @@ def parser() -> argparse.ArgumentParser:
     _add_model(one)
     one.add_argument('--flops', metavar='AMOUNT', help="budget of FLOPs: '50%%', 300M, 4.1G")
     one.add_argument('--params', metavar='AMOUNT', help="budget of parameters: '50%%', 5M")
+    one.add_argument('--latency', metavar='TIME', help="budget of one image's time: '50%%', 12ms")
     one.add_argument(
-        '--how', default='sensitivity', help='how widths are chosen: uniform, sensitivity (default)'
+        '--runtime', default='torch', help='what --latency is measured in: torch, onnxruntime, ...'
+    )
+    one.add_argument(
+        '--how',
+        default='sensitivity',
+        help='how widths are chosen: uniform, sensitivity (default) or search',
     )
     one.add_argument(
         '--epochs', type=int, help="of fine-tuning; a quarter of the config's by default"
@@ -148,8 +154,11 @@ def prune(args: argparse.Namespace) -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     from mmpse import api  # slow to import: not for --help
 
-    names = 'flops params how epochs teach tune sort divisor input_shape seed out resume dry_run'
-    options = {name: getattr(args, name) for name in [*names.split(), 'launcher']}
+    names = (
+        'flops params latency runtime how epochs teach tune sort divisor input_shape seed out '
+        'resume dry_run launcher'
+    )
+    options = {name: getattr(args, name) for name in names.split()}
     result = api.prune(args.config, args.checkpoint, grids=_grids(args), **options)
     if not args.dry_run:
         print(f'{result.out}: pruned.py, pruned.pth, subnet.json, report.html, report.json')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import errno
 import itertools
 import re
 import sys
@@ -34,7 +35,8 @@ def run_command(main: Callable[[], None], again: str = 'start it again') -> None
     except Exception as error:
         if not of_user(error):
             raise
-        sys.exit(one_line(error))
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        sys.exit(one_line(error) + (f'; free some, then {again}' if full else ''))
 
 
 def one_line(error: Exception) -> str:

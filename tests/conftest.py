@@ -22,6 +22,13 @@ def seeded():
     np.random.seed(0)
 
 
+@pytest.fixture(autouse=True)
+def no_scope_is_left():
+    """A runner sets the scope of the whole process for good."""
+    yield
+    DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture
 def device(monkeypatch) -> torch.device:
     """Where the test's tensors and modules are made: ``MMPSE_TEST_DEVICE``, the CPU by default.

@@ -21,7 +21,7 @@ train_dataloader = dict(
         task='{task}',
         split='train',
         data_root={root!r},
-        indices=48,
+        indices=[*range(0, {of[0]}, {of[0]} // 48)],
         pipeline={train},
     ),
 )
@@ -34,7 +34,7 @@ val_dataloader = dict(
         task='{task}',
         split='test',
         data_root={root!r},
-        indices=16,
+        indices=[*range(0, {of[1]}, {of[1]} // 16)],
         test_mode=True,
         pipeline={val},
     ),
@@ -42,9 +42,12 @@ val_dataloader = dict(
 val_evaluator = {evaluator}
 train_cfg = dict(by_epoch=True, max_epochs=4, val_interval=1)
 val_cfg = dict()
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.01, momentum=0.9), clip_grad=dict(max_norm=1.0))
 log_level = 'WARNING'
 """
+# of the train and test splits
+IMAGES = dict(classification=(1008, 448), detection=(576, 144), segmentation=(576, 144))
 PREPROCESSOR = 'mean=[127.5] * 3, std=[127.5] * 3'
 RESNET = "depth=18, base_channels=16, stem_channels=16, norm_cfg=dict(type='BN')"
 TASKS = dict(
@@ -80,14 +83,14 @@ TASKS = dict(
         assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
         sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1),
     test_cfg=dict(
-        nms_pre=100, min_bbox_size=0, score_thr=0.02,
+        nms_pre=100, min_bbox_size=0, score_thr=0.0,
         nms=dict(type='nms', iou_threshold=0.5), max_per_img=10),
 )""",
         train="""[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
             dict(type='PackDetInputs')]""",
         val="""[dict(type='LoadImageFromFile'), dict(type='Resize', scale=(128, 128)),
             dict(type='LoadAnnotations', with_bbox=True), dict(type='PackDetInputs')]""",
-        evaluator="dict(type='CocoMetric', ann_file={ann!r}, metric='bbox')",
+        evaluator="dict(type='CocoMetric', ann_file=ANNOTATIONS, metric='bbox')",
     ),
     segmentation=dict(
         scope='mmseg',
@@ -119,10 +122,9 @@ def write_task(task: str, digits: Path, folder: Path) -> tuple[Path, Path]:
         folder: Where both files go.
     """
     parts = TASKS[task]
-    text = COMMON.format(task=task, root=str(digits), **parts)
-    if task == 'detection':
-        annotations = digits / 'scenes/annotations/test.json'
-        text = text.replace('{ann!r}', repr(str(annotations)))
+    text = COMMON.format(task=task, root=str(digits), of=IMAGES[task], **parts)
+    annotations = str(digits / 'scenes/annotations/test.json')
+    text = text.replace('ANNOTATIONS', repr(annotations))
     config, checkpoint = folder / f'{task}.py', folder / f'{task}.pth'
     folder.mkdir(parents=True, exist_ok=True)
     config.write_text(text)

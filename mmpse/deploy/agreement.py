@@ -112,10 +112,11 @@ class Agreement:
         else:
             expected = candidates(threshold)
         found = _run(proto, images, runtime)
+        limit = network.after.nms['limit'] if suppressed else None
         for k, boxes in enumerate(expected):
             there = found['scores'][k] > 0
             one = {name: values[k][there] for name, values in found.items()}
-            self._note(**compare_boxes(boxes, one, threshold))
+            self._note(**compare_boxes(boxes, one, threshold, limit))
 
 
 def prepared_batch(network: Network, images: Tensor) -> tuple[Tensor, list | None]:
@@ -167,11 +168,14 @@ def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:
     return errors[worst]
 
 
-def compare_boxes(expected: Any, got: Mapping[str, Tensor], threshold: float) -> dict[str, float]:
+def compare_boxes(
+    expected: Any, got: Mapping[str, Tensor], threshold: float, limit: int | None = None
+) -> dict[str, float]:
     """The largest differences of boxes and scores of one image.
 
-    Every box must have its counterpart of the same label, both ways. A box whose score is within
-    the tolerance of the least one that is left may be missing: there rounding decides.
+    Every box must have its counterpart of the same label, both ways. Only one whose score is within
+    the tolerance of where the other list ends may be missing, since there rounding decides: at the
+    threshold, or at the last of ``limit`` boxes.
 
     Raises:
         ExportError: If one has none.
@@ -180,13 +184,13 @@ def compare_boxes(expected: Any, got: Mapping[str, Tensor], threshold: float) ->
         (expected.bboxes.cpu(), expected.scores.cpu(), expected.labels.cpu()),
         (got['boxes'], got['scores'], got['labels']),
     ]
-    least = max([threshold] + [float(scores.min()) for _, scores, _ in sides if len(scores)])
     worst = dict(boxes=len(sides[0][0]), box_difference=0.0, score_difference=0.0)
     for (boxes, scores, labels), (others, their_scores, their_labels) in (sides, sides[::-1]):
         apart = (boxes[:, None] - others).abs().amax(-1)
         scored = (scores[:, None] - their_scores).abs()
         fits = (apart <= PIXELS) & (scored <= SCORES) & (labels[:, None] == their_labels)
-        lonely = ~fits.any(1) & (scores > least + SCORES)
+        end = float(their_scores.min()) if limit and len(others) >= limit else threshold
+        lonely = ~fits.any(1) & (scores > end + SCORES)
         if lonely.any():
             k = int(lonely.nonzero()[0])
             raise ExportError(

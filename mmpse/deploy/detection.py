@@ -64,6 +64,11 @@ class Decode(nn.Module):
                 f'cannot decode {detector}: test_cfg.nms_pre is {cfg.get("nms_pre")}, expected the '
                 'number of candidates of a level, e.g. 1000'
             )
+        if not hasattr(head, 'loss_cls'):  # SSDHead: predict_by_feat reads it all the same
+            raise ExportError(
+                f"cannot decode {type(head).__name__}: mmdet's own predict fails with it (it has "
+                'no loss_cls); export the raw outputs'
+            )
         if getattr(head.loss_cls, 'custom_cls_channels', False):
             raise ExportError(
                 f'cannot decode {type(head).__name__}: its scores come from the activation of '
@@ -95,7 +100,7 @@ class Decode(nn.Module):
         return boxes, scores, torch.where(scores > 0, labels, -1)
 
     def _dense(self, outputs: Sequence, size: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """As ``BaseDenseHead``: RetinaNet, SSD, ATSS, FCOS, RTMDet, ..."""
+        """As ``BaseDenseHead``: RetinaNet, ATSS, FCOS, RTMDet, ..."""
         (head,), levels = self.head, list(zip(*outputs))
         priors = head.prior_generator.grid_priors(
             [level[0].shape[-2:] for level in levels],

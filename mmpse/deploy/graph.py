@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from mmpse.openmmlab import compat
+
 from .network import ExportError
 
 AXES = {0: 'batch', 2: 'height', 3: 'width'}  # that may be free, of (B, C, H, W)
@@ -70,8 +72,11 @@ def to_onnx(
                 verbose=False,
             ).model_proto
         except Exception as error:  # it raises whatever goes wrong in it
+            cause = error
+            while cause.__cause__ is not None:  # what it says itself is how to report it
+                cause = cause.__cause__
             raise ExportError(
-                f'PyTorch has no ONNX for something in {type(model).__name__}: {line(error)}'
+                f'PyTorch has no ONNX for something in {type(model).__name__}: {line(cause)}'
             ) from error
     names = {symbol: axes[axis] for axis, symbol in symbols[0].items()}
     _rename_dims(proto, names, next(iter(outputs)))
@@ -110,8 +115,6 @@ def between(proto: Any, source: str, targets: Sequence[str]) -> Any:
     Raises:
         ExportError: If they do not follow from it alone.
     """
-    import onnx  # an optional requirement
-
     makers = {name: node for node in proto.graph.node for name in node.output}
     constants = {tensor.name for tensor in proto.graph.initializer}
     needed, open_ends = set(), list(targets)
@@ -128,17 +131,16 @@ def between(proto: Any, source: str, targets: Sequence[str]) -> Any:
     for field in ('node', 'input', 'output', 'value_info'):
         part.graph.ClearField(field)
     part.graph.node.extend(n for n in proto.graph.node if needed & set(n.output))
-    part.graph.input.append(_value(source))
-    part.graph.output.extend(map(_value, targets))
-    onnx.checker.check_model(part)
+    part.graph.input.append(_value(source, (None,) * 4))
+    part.graph.output.extend(_value(name, None) for name in targets)
     return part
 
 
-def _value(name: str) -> Any:
-    """A float tensor of any shape."""
-    import onnx
+def _value(name: str, shape: Sequence[None] | None) -> Any:
+    """A float tensor of any sizes."""
+    import onnx  # an optional requirement
 
-    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+    return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
 
 
 def session_of(file: Any, provider: str = 'CPUExecutionProvider') -> Any:
@@ -160,13 +162,9 @@ def _traced(
         return {axis: dim for axis in axes if axis < x.ndim}
 
     arguments = inspect.signature(module.forward).bind(*examples).arguments.values()
-    return torch.export.export(
-        module,
-        examples,
-        dynamic_shapes=tuple(map(free, arguments)),
-        strict=False,
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
+    shapes = tuple(map(free, arguments))
+    with compat.sizes_stay_symbols():
+        return torch.export.export(module, examples, dynamic_shapes=shapes, strict=False)
 
 
 def _symbols(program: torch.export.ExportedProgram) -> list[dict[int, str]]:

@@ -45,7 +45,8 @@ class Network:
         argmax: bool = False,
     ) -> None:
         self.model, self.kind = model, kind_of(model)
-        self.before = Preprocess(model).eval() if preprocess else None
+        self.device = next((p.device for p in model.parameters()), torch.device('cpu'))
+        self.before = Preprocess(model).to(self.device) if preprocess else None
         self.raw = Raw(model)
         self.after = None
         if nms and not decode:
@@ -58,7 +59,7 @@ class Network:
                 )
             from .detection import Decode  # needs mmdet
 
-            self.after = Decode(model, nms).eval()
+            self.after = Decode(model, nms).to(self.device)
         if argmax:
             if self.kind != 'segmentor':
                 raise ExportError(
@@ -67,7 +68,7 @@ class Network:
                 )
             from .segmentation import Argmax  # needs mmseg
 
-            self.after = Argmax(model).eval()
+            self.after = Argmax(model).to(self.device)
 
 
 class Raw(nn.Module):

@@ -57,9 +57,8 @@ def export_onnx(
     """Write a model as ONNX, if runtimes predict from it what the model predicts.
 
     The input is ``images``, ``(B, C, H, W)``: float32 as the model's data preprocessor puts them
-    out, or with ``preprocess`` uint8 RGB pictures. Outputs: see :class:`Raw` and
-    :class:`Network`. The batch is free,
-    and so are height and width unless ``fixed`` of the result says what stops it.
+    out, or with ``preprocess`` uint8 RGB pictures. For the outputs see ``Raw`` and ``Network``. The
+    batch is free, and so are height and width unless ``fixed`` of the result says what stops it.
 
     Compared are one and two images, and one of another size where sizes are free: raw outputs
     within 1e-4 of their largest value, boxes within 0.5 pixels, scores within 1e-3, classes of
@@ -91,8 +90,10 @@ def export_onnx(
     images = _random(network, 2, input_shape)
     single = _forward(network, images[:1])
     agreement = Agreement(network, runtimes)
-    reason = None
+    reason = _bins(model)
     try:
+        if reason:
+            raise ExportError(reason)
         proto = _whole(network, images, ('batch', 'height', 'width'))
         agreement.check(proto, _random(network, 1, _other(network, input_shape)))
     except ExportError as error:
@@ -212,6 +213,8 @@ def _whole(network: Network, images: Tensor, free: Sequence[str]) -> Any:
         network.raw, {name: inputs}, network.raw.names, free=free, model=network.model
     )
     if network.after is not None:
+        if sized:  # smaller than what was padded: else cutting the padding off is no operation
+            images = _example(images, TRACED, less=1)
         both = dict(images=images, inputs=inputs, **outputs)
         parts['after'] = to_onnx(
             network.after, both, network.after.names, free=free, model=network.model
@@ -230,8 +233,20 @@ def _feed(proto: Any, old: str, new: str) -> None:
                 node.input[k] = new
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device('cpu'))
+def _bins(model: nn.Module) -> str | None:
+    """The pooling to several bins in a model, if it has one: ONNX has it for one size only.
+
+    Found before it is traced, which with sizes that are free takes PyTorch many minutes.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
+            size = module.output_size
+            if any(n not in (1, None) for n in (size if isinstance(size, tuple) else (size,))):
+                return (
+                    f'{name} ({type(module).__name__}): ONNX has no pooling of a feature of any '
+                    f'size to {size} bins'
+                )
+    return None
 
 
 def _random(network: Network, batch: int, shape: Sequence[int]) -> Tensor:
@@ -241,7 +256,7 @@ def _random(network: Network, batch: int, shape: Sequence[int]) -> Tensor:
         images = torch.randint(0, 256, (batch, *shape), dtype=torch.uint8, generator=generator)
     else:
         images = torch.randn(batch, *shape, generator=generator)
-    return images.to(_device(network.model))
+    return images.to(network.device)
 
 
 def _other(network: Network, input_shape: Sequence[int]) -> tuple[int, ...]:
@@ -253,7 +268,8 @@ def _other(network: Network, input_shape: Sequence[int]) -> tuple[int, ...]:
     return channels, height + step, width + 2 * step
 
 
-def _example(x: Tensor, least: int) -> Tensor:
+def _example(x: Tensor, least: int, less: int = 0) -> Tensor:
     """Zeros of a larger size, a multiple of that of ``x``: only their shape is looked at."""
     height, width = (n * -(-least // n) for n in x.shape[-2:])
-    return x.new_zeros(2, x.shape[1], height, width * (1 + (width == height)))
+    width *= 1 + (width == height)  # so that nothing is taken for equal
+    return x.new_zeros(2, x.shape[1], height - less, width - less)

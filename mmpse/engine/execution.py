@@ -16,13 +16,15 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmpse.evaluation.batches import copied
-from mmpse.models import EXECUTIONS, find_backbone
+from mmpse.models import EXECUTIONS
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.supernets import Shared
 from mmpse.space import Subnet
 
 
 def measure_executions(
     model: nn.Module,
+    supernet: Shared,
     optim_wrapper: OptimWrapper,
     data_batch: Any,
     draws: Sequence[Sequence[Subnet]],
@@ -33,13 +35,13 @@ def measure_executions(
 
     Args:
         model: The model in training mode, not wrapped.
+        supernet: What of it the subnets share.
         optim_wrapper: Gives the context of the forward (mixed precision).
         data_batch: A batch as the training dataloader gives it.
         draws: The subnets of one step each; the first step of an execution warms up.
     """
-    backbone = find_backbone(model)
     # gradient checkpointing cannot meet sliced execution
-    executions = ('masked',) if getattr(backbone, 'with_cp', False) else EXECUTIONS
+    executions = ('masked',) if getattr(supernet, 'with_cp', False) else EXECUTIONS
     times = {}
     with left_as_it_was(model):
         # one after the other, as training goes on with one: in turn, each would pay for the
@@ -47,7 +49,7 @@ def measure_executions(
         for execution in executions:
             try:
                 seconds = [
-                    _seconds(model, backbone, optim_wrapper, copied(data_batch), subnets, execution)
+                    _seconds(model, supernet, optim_wrapper, copied(data_batch), subnets, execution)
                     for subnets in draws
                 ]
                 times[execution] = statistics.median(seconds[1:])
@@ -60,7 +62,7 @@ def measure_executions(
 
 def _seconds(
     model: nn.Module,
-    backbone: nn.Module,
+    supernet: Shared,
     optim_wrapper: OptimWrapper,
     batch: Any,
     subnets: Sequence[Subnet],
@@ -69,7 +71,7 @@ def _seconds(
     """Seconds of one forward and backward."""
     model.zero_grad()
     start = now()
-    with backbone.active(subnets, execution), optim_wrapper.optim_context(model):
+    with supernet.active(subnets, execution), optim_wrapper.optim_context(model):
         data = model.data_preprocessor(batch, True)
         losses = compat.forward_by_mode(model, data, 'loss')
     model.parse_losses(losses)[0].backward()

@@ -253,3 +253,23 @@ def compiling_many() -> AbstractContextManager:
     import torch
 
     return torch._dynamo.config.patch(recompile_limit=1024, accumulated_recompile_limit=1024)
+
+
+@contextmanager
+def sizes_stay_symbols() -> Iterator[None]:
+    """Inside, what is traced for export keeps sizes free in mmseg's ``Upsample``.
+
+    It computes ``int(size * 2.0)``, and ``int`` makes a number of a symbol: the size of the traced
+    images would be in the file. ``torch.sym_int`` is the same for numbers.
+    """
+    import torch
+
+    wrappers = sys.modules.get('mmseg.models.utils.wrappers')
+    if wrappers is None:
+        yield
+        return
+    wrappers.int = torch.sym_int
+    try:
+        yield
+    finally:
+        del wrappers.int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from mmpse.models.warm_start import load_public, read_checkpoint
 from mmpse.registry import HOOKS, MODELS
 
-from .calls import Call, CallError, noted_calls, parts, repeat, tensors
+from .calls import Call, CallError, mapped, noted_calls, parts, repeat, tensors
 from .head_distance import head_distance
 from .output_distance import difference, output_distance
 
@@ -87,21 +88,14 @@ class DistillationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         model = runner.model
         self.model = model.module if is_model_wrapper(model) else model
-        # training draws the same random numbers as without a teacher
-        with torch.random.fork_rng(devices=[]):
-            self.teacher = build_teacher(self.teacher_cfg, self.checkpoint)
-        check_normalisation(self.model, self.teacher)
-        self.teacher.to(next(self.model.parameters()).device)
+        self.teaching = Teaching(self.model, self.teacher_cfg, self.checkpoint, 'DistillationHook')
+        self.teacher = self.teaching.teacher
         self._listening = ExitStack()
-        self._form: dict[str, str] = {}  # of each part, in words
-        self._told = False
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         if runner.iter % self.every == 0:
             # listening ends with the iteration: nobody copies, saves or tests a model with it
-            self._calls = self._listening.enter_context(noted_calls(self.model))
-            handle = self.model.register_forward_hook(self._add_loss, with_kwargs=True)
-            self._listening.callback(handle.remove)
+            self._listening.enter_context(self.teaching.joining(self.weight * self.every))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
@@ -109,23 +103,69 @@ class DistillationHook(Hook):
         self._listening.close()
 
     def after_train(self, runner: Runner) -> None:
-        del self.model, self.teacher
+        del self.model, self.teacher, self.teaching
 
-    def _add_loss(
-        self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
-    ) -> dict[str, Any] | None:
-        """After a forward of the model: its losses and the teacher's."""
-        calls, self._calls[:] = list(self._calls), []
-        if kwargs.get('mode') != 'loss':
-            return None
-        return {**output, 'loss_distill': self.weight * self.every * self._loss(calls)}
 
-    def _loss(self, calls: Sequence[Call]) -> Tensor:
+class Teaching:
+    """A frozen model, and how far the raw outputs of another one are from its own.
+
+    Args:
+        student: The other model, not wrapped.
+        config, checkpoint: ``teacher`` and ``checkpoint`` of :class:`DistillationHook`.
+        who: For messages, what uses the teacher.
+
+    Attributes:
+        teacher: The frozen model.
+        of_groups: Distances of the heads' outputs, ``(groups,)``, in the last taught forward.
+
+    Raises:
+        ValueError: If the checkpoint does not fit, or its images are normalised otherwise.
+    """
+
+    def __init__(
+        self, student: nn.Module, config: str | Mapping[str, Any], checkpoint: str, who: str
+    ) -> None:
+        self.student = student
+        self.who = who
+        # training draws the same random numbers as without a teacher
+        with torch.random.fork_rng(devices=[]):
+            self.teacher = build_teacher(config, checkpoint)
+        check_normalisation(student, self.teacher, who)
+        self.teacher.to(next(student.parameters()).device)
+        self.of_groups: Tensor | None = None
+        self._form: dict[str, str] = {}  # of each part, in words
+        self._told = False
+
+    @contextmanager
+    def joining(self, factor: float, groups: int = 0) -> Iterator[None]:
+        """In a ``with`` block ``loss_distill`` joins the losses of the student.
+
+        Args:
+            factor: What the distance is multiplied by.
+            groups: Image ``i`` is of group ``i % groups``; each is measured too.
+        """
+
+        def join(
+            module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
+        ) -> dict[str, Any] | None:
+            noted, calls[:] = list(calls), []
+            if kwargs.get('mode') != 'loss':
+                return None
+            return {**output, 'loss_distill': factor * self._loss(noted, groups)}
+
+        with noted_calls(self.student) as calls:
+            handle = self.student.register_forward_hook(join, with_kwargs=True)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    def _loss(self, calls: Sequence[Call], groups: int) -> Tensor:
         with torch.no_grad():
             taught = repeat(calls, self.teacher)
         outputs = {call.part: (call.output, other) for call, other in zip(calls, taught)}
         features = 'neck' if 'neck' in outputs else 'backbone'
-        terms, left_out = {}, {}
+        terms, of_groups, left_out = {}, [], {}
         for part, (output, other) in outputs.items():
             if part in ('backbone', 'neck') or not _has_gradient(output):
                 continue
@@ -135,8 +175,11 @@ class DistillationHook(Hook):
                 left_out[part] = str(other)
             else:
                 terms[part] = self._head_term(part, output, other)
+                of_groups.append(self._of_groups(part, output, other, groups))
+        self.of_groups = torch.stack(of_groups).mean(0) if of_groups else None
         output, other = outputs.get(features, (None, None))
-        if not hasattr(getattr(self.model, 'head', None), 'loss_module') and _has_gradient(output):
+        classifier = hasattr(getattr(self.student, 'head', None), 'loss_module')
+        if not classifier and _has_gradient(output):
             problem = str(other) if isinstance(other, CallError) else difference(output, other)
             if problem:
                 left_out[features] = problem
@@ -152,28 +195,37 @@ class DistillationHook(Hook):
         problem = difference(output, other)
         if problem:
             raise ValueError(
-                f'DistillationHook: {part} cannot be compared with the teacher: {problem}; give '
-                'the model that this one was cut from, of the same classes'
+                f'{self.who}: {part} cannot be compared with the teacher: {problem}; give the '
+                'model that this one was cut from, of the same classes'
             )
-        distance, self._form[part] = head_distance(parts(self.model)[part], output, other)
+        distance, self._form[part] = head_distance(parts(self.student)[part], output, other)
         return distance
+
+    @torch.no_grad()
+    def _of_groups(self, part: str, output: Any, other: Any, groups: int) -> Tensor:
+        head, distances = parts(self.student)[part], []
+        for g in range(groups):
+            of_group = itemgetter(slice(g, None, groups))
+            distances.append(
+                head_distance(head, *(mapped(of_group, x) for x in (output, other)))[0]
+            )
+        return torch.stack(distances).float() if groups else torch.empty(0)
 
     def _tell(self, terms: Mapping[str, Any], left_out: dict[str, str], outputs: Mapping) -> None:
         """Say once what is compared, and what is not."""
-        for name, part in parts(self.model).items():
+        for name, part in parts(self.student).items():
             if name not in outputs and next(part.parameters(), None) is not None:
                 left_out[name] = 'is not called on whole images'
         but = '; '.join(f'{part} {why}' for part, why in left_out.items())
         if not terms:
             raise ValueError(
-                f'DistillationHook: nothing of this {type(self.model).__name__} can be compared '
-                f'with the teacher: {but or "it has no head that puts out tensors"}; train it '
-                'without the hook'
+                f'{self.who}: nothing of this {type(self.student).__name__} can be compared with '
+                f'the teacher: {but or "it has no head that puts out tensors"}; train it without '
+                'a teacher'
             )
         names = ', '.join(f'{part} ({self._form[part]})' for part in terms)
         print_log(
-            f'DistillationHook: the teacher is compared in {names}'
-            + (f'; left out: {but}' * bool(but)),
+            f'{self.who}: the teacher is compared in {names}' + (f'; left out: {but}' * bool(but)),
             logger='current',
         )
 
@@ -206,14 +258,14 @@ def build_teacher(teacher: str | Mapping[str, Any], checkpoint: str) -> BaseMode
     return model
 
 
-def check_normalisation(model: nn.Module, teacher: nn.Module) -> None:
+def check_normalisation(model: nn.Module, teacher: nn.Module, who: str) -> None:
     """Raise an error if two models' preprocessors normalise images differently."""
     for key in ('mean', 'std'):
         own, other = (getattr(m.data_preprocessor, key, None) for m in (model, teacher))
         if torch.is_tensor(own) and torch.is_tensor(other) and own.tolist() != other.tolist():
             raise ValueError(
-                f'DistillationHook: the data preprocessors of the model and of the teacher have '
-                f'{key}={own.flatten().tolist()} and {other.flatten().tolist()}, but the teacher '
+                f'{who}: the data preprocessors of the model and of the teacher have {key}='
+                f'{own.flatten().tolist()} and {other.flatten().tolist()}, but the teacher '
                 "sees the model's images; give a teacher of the same data_preprocessor"
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +30,22 @@ def pruned_changes(cfg: Config, subnet: Subnet) -> dict[str, Any]:
         architecture=cfg.model.type,
         subnet={key: content[key] for key in ('schema', 'backbone', 'widths')},
     )
+    for key, change in thawed(cfg).items():
+        model[key] = {**change, **model.get(key, {})}
+    return changes
+
+
+def thawed(cfg: Config) -> dict[str, dict[str, Any]]:
+    """Part of the model -> what makes its config freeze nothing."""
+    found: dict[str, dict[str, Any]] = {}
     for key, value in cfg.model.items():
-        if isinstance(value, Mapping) and (thawed := _thawed(value)):
-            model[key] = {**thawed, **model.get(key, {})}
-    return changes
-
-
-def _thawed(config: Mapping[str, Any]) -> dict[str, Any]:
-    changes: dict[str, Any] = {}
-    if config.get('frozen_stages', -1) >= 0:
-        changes['frozen_stages'] = -1
-    if (config.get('norm_cfg') or {}).get('requires_grad') is False:
-        changes['norm_cfg'] = dict(requires_grad=True)
-    return changes
+        if not isinstance(value, Mapping):
+            continue
+        if value.get('frozen_stages', -1) >= 0:
+            found.setdefault(key, {})['frozen_stages'] = -1
+        if (value.get('norm_cfg') or {}).get('requires_grad') is False:
+            found.setdefault(key, {})['norm_cfg'] = dict(requires_grad=True)
+    return found
 
 
 def finetune_changes(
@@ -57,12 +60,21 @@ def finetune_changes(
         teacher: Arguments of :class:`mmpse.DistillationHook`; ``None``: no teacher.
         seed: Seed of the training.
     """
+    hooks = [dict(type='mmpse.SeedHook')]
+    if teacher is not None:
+        hooks.append(dict(type='mmpse.DistillationHook', **teacher))
+    return run_changes(cfg, recipe, start, seed, hooks)
+
+
+def run_changes(
+    cfg: Config, recipe: Recipe, start: str, seed: int, hooks: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What makes a config that of a part of the schedule, from a checkpoint, with more hooks."""
     changes = dict(recipe.changes)
     changes['load_from'] = start
     changes['randomness'] = dict(cfg.get('randomness') or {}, seed=seed)
-    if teacher is not None:
-        hooks = changes.get('custom_hooks', cfg.get('custom_hooks') or [])
-        changes['custom_hooks'] = [*hooks, dict(type='mmpse.DistillationHook', **teacher)]
+    own = changes.get('custom_hooks', cfg.get('custom_hooks') or [])
+    changes['custom_hooks'] = [*own, *hooks]
     return changes
 
 

@@ -1,8 +1,10 @@
 """How far a head's raw outputs are from a teacher's, in the form in which they are used.
 
 Raw outputs are not equally important everywhere: a detector's boxes mean nothing where it sees
-nothing, and a sum of squares over all its scores is a sum over the background. Measured on a pruned
-RetinaNet, such sums cost accuracy, and what is below gains some.
+nothing, and a sum of squares over all its scores is a sum over the background. A RetinaNet cut to
+half its widths (scenes of digits, 250 iterations) reached mAP 57.4 without a teacher, 55.6 by
+squares of the raw outputs or by channel-wise softmaxes (CWD, arXiv 2011.13256), 57.8 by what is
+below; at an IoU of 0.5: 79.8, 78.2, 77.7 and 81.5. The first and the last are of two seeds.
 """
 
 from __future__ import annotations
@@ -88,7 +90,7 @@ def detection_distance(output: Any, teacher: Any, classes: int, sigmoid: bool) -
         sigmoid: Whether every class is a score of its own.
 
     Returns:
-        The sum of the two.
+        The sum of the two, times 0.3.
     """
     (scores, *own), (teacher_scores, *other) = (
         [_by_place(levels, x[0], classes) for levels in x] for x in (output, teacher)
@@ -113,7 +115,7 @@ def detection_distance(output: Any, teacher: Any, classes: int, sigmoid: bool) -
             variance = (weight * (y - mean).square()).sum()
             error = (weight * (x - y).square()).sum()
             distance = distance + error / variance.clamp_min(torch.finfo(weight.dtype).tiny)
-    return distance
+    return 0.3 * distance  # alone it is some four times the losses that a RetinaNet has itself
 
 
 def _by_place(levels: list[Tensor], scores: list[Tensor], classes: int) -> Tensor:

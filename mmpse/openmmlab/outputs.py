@@ -60,6 +60,14 @@ def raw_outputs(
     return model(images)
 
 
+def deployed_outputs(model: nn.Module, images: Tensor) -> Any:
+    """Raw outputs of a model, of as many regions as a two-stage detector looks at in a test."""
+    regions = None
+    if getattr(model, 'with_roi_head', False):
+        regions = (getattr(model, 'test_cfg', None) or {}).get('rpn', {}).get('max_per_img', 1000)
+    return raw_outputs(model, images, deployed=True, regions=regions)
+
+
 def _region_sides(roi_head: nn.Module) -> list[float]:
     """Sides in pixels of squares that are pooled from each level."""
     extractor = getattr(roi_head, 'bbox_roi_extractor', None)

@@ -18,7 +18,7 @@ from mmpse.visualization import text_table
 from .subject import Subject
 
 LISTED = 4  # layers of a group that are named
-NAMES = dict(flops='FLOPs', params='parameters')
+NAMES = dict(flops='FLOPs', params='parameters', latency='latency')
 JOINED = 'joined with '  # how a reason begins that is another layer's
 
 
@@ -63,23 +63,27 @@ class Reach:
         rows = [
             [
                 name,
-                *(f'{row[key] / 1e6:,.4g} M ({row[key] / full[key]:.0%})' for key in full),
+                *(f'{_amount(key, row[key])} ({row[key] / full[key]:.0%})' for key in full),
             ]
             for name, row in self.rows.items()
         ]
-        text = text_table(['what is reachable', 'FLOPs', 'parameters'], rows)
+        text = text_table(['what is reachable', *(NAMES[key] for key in full)], rows)
         if not self.fixed:
             return text
         rows = [
             [
                 fixed.names,
                 fixed.why,
-                *(f'{part[key]:.0%}' for key in full for part in (fixed.full, fixed.lowest)),
+                *(f'{p[key]:.0%}' for key in fixed.full for p in (fixed.full, fixed.lowest)),
             ]
             for fixed in self.fixed
         ]
         header = ['what keeps its width', 'why', 'FLOPs', 'of lowest', 'params', 'of lowest']
         return f'{text}\n{text_table(header, rows, left=2)}'
+
+
+def _amount(resource: str, value: float) -> str:
+    return f'{value / 1000:,.4g} ms' if resource == 'latency' else f'{value / 1e6:,.4g} M'
 
 
 def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None) -> Reach:
@@ -114,23 +118,31 @@ def _check(
         limit = parse_amount(amount, full, name)
     except ValueError as error:
         raise BudgetError(str(error)) from None
-    kind, what = type(subject.model).__name__, NAMES[name]
+    kind, asked = type(subject.model).__name__, f'{_in_words(name, limit)} ({amount})'
     if limit >= full:
         raise BudgetError(
-            f'this {kind} has {full:,} {what}, which the budget of {limit:,.0f} ({amount}) allows: '
-            'there is nothing to prune; give less'
+            f'this {kind} has {_in_words(name, full)}, and {asked} are allowed: there is nothing '
+            'to prune; give less'
         )
     if limit >= low:
         return
-    held = sorted(fixed, key=lambda group: -group.lowest[name])[:3]
-    shares = [f'{g.lowest[name]:.0%} {g.names} ({g.why})' for g in held if g.lowest[name] > 0.005]
-    rest = 1 - sum(group.lowest[name] for group in fixed)
-    holds = ', '.join([*shares, f'{rest:.0%} layers at their least width'])
+    holds = ''
+    if name != 'latency':  # which is not shared out
+        held = sorted(fixed, key=lambda group: -group.lowest[name])[:3]
+        held = [group for group in held if group.lowest[name] > 0.005]
+        rest = 1 - sum(group.lowest[name] for group in fixed)
+        shares = [f'{group.lowest[name]:.0%} {group.names} ({group.why})' for group in held]
+        listed = ', '.join([*shares, f'{rest:.0%} layers at their least width'])
+        holds = f', and the lowest consists of {listed}'
     raise BudgetError(
-        f'no subnet of this {kind} has at most {limit:,.0f} {what} ({amount}): they reach from '
-        f'{low:,} ({low / full:.1%}) to {full:,} (100%), and the lowest consists of {holds}; give '
-        'more, a smaller --divisor, or fewer units to --keep'
+        f'no subnet of this {kind} has at most {asked}: they reach from {_in_words(name, low)} '
+        f'({low / full:.1%}) to {_in_words(name, full)} (100%){holds}; give more, a smaller '
+        '--divisor, or fewer units to --keep'
     )
+
+
+def _in_words(name: str, value: float) -> str:
+    return f'{value / 1000:.3g} ms' if name == 'latency' else f'{value:,.0f} {NAMES[name]}'
 
 
 @torch.no_grad()

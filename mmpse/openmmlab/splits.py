@@ -20,6 +20,7 @@ from mmpse.registry import DATASETS
 
 from .datasets import build_leaf, last_phase, leaves_of, pipeline_of, replace_leaves, with_pipeline
 from .kinds import default_of, is_kind
+from .losses import batch_size_of
 from .types import find_type, is_type
 
 # A tenth keeps the training set nearly whole. With 512 images the paired standard error between two
@@ -34,6 +35,7 @@ class HeldOut(NamedTuple):
     calibration: ConfigDict  # training images in a fixed random order, as training ends with them
     held_out: ConfigDict  # the images held out, as the config validates
     train: ConfigDict  # all other images, as the config trains
+    unseen: ConfigDict  # the images held out, as training ends with them
     evaluator: Any  # the config's val_evaluator, for the images held out
     images: int  # how many are held out
     total: int  # how many there are, without repetitions
@@ -97,21 +99,50 @@ def held_out(cfg: Config, images: int | None = None, seed: int = 0) -> HeldOut:
             pipeline = _with_instances(pipeline)
         judged = _judged(dataset, parts, pipeline)
         train = _rest(dataset, parts)
-        calibration = _rest(last_phase(dataset, content.get('custom_hooks') or []), parts)
+        last = last_phase(dataset, content.get('custom_hooks') or [])
+        calibration, unseen = _rest(last, parts), _rest(last, parts, rest=False)
 
-    train, calibration = (dict(loader, dataset=part) for part in (train, calibration))
+    train, unseen = dict(loader, dataset=train), dict(loader, dataset=unseen)
+    calibration = _in_order(loader, calibration, seed)
     validation = dict(val_loader, dataset=judged, drop_last=False)
-    calibration['sampler'] = dict(type='DefaultSampler', shuffle=True, seed=seed)
-    validation['sampler'] = dict(type='DefaultSampler', shuffle=False)
-    validation.pop('batch_sampler', None)
-    for one in (calibration, validation):
+    unseen.update(drop_last=False, batch_size=batch_size_of(loader))
+    for one in (validation, unseen):
+        one['sampler'] = dict(type='DefaultSampler', shuffle=False)
+        one.pop('batch_sampler', None)
         one.pop('num_batch_per_epoch', None)
     return HeldOut(
-        *map(ConfigDict, copy.deepcopy((calibration, validation, train))),
+        *map(ConfigDict, copy.deepcopy((calibration, validation, train, unseen))),
         evaluator,
         sum(len(part.firsts) for part in parts),
         total,
     )
+
+
+def all_training(cfg: Config, seed: int = 0) -> ConfigDict:
+    """All training images as :func:`held_out` gives those for calibration, of any config.
+
+    Raises:
+        ValueError: If the config has no training data.
+    """
+    content = cfg.to_dict()
+    loader = content.get('train_dataloader')
+    if not loader:
+        raise ValueError(
+            'the config has no train_dataloader, but widths are chosen on training images; give '
+            'the config that the model was trained by'
+        )
+    scope = loader['dataset'].get('_scope_') or cfg.get('default_scope')
+    with DefaultScope.overwrite_default_scope(scope):
+        dataset = last_phase(loader['dataset'], content.get('custom_hooks') or [])
+    return ConfigDict(_in_order(loader, dataset, seed))
+
+
+def _in_order(loader: Mapping[str, Any], dataset: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The dataloader for a dataset in a fixed random order."""
+    sampler = dict(type='DefaultSampler', shuffle=True, seed=seed)
+    calibration = dict(loader, dataset=dataset, sampler=sampler)
+    calibration.pop('num_batch_per_epoch', None)
+    return calibration
 
 
 # Which images
@@ -173,13 +204,14 @@ def _name(info: Mapping[str, Any]) -> Any:
     return str(info['img_path']) if info.get('img_path') else None
 
 
-def _rest(config: Mapping[str, Any], parts: Sequence[_Part]) -> dict:
-    """A dataset without what is held out of its leaves."""
+def _rest(config: Mapping[str, Any], parts: Sequence[_Part], rest: bool = True) -> dict:
+    """A dataset without what is held out of its leaves, or with nothing but that."""
     parts = iter(parts)
 
     def subset(leaf: Mapping[str, Any]) -> dict:
         part = next(parts)
-        return dict(type='mmpse.Subset', images=part.places, of=part.size, rest=True, dataset=leaf)
+        images = part.places if rest else part.firsts
+        return dict(type='mmpse.Subset', images=images, of=part.size, rest=rest, dataset=leaf)
 
     return replace_leaves(config, subset)
 

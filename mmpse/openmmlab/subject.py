@@ -19,14 +19,15 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmpse.registry import DATASETS
-from mmpse.resources import model_cost
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet
 
-from .checkpoints import Report, load_weights
+from .checkpoints import CheckpointError, Report, listed, load_weights
 from .configs import build_model, default_input_shape, load_config
-from .outputs import raw_outputs
+from .errors import ConfigError, name_of, one_line
+from .outputs import deployed_outputs
 from .pruned import look
+from .supernets import whole_costs, whole_supernet
 
 RATIOS = (0.125, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -80,6 +81,7 @@ def examine(
     input_shape: Sequence[int] | None = None,
     divisor: int = 8,
     grids: Mapping[str, Mapping[str, Any]] | None = None,
+    shared: bool = False,
     show: bool = False,
 ) -> Subject:
     """Build a model from its config, load its weights, and find its units.
@@ -91,6 +93,7 @@ def examine(
             config's tests.
         divisor: Widths are multiples of it.
         grids: Units that need other widths, see :class:`mmpse.space.SearchSpace`.
+        shared: Whether subnets are to share batches: the widths are those of a supernet then.
         show: Whether to show progress.
 
     Raises:
@@ -103,23 +106,39 @@ def examine(
     weights = Report('nowhere', 0, (), (), (), None)
     if checkpoint is not None:
         weights = load_weights(model, checkpoint)
+        _check_whole(model, weights, cfg)
     shape = tuple(input_shape or default_input_shape(cfg, model))
     follow = partial(track, description='finding units', transient=True) if show else iter
     layout, images = look(model, shape[1:], follow)
     shape = (images.shape[1], *shape[1:])
-    kind = type(model).__name__
-    space = layout.space(RATIOS, divisor, grids, model=kind)
-    run = partial(deployed_outputs, model)
-    costs = model_cost(model, layout, space, torch.zeros(1, *shape), run)
+    if shared:
+        space = whole_supernet(model, layout, RATIOS, divisor, grids).search_space
+    else:
+        space = layout.space(RATIOS, divisor, grids, model=type(model).__name__)
+    costs = whole_costs(model, layout, space, shape)
     return Subject(cfg, model.to(get_device()), weights, layout, space, costs, shape)
 
 
-def deployed_outputs(model: nn.Module, images: Tensor) -> Any:
-    """Raw outputs of a model, of as many regions as a two-stage detector looks at in a test."""
-    regions = None
-    if getattr(model, 'with_roi_head', False):
-        regions = (getattr(model, 'test_cfg', None) or {}).get('rpn', {}).get('max_per_img', 1000)
-    return raw_outputs(model, images, deployed=True, regions=regions)
+def _check_whole(model: nn.Module, weights: Report, cfg: Config) -> None:
+    """Only a trained model can be pruned: one with the backbone alone would have a random head.
+
+    Raises:
+        CheckpointError: If weights are missing, but for heads that only training needs.
+    """
+    parameters = [name for name, _ in model.named_parameters()]
+    lacking = [
+        name
+        for name in weights.random
+        if not name.startswith('auxiliary_head')
+        and any(f'{parameter}.'.startswith(f'{name}.') for parameter in parameters)
+    ]
+    if lacking:
+        instead = f'has {listed(weights.unused)} instead' if weights.unused else 'has nothing else'
+        raise CheckpointError(
+            f'{weights.source} is of another model: it lacks {listed(lacking)} of the '
+            f'{type(model).__name__} of {name_of(cfg)}, and {instead}; give the checkpoint that '
+            'was trained by this config'
+        )
 
 
 def dataset_meta(subject: Subject) -> dict[str, Any] | None:
@@ -133,6 +152,11 @@ def dataset_meta(subject: Subject) -> dict[str, Any] | None:
         return dict(DATASETS.build(loader['dataset']).metainfo)
 
 
+def validates(cfg: Config) -> bool:
+    """Whether a config says how to validate."""
+    return bool(cfg.get('val_dataloader') and cfg.get('val_evaluator'))
+
+
 @torch.no_grad()
 def evaluate(subject: Subject, model: nn.Module, show: bool = False) -> dict[str, float]:
     """The metrics of a model on the config's validation split.
@@ -141,11 +165,24 @@ def evaluate(subject: Subject, model: nn.Module, show: bool = False) -> dict[str
         subject: Whose config it is.
         model: The model, full or cut, in eval mode.
         show: Whether to show progress.
+
+    Returns:
+        The metrics; none if the config does not validate.
+
+    Raises:
+        ConfigError: If its evaluator cannot be built.
     """
     cfg = subject.cfg
+    if not validates(cfg):
+        return {}
     with DefaultScope.overwrite_default_scope(subject.scope):
         loader = Runner.build_dataloader(dict(cfg.val_dataloader), seed=0)
-        evaluator = Runner.build_evaluator(None, cfg.val_evaluator)
+        try:
+            evaluator = Runner.build_evaluator(None, cfg.val_evaluator)
+        except (KeyError, TypeError, ValueError) as error:  # of the registry, or of the metric
+            raise ConfigError(
+                f'cannot build the val_evaluator of {name_of(cfg)} ({one_line(error)})'
+            ) from error
         evaluator.dataset_meta = loader.dataset.metainfo
         model.eval()
         follow = partial(track, description='validating', transient=True) if show else iter

@@ -10,6 +10,7 @@ from mmpse.space import Budget, BudgetError, SearchSpace
 from mmpse.space.budget import NAMES
 from mmpse.space.sampling import width_table
 
+KICKS = 10  # times that some units are changed at random
 ROUNDING = 1e-9  # of the range of the losses: a smaller gain is none
 
 
@@ -28,11 +29,12 @@ def allocate(
 
     From the fullnet, units are cut until every limit is met: always the cut that loses least for
     what it saves. Then the best change of one or of two units is made, as long as there is one that
-    gains. Every step looks at all of them, some ten million in a second.
+    gains; every step looks at all of them. The same is done again after random changes of a few
+    units, which matters where several limits hold at once.
 
     What is found costs at most the limit of every resource. It lies in the window of the budget's
-    first resource, unless another resource or a gap in the costs forbids that. No unit of it can be
-    widened within the limits without losing more.
+    first resource, but not where other limits, a gap in the costs or losses that fall with narrower
+    widths are in the way. No unit of it can be widened within the limits without losing more.
 
     With ``refits`` the loss of a subnet is an upper bound: ``errors`` standard deviations of its
     refits above it. So the tables of :meth:`Predictor.tables` give the subnet whose gain over the
@@ -58,11 +60,14 @@ def allocate(
         ValueError: If ``losses`` or ``refits`` are not of the space, or not finite.
     """
     problem = _Problem(space, budget, losses, refits, errors, floor)
-    begin = [problem.greedy()]
+    begin = [problem.cut(problem.widest)]
     if starts is not None:
         begin += [taken for taken in problem.taken(starts) if problem.within(taken)]
-    ends = [problem.fill(problem.exchange(problem.fill(taken))) for taken in begin]
-    return problem.widths(problem.around(min(ends, key=problem.key), count))
+    best = min((problem.improved(taken) for taken in begin), key=problem.key)
+    rng = np.random.default_rng(0)
+    for _ in range(KICKS):
+        best = min(best, problem.improved(problem.kicked(best, rng)), key=problem.key)
+    return problem.widths(problem.around(best, count))
 
 
 class _Problem:
@@ -174,9 +179,8 @@ class _Problem:
         beside = self.alone + self.pairs[:, :, taken].sum(axis=2)
         return self.cost(taken)[:, None] + self._change(beside.T, taken).T
 
-    def greedy(self) -> np.ndarray:
-        """Cut the fullnet until it meets the limits."""
-        taken = self.widest
+    def cut(self, taken: np.ndarray) -> np.ndarray:
+        """Cut a subnet until it meets the limits."""
         while ((excess := self.cost(taken) / self.limits - 1) > 0).any():
             saved = np.maximum(excess, 0) @ (self.cost(taken)[:, None] - self._costs(taken))
             cuts = self.allowed & (self.option < taken[self.unit]) & (saved > 0)
@@ -185,6 +189,16 @@ class _Problem:
             rate = self._change(self.loss, taken)[cuts] / saved[cuts]
             taken = self._replaced(taken, np.flatnonzero(cuts)[[rate.argmin()]])
         return taken
+
+    def kicked(self, taken: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A subnet that meets the limits, of one some of whose units were changed at random."""
+        units = len(taken) - 1
+        some = rng.choice(units, min(units, max(3, units // 10)), replace=False)
+        options = [rng.choice(np.flatnonzero(self.allowed & (self.unit == u))) for u in some]
+        return self.cut(self._replaced(taken, np.array(options)))
+
+    def improved(self, taken: np.ndarray) -> np.ndarray:
+        return self.fill(self.exchange(self.fill(taken)))
 
     def fill(self, taken: np.ndarray) -> np.ndarray:
         """Widen units as long as that loses nothing."""

@@ -55,7 +55,7 @@ class Predictor:
         seed: Of the bootstrap samples.
 
     Attributes:
-        shares: By how many per cent the cost grows with one per cent of a unit's width, ``(units,)``.
+        shares: Per cent of cost for one per cent of a unit's width, ``(units,)``.
         squares: Whether squares were added.
 
     Raises:

@@ -70,6 +70,21 @@ class Supernet:
         self._cuts: dict[Subnet, dict[str, LayerCut]] = {}
 
     @property
+    def search_space(self) -> SearchSpace:
+        """The search space of the layout."""
+        return self.space
+
+    @property
+    def norms(self) -> list[_BatchNorm]:
+        """BatchNorms that every subnet passes by itself."""
+        return [norm for part in self.parts.values() for norm, _ in part.norms]
+
+    @property
+    def with_cp(self) -> bool:
+        """Whether a module recomputes its forward in the backward."""
+        return any(getattr(m, 'with_cp', False) for m in self.model.modules())
+
+    @property
     def active_subnets(self) -> tuple[Subnet, ...]:
         """The subnets of the groups of a batch; none makes the plain full-width network."""
         return self._active

@@ -16,7 +16,7 @@ from search_runs import log_of, search
 from mmpse.engine import Archive, ArchiveError, read_archive
 from mmpse.engine.checkpoint import file_digest
 from mmpse.engine.judge import Judge, Verdict
-from mmpse.models import LatencyTable, latency_table
+from mmpse.models import Latencies, LatencyTable, latency_table
 from mmpse.space import BudgetError, Subnet
 
 
@@ -60,10 +60,9 @@ def test_search_writes_the_best_subnet_inside_the_budget(cfg):
 
 def test_search_within_flops_and_latency(cfg, tmp_path, monkeypatch):
     def measure(calls, rounds, track):  # a layer's latency goes by its widths, a whole one's too
-        return {
-            widths: [1e-9 * np.prod(widths) if len(widths) == 2 else 1e-6 * sum(widths)] * rounds
-            for widths in calls
-        }
+        return Latencies(
+            {w: [1e-9 * np.prod(w) if len(w) == 2 else 1e-6 * sum(w)] * rounds for w in calls}
+        )
 
     monkeypatch.setattr(latency_table, 'measure_latencies', measure)
     table = LatencyTable(cfg.model.to_dict(), cfg.train_cfg.input_shape, tmp_path / 'table.json')

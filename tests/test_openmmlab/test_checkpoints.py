@@ -234,7 +234,7 @@ def test_what_is_no_checkpoint(tmp_path, state):
     torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / 'script.pth')
     cases = [
         (tmp_path / 'none.pth', 'there is no such file'),
-        (tmp_path / 'text.pth', 'cannot read the checkpoint .*text.pth'),
+        (tmp_path / 'text.pth', r'text.pth \(.*\); give a file that torch.save'),
         (tmp_path / 'script.pth', 'TorchScript'),
         (dict(epoch=1, state_dict={}), 'holds no weights: .*got a mapping of nothing'),
         (dict(a=1, b='x'), 'got a mapping of a, b; save model.state_dict'),

@@ -327,17 +327,17 @@ def test_the_teacher_itself_is_at_no_distance(teach, name):
     [
         (
             'retinanet',
-            'compared in bbox_head (sigmoid, and boxes); left out: neck a tensor is (4, 8, 16, 16), the',
+            'bbox_head (sigmoid, and boxes); left out: neck a tensor is (4, 8, 16, 16), the',
         ),
         (
             'faster_rcnn',
-            'compared in rpn_head (sigmoid, and boxes); left out: neck .*; roi_head is not called on',
+            'rpn_head (sigmoid, and boxes); left out: neck .*; roi_head is not called on',
         ),
         (
             'segmentor',
-            'compared in decode_head (softmax); left out: auxiliary_head does not predict; neck',
+            'decode_head (softmax); left out: auxiliary_head does not predict; neck',
         ),
-        ('cascade', 'compared in decode_head.0 (softmax), decode_head.1 (softmax); left out: neck'),
+        ('cascade', 'decode_head.0 (softmax), decode_head.1 (softmax); left out: neck'),
     ],
 )
 def test_one_line_says_what_is_compared(teach, name, line, monkeypatch):

@@ -101,7 +101,7 @@ def test_detectors_with_a_score_of_every_class(factor):
     expected = kl_divergence(Bernoulli(p), Bernoulli(q)).sum() / weight.sum()
     expected += boxes_apart(rows[0][1], rows[1][1], weight)
     assert detection_distance(student, teacher, classes, True).item() == pytest.approx(
-        expected.item()
+        0.3 * expected.item()
     )
 
 
@@ -112,7 +112,9 @@ def test_detectors_with_a_background_class():
     weight = (1 - p.probs[:, 3]) ** 2
     expected = kl_divergence(p, q).sum() / weight.sum()
     expected += boxes_apart(rows[0][1], rows[1][1], weight)
-    assert detection_distance(student, teacher, 4, False).item() == pytest.approx(expected.item())
+    assert detection_distance(student, teacher, 4, False).item() == pytest.approx(
+        0.3 * expected.item()
+    )
 
 
 def test_boxes_do_not_count_where_the_teacher_sees_nothing():
@@ -124,7 +126,7 @@ def test_boxes_do_not_count_where_the_teacher_sees_nothing():
     seen = [x.clone() for x in others]
     seen[0][0, :, 2, 3], seen[0][0, :, 6, 3] = boxes[0][0, :, 2, 3], boxes[0][0, :, 6, 3]
     assert detection_distance((scores, seen), (scores, boxes), 3, True) < 1e-6
-    assert detection_distance((scores, others), (scores, boxes), 3, True) > 0.1
+    assert detection_distance((scores, others), (scores, boxes), 3, True) > 0.03
 
 
 def test_scores_of_certainty_are_finite_in_single_precision():

@@ -37,6 +37,7 @@ from mmpse.models import (
     with_subnet,
 )
 from mmpse.registry import MODELS
+from mmpse.resources.busy import busy_sentence
 from mmpse.space import Budget, BudgetError, PriorSampler, Subnet, UniformSampler
 from mmpse.transfer.config import load_supernet
 
@@ -111,6 +112,8 @@ def latencies(
         static.eval()
         calls[name] = prepared(static, x)
     times = measure_latencies(calls, track=partial(track, description='rounds', transient=True))
+    if sentence := busy_sentence(times.busy):
+        print(f'latency is not to be relied on: {sentence}')
     return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
 
 

@@ -33,6 +33,7 @@ from mmpse.models import (
     with_subnet,
 )
 from mmpse.registry import MODELS
+from mmpse.resources.busy import busy_sentence
 from mmpse.space import Subnet
 from mmpse.transfer.config import load_supernet
 
@@ -81,6 +82,7 @@ def main() -> None:
             runtime=runtime,
             name=name,
             latency_ms=1e3 * statistics.median(values),
+            busy=round(times.busy, 2),
             ratio=statistics.median(
                 v / f for v, f in zip(values, times[part, runtime, first], strict=True)
             ),
@@ -100,6 +102,8 @@ def main() -> None:
         latency, ratio = f'{row["latency_ms"]:.2f}', f'{row["ratio"]:.3f}'
         table.add_row(row['part'], row['runtime'], row['name'], latency, ratio)
     Console().print(table)
+    if sentence := busy_sentence(times.busy):
+        print(f'latency is not to be relied on: {sentence}')
     if args.json:
         write_json(args.json, rows)
 
