@@ -88,10 +88,13 @@ class _Finder:
                 self._pass(None)
                 for name in track([n for n in self.order if is_mixing(self.layers[n])]):
                     self._pass(name)
-                self._unite()
+                with torch.device('cpu'):  # whatever the default is
+                    self._unite()
                 for tensor in loose_tensors(self.model):
                     self._check_loose(*tensor)
-                return self._with_leaks(self._layout())
+                with torch.device('cpu'):
+                    layout = self._layout()
+                return self._with_leaks(layout)
         finally:
             torch.set_num_threads(threads)
 
@@ -394,7 +397,9 @@ class _Finder:
 def mask_of(side: Side, widths: Mapping[str, int]) -> Tensor:
     """Which positions of a side subnets of these widths use, bool ``(positions,)``."""
     runs = [
-        (torch.arange(s.channels) < widths.get(s.unit, s.channels)).repeat_interleave(s.repeat)
+        (torch.arange(s.channels, device='cpu') < widths.get(s.unit, s.channels)).repeat_interleave(
+            s.repeat
+        )
         for s in side
     ]
     return torch.cat(runs)

@@ -414,3 +414,21 @@ class TestLayersThatNormaliseWeights(ToyTester):
 class TestLayersThatNormaliseWeightsInChannelsLast(TestLayersThatNormaliseWeights):
     def build(self):
         return super().build().to(memory_format=torch.channels_last)
+
+
+class NormAndActivation(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+
+
+class TestNormThatDoesMore(ToyTester):
+    units = {'0': 12, '2': 10}
+
+    def build(self):
+        return nn.Sequential(
+            nn.Conv2d(3, 12, 3),
+            NormAndActivation(12),
+            nn.Conv2d(12, 10, 3),
+            NormAndActivation(10),
+            nn.Conv2d(10, 4, 1),
+        )
