@@ -52,9 +52,10 @@ def task(digits, tmp_path):
         cfg.load_from, cfg.work_dir = str(checkpoint), str(tmp_path / 'work')
         cfg.train_dataloader.dataset.indices = images
         if name == 'segmentation':
-            cfg.model.decode_head.dropout_ratio = 0  # random numbers of the batch, not of groups
+            # no random numbers of the batch, and channels that stay are the first ones
+            cfg.model.decode_head.update(dropout_ratio=0, concat_input=False)
         cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs)
-        cfg.optim_wrapper.optimizer = dict(type='SGD', lr=1e-4)
+        cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=1e-4))
         cfg.randomness = dict(seed=0)
         cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=2))
         teacher = hook.pop('teacher', None)
