@@ -25,7 +25,7 @@ from .subject import Subject
 
 SCORE = 0.3  # boxes below are not drawn
 TOP = 3  # classes that are named
-SIDE = 512  # pixels, up to which images with boxes are enlarged
+SIDE = 320  # pixels, up to which images with boxes are enlarged
 
 
 @torch.no_grad()

@@ -154,6 +154,36 @@ class TestCascade(ModelTester):
         return rpn, torch.cat(scores), torch.cat(boxes)  # one by one for images
 
 
+class TestDeformable(ModelTester):
+    """Deformable convolutions, and offsets that are read from what they read."""
+
+    config = 'mmdet::dcnv2/faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py'
+    narrow = dict(
+        backbone=R50, neck=fpn(R50_WIDTHS), rpn_head=dict(in_channels=16, feat_channels=16)
+    )
+    narrow['roi_head'] = TestFasterRCNN.narrow['roi_head']
+    counted = False  # mmengine leaves deformable convolutions out
+
+
+class TestDeformableInGroups(TestDeformable):
+    """Each group of an input's channels has its own offsets: the layer before it stays."""
+
+    config = 'mmdet::dcnv2/faster-rcnn_r50-mdconv-group4-c3-c5_fpn_1x_coco.py'
+    fixed = {'backbone.layer2.0.conv1': 'offsets'}
+
+
+class TestVarifocal(ModelTester):
+    """Deformable convolutions whose offsets come from elsewhere."""
+
+    config = 'mmdet::vfnet/vfnet_r50_fpn_1x_coco.py'
+    narrow = dict(
+        backbone=R18,
+        neck=fpn([8, 16, 32, 64], 32),
+        bbox_head=dict(num_classes=3, in_channels=32, feat_channels=64, stacked_convs=1),
+    )
+    counted = False
+
+
 # Segmentors
 
 
