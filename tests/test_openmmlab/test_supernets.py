@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from test_distillation import build, faster_rcnn
 from tiny_tasks import write_task
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -14,6 +15,7 @@ from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs import build_model
 from mmpse.openmmlab.distillation import build_teacher
 from mmpse.openmmlab.head_distance import head_distance
+from mmpse.openmmlab.supernets import find_supernet
 from mmpse.slim import cut_
 
 HOOK = dict(type='mmpse.SupernetHook', n=2, execution='sliced', divisor=4)
@@ -202,3 +204,15 @@ def test_a_grid_beside_that_of_a_backbone(supernet_cfg):
     supernet_cfg.custom_hooks[-1].divisor = 4
     with pytest.raises(ValueError, match='divisor of this supernet .* give them to the backbone'):
         Runner.from_cfg(supernet_cfg).train()
+
+
+def test_units_that_run_on_regions_stay_whole():
+    model = build(faster_rcnn(), 'mmdet').eval()
+    supernet, costs = find_supernet(model, Config(dict(model={})), dict(divisor=4), (3, 64, 64))
+    space = supernet.search_space
+    assert supernet.held and all(name.startswith('roi_head') for name in supernet.held)
+    for unit in space.units:
+        assert (len(unit.candidates) == 1) == (unit.name in supernet.held)
+    supernet.activate([space.tinynet])
+    tiny, full = costs['flops'](space.array([space.tinynet, space.fullnet]))
+    assert tiny < full
