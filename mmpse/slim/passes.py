@@ -275,8 +275,12 @@ class _Part:
             def of_group(k: int, x: Tensor, g: int = g, subnet: Subnet = subnet) -> Tensor:
                 if not x.dim() or len(x) != batch:
                     return x
-                side = self.inputs.get(k)
-                return take_side(x[g :: len(subnets)], side, subnet)
+                own = take_side(x[g :: len(subnets)], self.inputs.get(k), subnet)
+                if len(subnets) == 1:
+                    return own
+                last = x.dim() == 4 and is_channels_last(x)
+                layout = torch.channels_last if last else torch.contiguous_format
+                return own.clone(memory_format=layout)  # some layers write into their inputs
 
             own_args, own_kwargs = map_tensors(of_group, (args, kwargs))
             own = {name: w[g] for name, w in weights.items()}

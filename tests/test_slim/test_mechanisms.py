@@ -432,3 +432,41 @@ class TestNormThatDoesMore(ToyTester):
             NormAndActivation(10),
             nn.Conv2d(10, 4, 1),
         )
+
+
+def sequence(m, x):
+    x = m.norm(m.stem(x).flatten(2)).relu()  # (images, channels, pixels)
+    return m.head(x.mean(2))
+
+
+class TestNormOfSequences(ToyTester):
+    units = {'stem': 16}
+
+    def build(self):
+        return Toy(
+            sequence, stem=nn.Conv2d(3, 16, 3), norm=nn.BatchNorm1d(16), head=nn.Linear(16, 4)
+        )
+
+
+class Recurrent(nn.Module):
+    """A layer that reads what it wrote."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.step, self.head = conv(3, 12), conv(12, 12), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x.sub_(0.1))  # in place, as some preprocessing does
+        for _ in range(3):
+            x = self.step(x)
+        return self.head(x)
+
+
+class TestRecurrence(ToyTester):
+    units = {'stem.0': 12}
+
+    def build(self):
+        return Recurrent()
+
+    def run(self, model, images):
+        return model(images.clone())
