@@ -87,8 +87,8 @@ def test_runtimes_run_the_same_model(model):
     eager = prepared(static, x)()
     (exported,) = prepared(static, x, 'onnxruntime')()
     assert np.allclose(exported, eager[0] if isinstance(eager, tuple) else eager, atol=1e-4)
-    with pytest.raises(ValueError, match="runtime must be one of .*, got 'tensorrt'"):
-        prepared(static, x, 'tensorrt')
+    with pytest.raises(ValueError, match="runtime must be one of .*, got 'onnx'"):
+        prepared(static, x, 'onnx')
 
 
 @pytest.mark.slow
