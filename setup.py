@@ -8,6 +8,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 MIM_FILES = ('configs', 'tools', 'model-index.yml')
+NOT_PACKED = ('__pycache__', 'evidence', 'install.py')  # what only the checkout has a use for
 
 
 def version() -> str:
@@ -26,7 +27,8 @@ def requirements(name: str) -> list[str]:
 class BuildPy(build_py):
     """Add mmpse/.mim, where MIM and `_base_ = 'mmpse::...'` look for configs and tools.
 
-    An editable install links to the originals in the checkout, a wheel gets copies.
+    An editable install links to the originals in the checkout, a wheel gets copies of what is
+    of use without the checkout.
     """
 
     def run(self) -> None:
@@ -38,9 +40,8 @@ class BuildPy(build_py):
             if self.editable_mode:
                 (mim / name).symlink_to(Path('../..', name))
             elif (ROOT / name).is_dir():
-                shutil.copytree(
-                    ROOT / name, mim / name, ignore=shutil.ignore_patterns('__pycache__')
-                )
+                ignore = shutil.ignore_patterns(*NOT_PACKED)
+                shutil.copytree(ROOT / name, mim / name, ignore=ignore)
             else:
                 shutil.copy(ROOT / name, mim / name)
 
@@ -48,15 +49,29 @@ class BuildPy(build_py):
 setup(
     name='mmpse',
     version=version(),
-    description='PSE-Net and stage-wise channel pruning for OpenMMLab backbones',
+    description='Channel pruning of backbones, detectors and segmentors for OpenMMLab',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    author='mmpse contributors',
     license='Apache-2.0',
+    keywords='OpenMMLab, pruning, supernet, detection, segmentation, computer vision',
+    classifiers=[
+        'Development Status :: 3 - Alpha',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12, 13)),
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
     python_requires='>=3.10',
     packages=find_packages(include=['mmpse', 'mmpse.*']),
+    entry_points={'console_scripts': ['mmpse = mmpse.cli:main']},
     # no mm packages and no torch: users may have them under their older distribution names
     install_requires=requirements('runtime'),
     extras_require={
-        'all': requirements('optional') + requirements('evidence') + requirements('tests'),
-        'evidence': requirements('evidence'),
+        'all': requirements('optional') + requirements('tests'),
         'optional': requirements('optional'),
         'tests': requirements('tests'),
         'mim': requirements('mminstall'),

@@ -1,8 +1,13 @@
-"""PSE-Net and stage-wise pruning for OpenMMLab backbones."""
+"""Channel pruning of classifiers, detectors and segmentors: ``mmpse.prune`` and its parts.
+
+``import mmpse`` is light: what the functions need is imported when they are first asked for.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from .version import __version__
 
@@ -14,4 +19,25 @@ if find_spec('mmengine') is not None:  # `mmpse.space` works without the OpenMML
 
     compat.teach_config_names()
 
-__all__ = ['__version__']
+if TYPE_CHECKING:
+    from .api import prune
+    from .door import build, cost, cut, export, sort, units
+
+# name -> the module that it is in
+_DOOR = dict.fromkeys(('build', 'cost', 'cut', 'export', 'sort', 'units'), 'door')
+_DOOR['prune'] = 'api'
+_ROOMS = 'api', 'resources', 'slim', 'space'
+
+__all__ = ['__version__', 'build', 'cost', 'cut', 'export', 'prune', 'sort', 'units']
+
+
+def __getattr__(name: str):
+    if name in _DOOR:
+        return getattr(import_module(f'{__name__}.{_DOOR[name]}'), name)
+    if name in _ROOMS:
+        return import_module(f'{__name__}.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_DOOR, *_ROOMS})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,31 @@ def written(*paths: str | os.PathLike) -> Iterator[list[Path]]:
     finally:
         for new in temporary:
             new.unlink(missing_ok=True)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Make sure, before there is something to write, that a file can be written.
+
+    Raises:
+        OSError: If it cannot.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f'{path} is a folder; give the name of a file')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent):
+        pass
+
+
+def plain(content: Any) -> Any:
+    """Content as JSON has it: arrays and tensors as lists, scalars as numbers, else its text."""
+    if isinstance(content, Mapping):
+        return {str(key): plain(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple, set)):
+        return [plain(value) for value in content]
+    if content is None or isinstance(content, (bool, int, float, str)):
+        return content
+    return plain(content.tolist()) if hasattr(content, 'tolist') else str(content)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

@@ -1,5 +1,6 @@
-"""Shared by all tests: seeds, a scope, the embedded data, a small supernet config."""
+"""Shared by all tests: seeds, a device, a scope, the embedded data, a small supernet config."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,26 @@ ROOT = Path(__file__).resolve().parents[1]
 def seeded():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_scope_is_left():
+    """A runner sets the scope of the whole process for good."""
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture
+def device(monkeypatch) -> torch.device:
+    """Where the test's tensors and modules are made: ``MMPSE_TEST_DEVICE``, the CPU by default.
+
+    A GPU computes as exactly here as a CPU does: no TF32, and the same sums in each run.
+    """
+    device = torch.device(os.environ.get('MMPSE_TEST_DEVICE', 'cpu'))
+    for setting, value in dict(allow_tf32=False, deterministic=True, benchmark=False).items():
+        monkeypatch.setattr(torch.backends.cudnn, setting, value)
+    with device:
+        yield device
 
 
 @pytest.fixture

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 
-from mmpse.files import write_json, written
+from mmpse.files import check_writable, plain, write_json, written
 
 
 def test_files_appear_together_at_the_end(tmp_path):
@@ -26,3 +28,32 @@ def test_an_error_leaves_what_was_there(tmp_path):
             temporary.write_text('{"a": ')
             raise RuntimeError
     assert json.loads(path.read_text()) == dict(a=1) and list(tmp_path.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_known_before(tmp_path):
+    check_writable(tmp_path / 'new/metrics.json')
+    assert not list((tmp_path / 'new').iterdir())
+    (tmp_path / 'file').touch()
+    for path in (tmp_path, tmp_path / 'file/metrics.json'):
+        with pytest.raises(OSError):
+            check_writable(path)
+    assert (tmp_path / 'file').read_text() == ''
+
+
+def test_arrays_and_tensors_become_lists(tmp_path):
+    metrics = {
+        'accuracy': np.float32(0.5),
+        'matrix': torch.tensor([[1, 2], [3, 4]]),
+        'recall': [0.1, np.array([0.2, 0.3])],
+        'classes': {0: np.int64(7)},
+        'best': None,
+        'path': tmp_path,
+    }
+    assert json.loads(json.dumps(plain(metrics))) == {
+        'accuracy': 0.5,
+        'matrix': [[1, 2], [3, 4]],
+        'recall': [0.1, [0.2, 0.3]],
+        'classes': {'0': 7},
+        'best': None,
+        'path': str(tmp_path),
+    }

@@ -2,8 +2,9 @@
 
 python tools/demo.py [--work-dir work_dirs/demo] [--seed 0]
 
-Supernet, search at half the FLOPs, retraining, detection, segmentation: each step is a command that
-is printed before it runs. An interrupted demo goes on where it stopped.
+A stock classifier, detector and segmentor are trained. Then `mmpse prune` halves the FLOPs of each
+as a whole, in every way of choosing widths. Each step is a command that is printed before it runs.
+An interrupted demo goes on where it stopped.
 """
 
 import argparse
@@ -17,36 +18,35 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
-from PIL import Image
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 
 import mmpse  # noqa: F401
-from mmpse.engine import read_archive
+from mmpse.command import run_command
 from mmpse.files import write_json
-from mmpse.models import measure
-from mmpse.registry import MODELS
-from mmpse.space import Subnet
-from mmpse.visualization import detections, picture, search_progress, width_profile, write_page
 from mmpse.visualization import table as html_table
+from mmpse.visualization import write_page
 
 CONFIGS = 'configs/quickstart'
-SUPERNET = f'{CONFIGS}/supernet_mobilenet-v2_digits.py'
-SEARCH = f'{CONFIGS}/search_mobilenet-v2_digits.py'
-RETRAIN = f'{CONFIGS}/retrain_mobilenet-v2_digits.py'
-DETECTION = f'{CONFIGS}/retinanet_mobilenet-v2_digits.py'
-SEGMENTATION = f'{CONFIGS}/fpn_mobilenet-v2_digits.py'
-PROGRESS = re.compile(r'Epoch\((train|test)\).*|generation \d+: .*')
-NOTE_TEXT = (
-    'top-1, box mAP and mIoU on test data that no step has seen; FLOPs are multiply-adds of the '
-    'classifier at 32x32; latency: PyTorch on this machine, one 128x128 image, median.'
+MODELS = ('classifier', 'detector', 'segmentor')
+EPOCHS = dict(classifier=8, detector=3, segmentor=3)  # of fine-tuning
+HOWS = dict(uniform='uniform', sensitivity='sensitivity', searched='search')
+BUDGET = '50%'
+PROGRESS = re.compile(r'Epoch\((train|val)\).*|\w+: loss .*')
+METRICS = dict(  # in this report -> in that of a pruning
+    classifier={'top1': 'accuracy/top1'},
+    detector={'bbox_mAP': 'coco/bbox_mAP', 'bbox_mAP_50': 'coco/bbox_mAP_50'},
+    segmentor={'mIoU': 'mIoU'},
 )
-NOTE = f'<p>{NOTE_TEXT}</p>'
+RESOURCES = ('flops', 'params', 'latency_ms')  # of the classifier
+NOTE = (
+    'top-1, box mAP and mIoU on images that no training and no choice has seen; FLOPs '
+    '(multiply-adds at 32x32), parameters and latency (PyTorch, this machine) are those of the '
+    'classifier; detector and segmentor are halved as wholes, too.'
+)
 
 console = Console()
 
@@ -63,44 +63,34 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def final(config: str) -> str:
-    """Name of the last checkpoint that a config trains."""
-    return f'epoch_{Config.fromfile(config).train_cfg.max_epochs}.pth'
+def config_of(model: str) -> str:
+    return f'{CONFIGS}/{model}_digits.py'
 
 
-def steps(work: Path, seed: int, transfer: bool) -> list[tuple[str, list[str]]]:
+def trained(work: Path, model: str) -> Path:
+    """The last checkpoint of the full model."""
+    epochs = Config.fromfile(config_of(model)).train_cfg.max_epochs
+    return work / model / f'epoch_{epochs}.pth'
+
+
+def steps(work: Path, seed: int, models: tuple[str, ...]) -> list[tuple[str, list[str]]]:
     """Name and command of every step."""
-    seeded = f'randomness.seed={seed}'
-    best, uniform = work / 'search/best_subnet.json', work / 'uniform.json'
-    subnets = dict(full='None', uniform=uniform, searched=best)
-    jobs: list[tuple[str, list]] = []
-
-    def train(name: str, config: str, *options: str) -> None:
-        place = ['--work-dir', work / name, '--resume']
-        jobs.append((name, ['tools/train.py', config, *place, '--cfg-options', seeded, *options]))
-
-    def train_and_test(name: str, config: str, *options: str) -> None:
-        train(name, config, *options)
-        place = [work / name / final(config), '--work-dir', work / name / 'test']
-        place += ['--out', work / name / 'metrics.json']
-        jobs.append((f'{name}-test', ['tools/test.py', config, *place, '--cfg-options', *options]))
-
-    jobs.append(('data', ['tools/dataset_converters/prepare_digits.py']))
-    train('supernet', SUPERNET)
-    train('search', SEARCH, f'load_from={work / "supernet" / final(SUPERNET)}')
-    jobs.append(('uniform', ['tools/make_subnet.py', SEARCH, '--like', best, '-o', uniform]))
-    for name, subnet in subnets.items():
-        option = f'model.backbone.subnet={subnet}'
-        train_and_test(f'retrain-{name}', RETRAIN, option)
-        weights = work / f'retrain-{name}' / final(RETRAIN)
-        if transfer:
-            options = (option, f'model.backbone.init_cfg.checkpoint={weights}')
-            train_and_test(f'detection-{name}', DETECTION, *options)
-            train_and_test(f'segmentation-{name}', SEGMENTATION, *options)
-    shown = [f'{name}={subnet}' for name, subnet in subnets.items()]
-    latency = ['tools/benchmarks/latency.py', RETRAIN, '--subnets', *shown]
-    latency += ['--input-shape', 3, 128, 128, '--json', work / 'latency.json']
-    jobs.append(('latency', latency))
+    jobs: list[tuple[str, list]] = [('data', ['tools/dataset_converters/prepare_digits.py'])]
+    for model in models:
+        options = [f'randomness.seed={seed}']
+        if model != 'classifier':
+            weights = trained(work, 'classifier')
+            options.append(f'model.backbone.init_cfg.checkpoint={weights}')
+        place = ['--work-dir', work / model, '--resume']
+        jobs.append(
+            (model, ['tools/train.py', config_of(model), *place, '--cfg-options', *options])
+        )
+    for model in models:
+        for name, how in HOWS.items():
+            command = ['-m', 'mmpse', 'prune', config_of(model), trained(work, model)]
+            command += ['--flops', BUDGET, '--how', how, '--epochs', EPOCHS[model]]
+            command += ['--seed', seed, '--resume', '-o', work / f'{model}-{name}']
+            jobs.append((f'{model}-{name}', command))
     return [(name, [str(part) for part in command]) for name, command in jobs]
 
 
@@ -116,9 +106,6 @@ def run(name: str, command: list[str], work: Path, place: str) -> None:
     log = work / 'logs' / f'{name}.log'
     log.parent.mkdir(parents=True, exist_ok=True)
     start, tail = time.monotonic(), collections.deque(maxlen=30)
-    environment = dict(os.environ)
-    if name == 'latency':  # threads that sleep while they wait (Makefile) answer late
-        environment.pop('OMP_WAIT_POLICY', None)
     spinner = Spinner('dots', 'starting')
     with (
         log.open('a', buffering=1, encoding='utf-8') as file,
@@ -127,7 +114,6 @@ def run(name: str, command: list[str], work: Path, place: str) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environment,
         ) as process,
         Live(spinner, console=console, transient=True),
     ):
@@ -144,63 +130,30 @@ def run(name: str, command: list[str], work: Path, place: str) -> None:
     console.print(f'  done in {time.monotonic() - start:.0f} s', style='dim', highlight=False)
 
 
-def collect(work: Path) -> dict[str, dict[str, float]]:
-    """The figures of all variants, from what the steps wrote."""
-    latency = {row['name']: row['latency_ms'] for row in read_json(work / 'latency.json')}
-    full = MODELS.build(dict(type='mmpse.SlimmableMobileNetV2')).search_space.fullnet
-    subnets = dict(
-        full=full,
-        uniform=Subnet.load(work / 'uniform.json'),
-        searched=Subnet.load(work / 'search/best_subnet.json'),
-    )
-    model = Config.fromfile(RETRAIN).model.to_dict()
-    init_default_scope('mmpretrain')
-    report = {}
-    for name, subnet in subnets.items():
-        cost = measure(model, subnet, (3, 32, 32))
-        row = dict(top1=read_json(work / f'retrain-{name}/metrics.json')['accuracy/top1'])
-        row.update(flops=cost['flops'], params=cost['params'], latency_ms=latency[name])
-        if (work / f'detection-{name}/metrics.json').exists():
-            boxes = read_json(work / f'detection-{name}/metrics.json')
-            row['bbox_mAP'] = boxes['coco/bbox_mAP']
-            row['bbox_mAP_50'] = boxes['coco/bbox_mAP_50']
-            row['mIoU'] = read_json(work / f'segmentation-{name}/metrics.json')['mIoU']
-        report[name] = row
+def collect(work: Path, models: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """The figures of the full models and of all ways, from what the prunings reported."""
+    report: dict[str, dict[str, float]] = {'full': {}}
+    for name in HOWS:
+        report[name] = {}
+        for model in models:
+            content = json.loads((work / f'{model}-{name}/report.json').read_text())
+            for row, stage in (('full', 'before'), (name, 'after')):
+                if model == 'classifier':
+                    report[row].update({key: content[stage][key] for key in RESOURCES})
+                for key, metric in METRICS[model].items():
+                    report[row][key] = content[stage].get(metric, 0.0)  # no box was found
     write_json(work / 'report.json', report)
-    sections = [('Result', html_table(*texts(report)) + NOTE)]
-    profile = width_profile({'uniform': subnets['uniform'], 'searched': subnets['searched']}, full)
-    sections.append(('Widths', picture(profile, 'share of channels kept in every unit')))
-    judged = read_archive(work / 'search/archive.db')
-    sections.append(
-        (
-            'Search',
-            picture(search_progress({'search': judged}, 'top-1 (%)'), 'progress of the search'),
-        )
+    links = ''.join(
+        f'<p><a href="{model}-{name}/report.html">{model}, {name}</a></p>'
+        for model in models
+        for name in HOWS
     )
-    if 'mIoU' in report['searched']:
-        sections.append(('Detections of the searched subnet, on test scenes', drawn_scenes(work)))
-    write_page(work / 'report.html', 'mmpse: a MobileNetV2 at half the FLOPs', sections)
+    sections = [
+        ('Result', html_table(*texts(report)) + f'<p>{NOTE}</p>'),
+        ('Widths, sensitivity and predictions of each pruning', links),
+    ]
+    write_page(work / 'report.html', f'mmpse: whole models at {BUDGET} of the FLOPs', sections)
     return report
-
-
-def drawn_scenes(work: Path, count: int = 5, threshold: float = 0.4) -> str:
-    """Boxes that the detector with the searched backbone finds on the first test scenes."""
-    from mmdet.apis import inference_detector, init_detector  # slow, and this is its only use
-
-    detector = init_detector(
-        str(work / 'detection-searched' / Path(DETECTION).name),
-        str(work / 'detection-searched' / final(DETECTION)),
-        device='cpu',
-    )
-    paths = sorted(Path('data/digits/scenes/test').glob('*.png'))[:count]
-    boxes, labels = [], []
-    for result in inference_detector(detector, [str(path) for path in paths]):
-        found = result.pred_instances[result.pred_instances.scores > threshold]
-        boxes.append(found.bboxes.numpy())
-        pairs = zip(found.labels.tolist(), found.scores.tolist(), strict=True)
-        labels.append([f'{label} {score:.2f}' for label, score in pairs])
-    images = [np.asarray(Image.open(path)) for path in paths]
-    return picture(detections(images, boxes, labels), 'test scenes with the boxes found')
 
 
 def texts(report: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str]]]:
@@ -215,7 +168,7 @@ def texts(report: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str
         'mIoU': ('mIoU (%)', '{:.2f}', 1),
     }
     present = [key for key in columns if key in report['full']]
-    header = ['backbone', *(columns[key][0] for key in present)]
+    header = ['model', *(columns[key][0] for key in present)]
     rows = []
     for name, figures in report.items():
         cells = [columns[key][1].format(figures[key] * columns[key][2]) for key in present]
@@ -223,29 +176,26 @@ def texts(report: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str
     return header, rows
 
 
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text())
-
-
 def main() -> None:
     args = parse_args()
     start = time.monotonic()
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    jobs = steps(args.work_dir, args.seed, not args.classification_only)
+    models = MODELS[:1] if args.classification_only else MODELS
+    jobs = steps(args.work_dir, args.seed, models)
     for number, (name, command) in enumerate(jobs, 1):
         run(name, command, args.work_dir, f'{number}/{len(jobs)}')
-    report = collect(args.work_dir)
-    header, rows = texts(report)
-    table = Table(title='MobileNetV2 on the embedded digits')
+    header, rows = texts(collect(args.work_dir, models))
+    table = Table(title=f'whole models at {BUDGET} of their FLOPs, on the embedded digits')
     for k, column in enumerate(header):
         table.add_column(column, justify='right' if k else 'left')
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    console.print(NOTE_TEXT, style='dim')
+    console.print(NOTE, style='dim')
     minutes = (time.monotonic() - start) / 60
     console.print(f'{args.work_dir}/report.html and report.json written; {minutes:.1f} minutes.')
 
 
 if __name__ == '__main__':
-    main()
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    run_command(main, 'the same command goes on')

@@ -18,17 +18,17 @@ from rich.table import Table
 from torch import nn
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
+from mmpse.command import run_command
 from mmpse.deploy import (
     Exported,
-    ExportError,
     calibration_images,
     evaluate,
     evaluate_onnx,
     export_onnx,
     quantize,
 )
-from mmpse.transfer import TransferError, backbone_of, export_plain, load_model
-from mmpse.transfer.config import load_config
+from mmpse.openmmlab.configs import load_config
+from mmpse.transfer import backbone_of, export_plain, load_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,11 +79,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    args = parse_args()
-    try:
-        export(args)
-    except (ExportError, TransferError, ImportError, ValueError) as error:
-        raise SystemExit(f'{type(error).__name__}: {error}') from None
+    export(parse_args())
 
 
 def export(args: argparse.Namespace) -> None:
@@ -143,4 +139,4 @@ def int8(args: argparse.Namespace, model: nn.Module) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -10,13 +10,14 @@ train_cfg.budget.latency=5ms.
 import argparse
 
 import numpy as np
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.models import RUNTIMES, LatencyTable
+from mmpse.transfer.config import load_supernet
 
 # compiling hundreds of layers would take hours
 WITHOUT_COMPILER = [runtime for runtime in RUNTIMES if runtime != 'compiled']
@@ -39,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = load_supernet(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     table = LatencyTable(cfg.model.to_dict(), args.input_shape, args.out)
     table.build(args.points, args.rounds, args.batch, args.runtime)
@@ -73,4 +74,4 @@ def report(check: dict) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main, 'the same command goes on')

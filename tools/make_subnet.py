@@ -12,22 +12,19 @@ to those of the other, below or above.
 import argparse
 from collections.abc import Mapping
 
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.models import (
-    Slimmable,
-    SlimmableBackbone,
     costs_of,
     find_backbone,
     model_costs,
     with_subnet,
 )
-from mmpse.openmmlab.types import is_type
 from mmpse.registry import MODELS
 from mmpse.space import Budget, Subnet, nearest_uniform
-from mmpse.transfer.config import load_config, rewrite
+from mmpse.transfer.config import load_supernet
 
 
 def parse_args() -> argparse.Namespace:
@@ -71,19 +68,14 @@ def uniform_subnet(
 
 def main() -> None:
     args = parse_args()
-    try:
-        subnet = make_subnet(args)
-    except ValueError as error:  # all that is wrong with what was given
-        raise SystemExit(f'{type(error).__name__}: {error}') from None
+    subnet = make_subnet(args)
     subnet.save(args.out)
     print(f'{args.out}: {subnet.resources}')
 
 
 def make_subnet(args: argparse.Namespace) -> Subnet:
-    cfg = load_config(args.config)
+    cfg = load_supernet(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    if not is_type(cfg.model.get('backbone'), (SlimmableBackbone, Slimmable)):
-        cfg = Config.fromstring(rewrite(args.config, cfg, subnet=None), '.py')  # as a supernet
     input_shape = args.input_shape
     if args.like is not None:
         other = Subnet.load(args.like)
@@ -95,4 +87,4 @@ def make_subnet(args: argparse.Namespace) -> Subnet:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -13,8 +13,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import CheckpointLoader, Runner
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
+from mmpse.command import run_command
 from mmpse.engine.checkpoint import check_statistics
-from mmpse.files import write_json
+from mmpse.files import check_writable, plain, write_json
+from mmpse.openmmlab.showing import count_images, show_predictions
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='folder for logs')
     parser.add_argument('--out', help='write the metrics to this JSON file')
-    parser.add_argument('--show-dir', help='draw predictions into this folder of the work dir')
+    parser.add_argument('--show-dir', help='draw predictions into this folder')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='override settings of the config'
     )
@@ -40,7 +42,8 @@ def parse_args() -> argparse.Namespace:
 
 @master_only
 def write_metrics(metrics: dict, path: str) -> None:
-    write_json(path, {key: float(value) for key, value in metrics.items()})
+    write_json(path, plain(metrics))
+    print(f'metrics -> {path}')
 
 
 def main() -> None:
@@ -58,15 +61,19 @@ def main() -> None:
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
     cfg.load_from = args.checkpoint
+    if args.out is not None:
+        check_writable(args.out)
     if args.show_dir is not None:
-        cfg.default_hooks.visualization.update(draw=True, test_out_dir=args.show_dir)
+        show_predictions(cfg, args.show_dir)
     runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
     checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
     check_statistics(runner.model, checkpoint, args.checkpoint)
     metrics = runner.test()
+    if args.show_dir is not None:
+        print(f'{count_images(args.show_dir)} images -> {args.show_dir}')
     if args.out is not None:
         write_metrics(metrics, args.out)
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

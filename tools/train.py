@@ -16,6 +16,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
+from mmpse.command import run_command
 from mmpse.engine import resume_latest
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import OPTIM_WRAPPERS
@@ -92,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main, 'the same command with --resume goes on')

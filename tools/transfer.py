@@ -12,9 +12,10 @@ import argparse
 from mmengine.config import Config
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
-from mmpse.models import FitError
-from mmpse.space import SubnetError
-from mmpse.transfer import TransferError, complexity, new_backbone, transfer
+from mmpse.command import run_command
+from mmpse.openmmlab.configs import write_config
+from mmpse.transfer import complexity, new_backbone
+from mmpse.transfer.config import plan
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,8 +30,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--checkpoint',
-        help="weights of the backbone: the retrained classifier's; or the supernet's or public "
-        'ones, which are cut to the subnet',
+        help="weights of the whole model or of its backbone: the retrained classifier's; or the "
+        "full detector's, the supernet's or public ones, which are cut to the subnet",
     )
     parser.add_argument('-o', '--out', required=True, help='config file to write')
     return parser.parse_args()
@@ -38,24 +39,23 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    try:
-        cfg = transfer(args.config, args.out, args.subnet, args.checkpoint)
-    except (FitError, SubnetError, TransferError) as error:
-        raise SystemExit(f'{type(error).__name__}: {error}') from None
+    made = plan(args.config, args.subnet, args.checkpoint)
+    cfg = write_config(args.out, args.config, made.changes, made.comment)
     print(args.out)
     if args.subnet is not None:
         report(cfg)
+    print(f'weights: {made.weights}')
 
 
 def report(cfg: Config) -> None:
-    """Say what the new backbone costs, and how it starts."""
+    """Say what the new backbone costs, and what of it is frozen."""
     for name, (cost, of_full) in complexity(cfg).items():
         print(f'{name} of the backbone: {cost:,} of {of_full:,} ({cost / of_full:.1%})')
     backbone = new_backbone(cfg)
-    weights = 'random' if backbone.init_cfg is None else backbone.init_cfg.checkpoint
     frozen = {key: backbone[key] for key in ('frozen_stages', 'norm_eval') if key in backbone}
-    print(f'weights of the backbone: {weights}', *(f'{k}={v}' for k, v in frozen.items()), sep=', ')
+    if frozen:
+        print('backbone:', ', '.join(f'{k}={v}' for k, v in frozen.items()))
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

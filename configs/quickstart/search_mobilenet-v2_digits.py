@@ -19,7 +19,6 @@ train_cfg = dict(
     population=20,
     generations=8,
     parents=5,
-    mutants=10,
     calibration=4,
 )
 val_cfg = dict()

@@ -1,6 +1,7 @@
 """Training supernets and searching them."""
 
 from mmpse.registry import TASK_UTILS
+from mmpse.search.around import BudgetSampler
 from mmpse.space import RatioSampler, SpreadSampler, UniformSampler
 
 from .archive import Archive, ArchiveError, Judged, ranking_key, read_archive, read_identity
@@ -20,8 +21,8 @@ from .searches import (
 from .stagewise_search_loop import StageWiseSearchLoop
 from .supernet_hook import SupernetHook
 
-for sampler in (RatioSampler, SpreadSampler, UniformSampler):  # `mmpse.space` knows no registries
-    TASK_UTILS.register_module(module=sampler)
+for sampler in (BudgetSampler, RatioSampler, SpreadSampler, UniformSampler):
+    TASK_UTILS.register_module(module=sampler)  # their rooms know no registries
 
 __all__ = [
     'Archive',

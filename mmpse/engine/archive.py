@@ -10,6 +10,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmpse.differences import differences
+
 SCHEMA = 'mmpse.archive/4'
 COLUMNS = 'search, generation, origin, widths, score, loss, resources'
 
@@ -48,7 +50,8 @@ class Archive:
             another identity is refused.
 
     Raises:
-        ArchiveError: If the file is damaged, or of another identity; the message names the keys.
+        ArchiveError: If the file is damaged, or of another identity; the message names the keys
+            and both values.
     """
 
     def __init__(self, path: str | os.PathLike, identity: Mapping[str, Any]) -> None:
@@ -85,13 +88,13 @@ class Archive:
             with self._writing() as db:
                 db.executemany('INSERT INTO identity VALUES (?, ?)', given.items())
         elif stored != given:
-            differing = sorted(k for k in stored | given if stored.get(k) != given.get(k))
-            details = '; '.join(
-                f'{k}: {stored.get(k)} there, {given.get(k)} now' for k in differing
+            there, now = (
+                {key: json.loads(value) for key, value in content.items()}
+                for content in (stored, given)
             )
             raise ArchiveError(
                 f'the archive {self.path} is of another supernet, or judged in another way '
-                f'({details}); choose another work_dir or archive'
+                f'({differences(there, now)}); choose another work_dir or archive'
             )
 
     @contextmanager

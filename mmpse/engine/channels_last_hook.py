@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.nn.parallel import DistributedDataParallel
 
 from mmpse.registry import HOOKS
 
@@ -18,4 +19,10 @@ class ChannelsLastHook(Hook):
     """
 
     def before_run(self, runner: Runner) -> None:
-        runner.model.to(memory_format=torch.channels_last)
+        if not isinstance(runner.model, DistributedDataParallel):
+            runner.model.to(memory_format=torch.channels_last)
+            return
+        # the buckets of gradients have the strides that weights had when the model was wrapped
+        module = runner.model = runner.model.module
+        module.to(memory_format=torch.channels_last)
+        runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), module)

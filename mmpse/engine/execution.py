@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import math
 import random
 import statistics
 import time
@@ -15,45 +15,67 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mmpse.models import EXECUTIONS, find_backbone
+from mmpse.evaluation.batches import copied
+from mmpse.models import EXECUTIONS
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.supernets import Shared
 from mmpse.space import Subnet
 
 
 def measure_executions(
     model: nn.Module,
+    supernet: Shared,
     optim_wrapper: OptimWrapper,
     data_batch: Any,
     draws: Sequence[Sequence[Subnet]],
 ) -> dict[str, float]:
-    """Median seconds of a forward and backward in each execution.
+    """Median seconds of a forward and backward in each execution; ``inf``: out of memory.
 
     Weights, optimizer, buffers and random states are left as they were; gradients are cleared.
 
     Args:
         model: The model in training mode, not wrapped.
+        supernet: What of it the subnets share.
         optim_wrapper: Gives the context of the forward (mixed precision).
         data_batch: A batch as the training dataloader gives it.
         draws: The subnets of one step each; the first step of an execution warms up.
     """
-    backbone = find_backbone(model)
     # gradient checkpointing cannot meet sliced execution
-    executions = ('masked',) if getattr(backbone, 'with_cp', False) else EXECUTIONS
-    times: dict[str, list[float]] = {execution: [] for execution in executions}
+    executions = ('masked',) if getattr(supernet, 'with_cp', False) else EXECUTIONS
+    times = {}
     with left_as_it_was(model):
         # one after the other, as training goes on with one: in turn, each would pay for the
         # memory that the other left
         for execution in executions:
-            for subnets in draws:
-                batch = copy.deepcopy(data_batch)
-                start = now()
-                with backbone.active(subnets, execution), optim_wrapper.optim_context(model):
-                    data = model.data_preprocessor(batch, True)
-                    losses = compat.forward_by_mode(model, data, 'loss')
-                model.parse_losses(losses)[0].backward()
-                times[execution].append(now() - start)
-                model.zero_grad()
-    return {execution: statistics.median(values[1:]) for execution, values in times.items()}
+            try:
+                seconds = [
+                    _seconds(model, supernet, optim_wrapper, copied(data_batch), subnets, execution)
+                    for subnets in draws
+                ]
+                times[execution] = statistics.median(seconds[1:])
+            except (MemoryError, torch.OutOfMemoryError):
+                times[execution] = math.inf
+            model.zero_grad()
+            torch.cuda.empty_cache()
+    return times
+
+
+def _seconds(
+    model: nn.Module,
+    supernet: Shared,
+    optim_wrapper: OptimWrapper,
+    batch: Any,
+    subnets: Sequence[Subnet],
+    execution: str,
+) -> float:
+    """Seconds of one forward and backward."""
+    model.zero_grad()
+    start = now()
+    with supernet.active(subnets, execution), optim_wrapper.optim_context(model):
+        data = model.data_preprocessor(batch, True)
+        losses = compat.forward_by_mode(model, data, 'loss')
+    model.parse_losses(losses)[0].backward()
+    return now() - start
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import logging
 import math
@@ -21,7 +20,8 @@ from mmengine.runner import autocast
 from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader
 
-from mmpse.evaluation import recalibrate
+from mmpse.evaluation import HeldBatches, recalibrate
+from mmpse.evaluation.batches import nbytes
 from mmpse.models import with_subnet
 from mmpse.openmmlab import compat
 from mmpse.registry import MODELS
@@ -63,7 +63,7 @@ class Judge:
     ) -> None:
         self.model = model
         self.state_dict = state_dict
-        self.calibration = calibration
+        self.calibration = HeldBatches(calibration)
         processes = int(os.environ.get('LOCAL_WORLD_SIZE', dist.get_world_size()))
         memory = available_memory() // (2 * processes)
         self.batches = BatchCache(dataloader, memory)
@@ -136,27 +136,26 @@ def label_losses(samples: Sequence[BaseDataElement]) -> list[float]:
 class BatchCache:
     """The batches of a dataloader that is not shuffled, loaded and decoded once.
 
-    As long as they fit in ``limit`` bytes they stay in memory; beyond it they are loaded anew in
-    every pass, and a warning says so. Each pass gets copies, since models write into the samples
-    of a batch.
+    As long as they fit in ``limit`` bytes they stay in memory, as :class:`HeldBatches`; beyond it
+    they are loaded anew in every pass, and a warning says so.
     """
 
     def __init__(self, dataloader: DataLoader, limit: int) -> None:
         self.images = len(dataloader.dataset)
         self._dataloader = dataloader
         self._limit = limit
-        self._batches: list[Any] | None = None
+        self._batches: HeldBatches | None = None
         self._warned = False
 
     def __iter__(self) -> Iterator[Any]:
         if self._batches is not None:
-            yield from map(copy.deepcopy, self._batches)
+            yield from self._batches
             return
-        kept, size = [], 0
+        kept, size = HeldBatches(), 0
         for batch in self._dataloader:
             size += nbytes(batch)
             if size <= self._limit:
-                kept.append(copy.deepcopy(batch))
+                kept.append(batch)
             else:
                 kept.clear()
             yield batch
@@ -181,19 +180,6 @@ def available_memory() -> int:
         return int(values['MemAvailable'].split()[0]) << 10
     except (OSError, KeyError):  # not Linux
         return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
-
-
-def nbytes(batch: Any) -> int:
-    """Memory of the tensors in a batch (nested lists, dicts and data elements)."""
-    if isinstance(batch, torch.Tensor):
-        return batch.nbytes
-    if isinstance(batch, BaseDataElement):
-        batch = dict(batch.items())
-    if isinstance(batch, Mapping):
-        return sum(map(nbytes, batch.values()))
-    if isinstance(batch, (list, tuple)):
-        return sum(map(nbytes, batch))
-    return 0
 
 
 def calibration_batches(dataloader: DataLoader, count: int) -> list[Any]:

@@ -40,6 +40,11 @@ class LossRecord:
         if len(self._rows) > 2 * self.size:  # drop seldom, since it copies
             del self._rows[: -self.size]
 
+    def before(self, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Iterations ``(n,)``, widths ``(n, units)`` and losses ``(n,)`` of earlier entries."""
+        rows = [row for row in self._rows[-self.size :] if row[0] < iteration]
+        return tuple(np.array([row[k] for row in rows]) for k in range(3))
+
     def state_dict(self) -> dict[str, Tensor | float | None]:
         """Tensors of the latest entries: ``iteration``, ``widths`` (entries, units), ``loss``,
         ``running_mean``; plain enough for ``torch.load(weights_only=True)``."""

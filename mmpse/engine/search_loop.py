@@ -22,6 +22,7 @@ from mmpse.space import Budget, Subnet, UniformSampler
 
 from .archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from .checkpoint import check_weights, file_digest
+from .cudnn import stop_tuning
 from .judge import Judge, Verdict, calibration_batches
 from .parallel import gather, on_main
 from .progress import Clock, search_progress
@@ -153,6 +154,7 @@ class SearchLoop(BaseLoop):
     def run(self) -> Subnet:
         """Search; returns the best subnet."""
         runner, logger = self.runner, self.runner.logger
+        stop_tuning(runner, 'every subnet has other widths')
         checkpoint = CheckpointLoader.load_checkpoint(compat.load_path(runner), map_location='cpu')
         check_weights(runner.model, checkpoint['state_dict'], compat.load_path(runner))
         self.identity = self._identity()
@@ -325,10 +327,12 @@ class SearchLoop(BaseLoop):
                 f'subnets), {full:,} (fullnet).'
             )
         logger.info(f'the budget can be met: {budget}.')
+        reused = ', which are not judged again' if self.archived else ''
+        if self.history:
+            reused += f'; {len(self.history):,} of an earlier search are within the budget'
         logger.info(
             f'{type(self).__name__}: {self.max_iters:,} subnets to judge in '
-            f'{dist.get_world_size()} processes; the archive holds {len(self.archived):,}, '
-            f'{len(self.history):,} of them known before and within the budget.'
+            f'{dist.get_world_size()} processes; the archive holds {len(self.archived):,}{reused}.'
         )
 
 

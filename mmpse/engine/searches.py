@@ -65,8 +65,8 @@ class RandomSearchLoop(SearchLoop):
         else:
             self.runner.logger.warning(
                 f'{compat.load_path(self.runner)} holds no losses of single subnets (only '
-                'checkpoints of classifiers trained with mmpse.SupernetHook do, as long as they have their meta): '
-                'candidates are drawn by cost alone.'
+                'checkpoints of classifiers trained with mmpse.SupernetHook do, as long as they '
+                'have their meta): candidates are drawn by cost alone.'
             )
         self.prior = PriorSampler(self.space, self.budget, energy, self.sampler)
 
@@ -98,8 +98,10 @@ class EvolutionSearchLoop(RandomSearchLoop):
     an earlier search left in the archive included.
 
     Args:
-        parents: Best subnets so far from which the next generation is made.
-        mutants: Subnets of a generation that are mutated parents; the others are crossovers.
+        parents: Best subnets so far from which the next generation is made; ``None``: a fifth of
+            the population.
+        mutants: Subnets of a generation that are mutated parents, ``None``: half of them; the
+            others are crossovers.
         mutation: Probability with which a unit of a mutant is drawn anew, from the prior.
         pareto: Search for the front of score against the budget's (first) resource in the whole
             ``window``, which is wide then (0.5: half the limit to the limit). Parents are selected
@@ -110,13 +112,15 @@ class EvolutionSearchLoop(RandomSearchLoop):
     def __init__(
         self,
         *args,
-        parents: int = 10,
-        mutants: int = 25,
+        parents: int | None = None,
+        mutants: int | None = None,
         mutation: float = 0.1,
         pareto: bool = False,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
+        parents = max(self.population // 5, 1) if parents is None else parents
+        mutants = self.population // 2 if mutants is None else mutants
         if not 1 <= parents <= self.population or not 0 <= mutants <= self.population:
             raise ValueError(
                 f'expected 1 <= parents <= population and 0 <= mutants <= population, got '

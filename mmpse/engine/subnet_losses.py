@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 from mmpse.models import Distillation, SlimmableBackbone
 from mmpse.openmmlab.scores import is_sigmoid
+from mmpse.openmmlab.supernets import Shared
 
 
 class SubnetLosses:
-    """Listens to the loss of a classifier while subnets are active in its backbone.
+    """Listens to the loss of a classifier while subnets are active in it.
 
     It takes the label loss of every subnet apart, and with a teacher it replaces the loss.
 
     Args:
         model: The model. Only classifiers have a loss that can be split, their
             ``head.loss_module``, called with scores and targets ``(B, ...)``.
-        backbone: Its slimmable backbone.
+        supernet: What of it the subnets share.
         distillation: The teacher, if there is one.
         serial: Whether the subnets of an iteration run one after the other.
         fullnet: Whether the first of them is the fullnet.
@@ -29,19 +30,19 @@ class SubnetLosses:
         of_classifier (bool): Whether there is a loss to listen to.
 
     Raises:
-        ValueError: If there is a teacher but no loss that it could replace.
+        ValueError: If there is a distillation but no loss or backbone for it.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        backbone: SlimmableBackbone,
+        supernet: Shared,
         distillation: Distillation | None,
         serial: bool,
         fullnet: bool,
     ) -> None:
         self.model = model
-        self.backbone = backbone
+        self.supernet = supernet
         self.distillation = distillation
         in_place = distillation is not None and distillation.teacher is None
         # the fullnet teaches the others: it learns from the labels alone
@@ -60,7 +61,12 @@ class SubnetLosses:
         if self.of_classifier:
             self._handles.append(loss_module.register_forward_hook(self._on_loss, with_kwargs=True))
         if distillation is not None:
-            self._handles.append(backbone.register_forward_pre_hook(self._on_images))
+            if not isinstance(supernet, SlimmableBackbone):
+                raise ValueError(
+                    'distillation is for models with a slimmable backbone; give the teacher of a '
+                    'whole model as teacher=dict(teacher=..., checkpoint=...)'
+                )
+            self._handles.append(supernet.register_forward_pre_hook(self._on_images))
         self.begin()
 
     def begin(self) -> None:
@@ -79,13 +85,13 @@ class SubnetLosses:
 
     def _on_images(self, module: nn.Module, args: tuple) -> None:
         """Before a forward of the backbone: the teacher's scores of the same images."""
-        if self.backbone.active_subnets and self._teacher_score is None:
+        if self.supernet.active_subnets and self._teacher_score is None:
             if not self._first_is_teacher:
                 self._teacher_score = self.distillation.scores(self.model, args[0])
 
     def _on_loss(self, module: nn.Module, args: tuple, kwargs: dict, loss: Tensor) -> Tensor | None:
         """After the head's loss: the label loss of every group; the loss with a teacher."""
-        groups = len(self.backbone.active_subnets)
+        groups = len(self.supernet.active_subnets)
         if not module.training or not groups:
             return None
         score, target, *_ = args

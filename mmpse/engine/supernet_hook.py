@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-import copy
-import random
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine import dist
 from mmengine.dataset import InfiniteSampler
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpse.models import (
-    EXECUTIONS,
-    Distillation,
-    SlimmableBN2d,
-    StageWiseClassifier,
-    backbone_costs,
-    find_backbone,
-)
+from mmpse.evaluation.batches import copied
+from mmpse.models import EXECUTIONS, Distillation, StageWiseClassifier
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.distillation import Teaching
+from mmpse.openmmlab.seeding import SeedHook, seed_iteration
+from mmpse.openmmlab.supernets import find_supernet
+from mmpse.openmmlab.types import find_type
 from mmpse.registry import HOOKS, TASK_UTILS
+from mmpse.search.around import BudgetSampler
 from mmpse.space import Subnet
 
 from .checkpoint import CHECKPOINT_KEY, mark_untracked, supernet_state
+from .cudnn import stop_tuning
 from .execution import measure_executions
 from .loss_record import LossRecord
 from .subnet_losses import SubnetLosses
 
+STAGES = 10  # of a training, after each of which the subnets may be drawn otherwise
+IN_A_ROW = 10  # losses that are not finite, before a training in float16 stops
+
 
 @HOOKS.register_module()
-class SupernetHook(Hook):
-    """Training of a supernet, through the model's slimmable backbone.
+class SupernetHook(SeedHook):
+    """Training of a supernet: any model as a whole, or one with a slimmable backbone through that.
+
+    The width units of a whole model are found before the first iteration (:mod:`mmpse.slim`), and
+    its classes, names and parameters stay. Every subnet is normalised by its own images: BatchNorms
+    that the model keeps in evaluation (``norm_eval``, ``frozen_stages``) train too, since the full
+    network's statistics are wrong for others, and synchronised ones become plain.
 
     In every iteration the hook draws ``n`` subnets, activates them, and records their losses, for
     the prior of the search. By default they share the batch (PSE-Net): image ``i`` runs through
@@ -49,34 +56,41 @@ class SupernetHook(Hook):
     A :class:`mmpse.models.StageWiseClassifier` trains them stage by stage; its fullnet runs anyway,
     so that ``fullnet=False`` leaves the groups to the others.
 
-    What iteration ``i`` draws (subnets, and the random numbers of the process: augmentation,
-    dropout) depends on the runner's seed, the rank and ``i`` alone, so that a run that was killed
-    and resumed ends with the same weights. Worker processes draw alike in an epoch-based training
-    whose dataloader has ``persistent_workers=False``; in an iteration-based one they start anew
-    where it is resumed, and augment otherwise than without the interruption.
+    What iteration ``i`` draws (subnets, and random numbers, see :class:`SeedHook`) depends on the
+    runner's seed, the rank and ``i``, and at most on the losses before it, so that a run that was
+    killed and resumed ends with the same weights.
 
     Args:
         n: Subnets per iteration. Unless ``serial``, it must divide the batch size of each process.
         fullnet: Whether the first one is always the fullnet.
         tinynet: Whether the next one is always the tinynet.
-        sampler: Draws the other subnets: ``mmpse.SpreadSampler``, ``mmpse.UniformSampler`` or
-            ``mmpse.RatioSampler``.
+        sampler: Draws the other subnets: ``mmpse.SpreadSampler``, ``mmpse.UniformSampler``,
+            ``mmpse.RatioSampler`` or ``mmpse.BudgetSampler``.
         serial: Whether the subnets run one after the other. The gradients of a step are their
             mean, by gradient accumulation: set ``optim_wrapper.accumulative_counts`` to ``n`` (or
             a multiple, to accumulate over iterations too).
         distillation: Arguments of :class:`mmpse.models.Distillation`; ``None`` is none. A fullnet
             that is its own teacher learns from the labels alone.
         execution: ``'sliced'``, ``'masked'`` (see :meth:`SlimmableBackbone.activate`), or
-            ``'auto'``: whichever a few steps before the first iteration show to be faster. They
-            give the same gradients to rounding; name one for runs that must repeat bit by bit.
+            ``'auto'``: whichever a few steps before the first iteration show to be faster, and to
+            fit into memory. They give the same gradients to rounding; name one for runs that must
+            repeat bit by bit.
         record_size: Losses kept for the prior; the oldest go first.
+        teacher: Arguments of :class:`mmpse.DistillationHook`: subnets of any model learn from a
+            frozen one too, whose distance from each is recorded in the place of the label loss.
+            So only iterations with a teacher are recorded; without one, those of a classifier.
+        ratios, divisor, grids: Widths of a whole model, see :class:`mmpse.space.SearchSpace`.
+        input_shape: ``(C, H, W)`` of the image that a whole model's FLOPs are counted for; by
+            default that of the config's tests.
 
     Raises:
-        ValueError: Before the first iteration, if the model has no slimmable backbone, if the
+        ValueError: Before the first iteration, if nothing of the model can be pruned, if the
             config validates, if ``n`` does not divide every batch, if the processes would run
             different numbers of batches, or if arguments are not allowed or do not fit each other.
             Later, if a batch is empty.
-        FloatingPointError: If a subnet's loss is not finite; the subnet is named.
+        FloatingPointError: If a subnet's loss is not finite (of float16 with a gradient scaler, ten
+            times in a row); the subnet is named.
+        MemoryError: With ``'auto'``, if no execution fits into memory.
     """
 
     def __init__(
@@ -89,6 +103,11 @@ class SupernetHook(Hook):
         distillation: Mapping[str, Any] | None = None,
         execution: str = 'auto',
         record_size: int = 50_000,
+        teacher: Mapping[str, Any] | None = None,
+        ratios: Sequence[float] | None = None,
+        divisor: int | None = None,
+        grids: Mapping[str, Mapping[str, Any]] | None = None,
+        input_shape: Sequence[int] | None = None,
     ) -> None:
         if not isinstance(n, int) or n < 1:
             raise ValueError(f'n must be a positive whole number of subnets, got {n!r}')
@@ -111,37 +130,57 @@ class SupernetHook(Hook):
                 'in-place distillation of serial subnets takes the scores of the fullnet among '
                 'them; set fullnet=True or give distillation.teacher'
             )
+        if teacher is not None and (serial or distillation is not None):
+            raise ValueError(
+                'a teacher joins the losses of subnets that share a batch; set serial=False and '
+                'distillation=None'
+            )
         self.execution = execution
         self.record = LossRecord(record_size)
+        self.teacher_cfg = None if teacher is None else dict(dict(every=2, weight=1.0), **teacher)
+        grid = dict(ratios=ratios, divisor=divisor, grids=grids)
+        self.grid = {key: value for key, value in grid.items() if value is not None}
+        self.input_shape = input_shape
 
     # Before the first iteration
 
     def before_train(self, runner: Runner) -> None:
+        self._invalid = 0  # iterations in a row with a loss that is not finite
         self.model = getattr(runner.model, 'module', runner.model)
-        self.backbone = find_backbone(self.model)
-        space = self.backbone.search_space
+        self.supernet, costs = find_supernet(self.model, runner.cfg, self.grid, self.input_shape)
+        space = self.supernet.search_space
         self._check_batches(runner)
         self._check_validation(runner)
         self.stage_wise = isinstance(self.model, StageWiseClassifier)
-        if self.stage_wise and (self.serial or self.distillation is not None):
+        alone = self.serial or self.distillation is not None or self.teacher_cfg is not None
+        if self.stage_wise and alone:
             raise ValueError(
                 'subnets of a StageWiseClassifier share each batch, and the fullnet teaches them; '
-                'set serial=False and distillation=None'
+                'set serial=False, distillation=None and teacher=None'
             )
         if self.serial:
             self._accumulate(runner)
-        mark_untracked(m for m in self.model.modules() if isinstance(m, SlimmableBN2d))
-        self.sampler = TASK_UTILS.build(
-            dict(self.sampler_cfg, space=space, cost=backbone_costs(self.backbone)['flops'])
-        )
+        if self.execution != 'masked':  # whose shapes stay
+            stop_tuning(runner, 'every step has other widths')
+        mark_untracked(self.supernet.norms)
+        of_budget = issubclass(find_type(self.sampler_cfg, TASK_UTILS), BudgetSampler)
+        cost = dict(costs=costs) if of_budget else dict(cost=costs['flops'])
+        self.sampler = TASK_UTILS.build(dict(self.sampler_cfg, space=space, **cost))
+        self.stage = -1
         self.losses = SubnetLosses(
-            self.model, self.backbone, self.distillation, self.serial, self.fullnet
+            self.model, self.supernet, self.distillation, self.serial, self.fullnet
         )
-        if not self.losses.of_classifier:
+        self.teaching = None
+        if self.teacher_cfg is not None:
+            config, checkpoint = self.teacher_cfg['teacher'], self.teacher_cfg['checkpoint']
+            self.teaching = Teaching(self.model, config, checkpoint, 'SupernetHook')
+        elif not self.losses.of_classifier:
             runner.logger.info(
                 f'SupernetHook: {type(self.model).__name__} has no head.loss_module to split its '
-                "loss by subnet with; a search's prior will rest on the cost alone."
+                "loss by subnet with; without a teacher a search's prior will rest on the cost "
+                'alone.'
             )
+        self._taught = ExitStack()
         how = 'one after the other on every batch' if self.serial else 'sharing every batch'
         runner.logger.info(
             f'SupernetHook: {self.n} subnets {how} ({self.execution}), fullnet={self.fullnet}, '
@@ -150,6 +189,7 @@ class SupernetHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         self.losses.close()
+        self.teaching = None
 
     def _check_batches(self, runner: Runner) -> None:
         batches = runner.train_dataloader.batch_sampler  # DataLoader's own, or the config's
@@ -180,8 +220,7 @@ class SupernetHook(Hook):
                 )
 
     def _check_validation(self, runner: Runner) -> None:
-        norms = any(layer.norm for layer in self.backbone.layers_of_units)
-        if norms and runner.val_loop is not None:
+        if self.supernet.norms and runner.val_loop is not None:
             raise ValueError(
                 'SupernetHook: the config validates, but a supernet has no BatchNorm statistics '
                 'to be tested with, so that the metrics would mean nothing; set '
@@ -202,9 +241,6 @@ class SupernetHook(Hook):
 
     # Every iteration
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        self._seed(runner, runner.iter)
-
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         self._images = count_images(data_batch)
         if not self._images:
@@ -212,41 +248,46 @@ class SupernetHook(Hook):
                 f'SupernetHook: the batch of rank {dist.get_rank()} in iteration {runner.iter} is '
                 'empty; check its dataset and sampler'
             )
+        for norm in self.supernet.norms:
+            norm.train()
+        self._narrow(runner)
         self.subnets = self._draw(runner, dist.get_rank(), runner.iter)
         if self.execution == 'auto':
             self._choose_execution(runner, data_batch)
         self.losses.begin()
         passes = self._passes(self.subnets)
         for subnets in passes[:-1]:
-            self.backbone.activate(subnets, self.execution)
-            self._seed(runner, runner.iter)  # every subnet gets the same augmentation
+            self.supernet.activate(subnets, self.execution)
+            seed_iteration(runner.seed, runner.iter)  # every subnet gets the same augmentation
             # a copy, since data preprocessors write into the samples
-            runner.model.train_step(copy.deepcopy(data_batch), optim_wrapper=runner.optim_wrapper)
+            runner.model.train_step(copied(data_batch), optim_wrapper=runner.optim_wrapper)
         # here too: loading the first batch after a resume draws otherwise, and dropout follows it
-        self._seed(runner, runner.iter)
-        self.backbone.activate(passes[-1], self.execution)  # the runner's own step runs it
+        seed_iteration(runner.seed, runner.iter)
+        self.supernet.activate(passes[-1], self.execution)  # the runner's own step runs it
+        if self.teaching is not None and runner.iter % self.teacher_cfg['every'] == 0:
+            factor = self.teacher_cfg['weight'] * self.teacher_cfg['every']
+            self._taught.enter_context(self.teaching.joining(factor, self.n))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
-        self.backbone.deactivate()
-        losses = self.model.subnet_losses if self.stage_wise else self.losses.of_subnets()
+        self._taught.close()
+        self.supernet.check_ran()
+        self.supernet.deactivate()
+        losses = self._subnet_losses(runner)
         if losses is not None:
             self._record_losses(runner, losses)
         self._log_speed(runner)
-        self._seed(runner, runner.iter + 1)
-
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        self._seed(runner, runner.iter)
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
 
     def _passes(self, widths: np.ndarray) -> list[list[Subnet]]:
         """The subnets of each forward of an iteration."""
-        subnets = [self.backbone.search_space.subnet(row) for row in widths]
+        subnets = [self.supernet.search_space.subnet(row) for row in widths]
         return [[subnet] for subnet in subnets] if self.serial else [subnets]
 
     def _draw(self, runner: Runner, rank: int, iteration: int) -> np.ndarray:
         """Subnets of one process in an iteration, widths ``(n, units)``."""
-        space = self.backbone.search_space
+        space = self.supernet.search_space
         fixed = [space.fullnet] * self.fullnet + [space.tinynet] * self.tinynet
         rng = np.random.default_rng([runner.seed, rank, iteration])
         drawn = self.n - len(fixed)
@@ -255,17 +296,27 @@ class SupernetHook(Hook):
             rows.append(self.sampler.sample(rng, drawn))
         return np.concatenate(rows)
 
-    @staticmethod
-    def _seed(runner: Runner, iteration: int) -> None:
-        """Make the random numbers of the coming iteration independent of what came before."""
-        entropy = np.random.SeedSequence([runner.seed, dist.get_rank(), iteration])
-        seed = int(entropy.generate_state(1)[0])
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+    def _narrow(self, runner: Runner) -> None:
+        """Let a sampler know, at every tenth of the training, what was recorded before."""
+        if not isinstance(self.sampler, BudgetSampler):
+            return
+        length = max(1, runner.max_iters // STAGES)
+        stage = runner.iter // length
+        if stage != self.stage:
+            begin, self.stage = stage * length, stage
+            self.sampler.narrow(begin / runner.max_iters, *self.record.before(begin))
+
+    def _subnet_losses(self, runner: Runner) -> torch.Tensor | None:
+        """What the subnets of the iteration lost, ``(n,)``, where it is known."""
+        if self.stage_wise:
+            return self.model.subnet_losses
+        if self.teaching is None:
+            return self.losses.of_subnets()
+        taught = runner.iter % self.teacher_cfg['every'] == 0
+        return self.teaching.of_groups if taught else None
 
     def _choose_execution(self, runner: Runner, data_batch: Any) -> None:
-        """Time a few steps; all processes take what rank 0 finds faster."""
+        """Time a few steps; all processes take what is faster in the slowest of them."""
         if runner.cfg.get('compile'):
             self.execution = 'masked'  # its shapes do not change with the subnets
             runner.logger.info("SupernetHook: execution='masked', since the model is compiled.")
@@ -276,11 +327,21 @@ class SupernetHook(Hook):
             for step in range(4)
             for subnets in self._passes(self._draw(runner, dist.get_rank(), runner.iter + step))
         ]
-        seconds = measure_executions(self.model, runner.optim_wrapper, data_batch, draws)
-        choice = [min(seconds, key=seconds.get)]
-        dist.broadcast_object_list(choice)
-        self.execution = choice[0]
-        shown = ', '.join(f'{name} {value:.3f} s' for name, value in seconds.items())
+        seconds = measure_executions(
+            self.model, self.supernet, runner.optim_wrapper, data_batch, draws
+        )
+        everywhere = dist.all_gather_object(seconds)
+        seconds = {name: max(of_rank[name] for of_rank in everywhere) for name in seconds}
+        self.execution = min(seconds, key=seconds.get)
+        if seconds[self.execution] == math.inf:
+            raise MemoryError(
+                f'SupernetHook: a step of n={self.n} subnets with {self._images} images does not '
+                'fit into memory in any execution; choose a smaller train_dataloader.batch_size'
+            )
+        shown = ', '.join(
+            f'{name} {"out of memory" if value == math.inf else f"{value:.3f} s"}'
+            for name, value in seconds.items()
+        )
         runner.logger.info(f"SupernetHook: execution='{self.execution}' ({shown} per pass).")
 
     @torch.no_grad()
@@ -288,22 +349,28 @@ class SupernetHook(Hook):
         """Record and log the losses of this process's subnets, ``(n,)``, and the others'."""
         fixed = self.fullnet + self.tinynet
         names = ['fullnet'] * self.fullnet + ['tinynet'] * self.tinynet
-        gathered = dist.all_gather(losses)
-        for rank, of_rank in enumerate(gathered):
-            subnets = self._draw(runner, rank, runner.iter)
-            for widths, loss in zip(subnets, of_rank.tolist(), strict=True):
-                if not np.isfinite(loss):
-                    raise FloatingPointError(
-                        f'the loss of a subnet is {loss} in iteration {runner.iter}: '
-                        f'{self.backbone.search_space.subnet(widths)}; lower the learning rate or '
-                        'clip gradients (optim_wrapper.clip_grad)'
-                    )
-            self.record.extend(runner.iter, subnets[fixed:], of_rank[fixed:].tolist())
+        of_ranks = torch.stack(dist.all_gather(losses)).cpu().numpy()
+        subnets = [self._draw(runner, rank, runner.iter) for rank in range(len(of_ranks))]
+        finite = np.isfinite(of_ranks)
+        self._invalid = 0 if finite.all() else self._invalid + 1
+        # a gradient scaler leaves out a step that overflows, and scales the next one less
+        if self._invalid >= (IN_A_ROW if hasattr(runner.optim_wrapper, 'loss_scaler') else 1):
+            rank, k = np.argwhere(~finite)[0]
+            again = f', the {self._invalid}th in a row,' if self._invalid > 1 else ''
+            raise FloatingPointError(
+                f'the loss of a subnet is {of_ranks[rank, k]} in iteration {runner.iter}{again}: '
+                f'{self.supernet.search_space.subnet(subnets[rank][k])}; lower the learning rate '
+                'or clip gradients (optim_wrapper.clip_grad)'
+            )
+        for drawn, of_rank, known in zip(subnets, of_ranks, finite, strict=True):
+            known[:fixed] = False
+            self.record.extend(runner.iter, drawn[known], of_rank[known].tolist())
         scalars = dict(zip(names, losses.tolist(), strict=False))
         if fixed < self.n:
             scalars['sampled'] = losses[fixed:].mean().item()
         for name, value in scalars.items():
-            runner.message_hub.update_scalar(f'train/loss_{name}', value)
+            if math.isfinite(value):
+                runner.message_hub.update_scalar(f'train/loss_{name}', value)
 
     def _log_speed(self, runner: Runner) -> None:
         times = runner.message_hub.log_scalars.get('train/time')  # of MMEngine's IterTimerHook
@@ -318,7 +385,7 @@ class SupernetHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['meta'][CHECKPOINT_KEY] = dict(
-            space=self.backbone.search_space.backbone,
+            space=self.supernet.search_space.backbone,
             record=self.record.state_dict(),
             execution=self.execution,
         )

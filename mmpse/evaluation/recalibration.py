@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab import compat
 
+from .batches import HeldBatches
+
 
 @torch.no_grad()
-def recalibrate(model: BaseModel, batches: Sequence[Any]) -> int:
+def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> int:
     """Set every BatchNorm's running statistics to their mean over ``batches``.
 
     A supernet keeps no running statistics of its subnets, so that each is recalibrated on training
@@ -22,7 +23,8 @@ def recalibrate(model: BaseModel, batches: Sequence[Any]) -> int:
 
     Args:
         model: A static model; its training mode is left as it was.
-        batches: Batches as the training dataloader gives them.
+        batches: Batches as the training dataloader gives them. For many models, hand them over as
+            :class:`HeldBatches`.
 
     Returns:
         Number of recalibrated layers; 0 if the model has no BatchNorm with running statistics.
@@ -41,7 +43,7 @@ def recalibrate(model: BaseModel, batches: Sequence[Any]) -> int:
         norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
-    for batch in batches:
+    for batch in batches if isinstance(batches, HeldBatches) else HeldBatches(batches):
         compat.forward_by_mode(model, _preprocess(model, batch), 'tensor')
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -59,7 +61,7 @@ def _preprocess(model: BaseModel, batch: Any) -> Any:
     if augments is not None:
         preprocessor.batch_augments = None
     try:
-        return preprocessor(copy.deepcopy(batch), True)  # a copy: padding changes the samples
+        return preprocessor(batch, True)
     finally:
         if augments is not None:
             preprocessor.batch_augments = augments

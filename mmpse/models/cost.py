@@ -22,13 +22,14 @@ REFERENCE_SHAPE = (3, 224, 224)
 
 
 def backbone_costs(
-    backbone: SlimmableBackbone, input_shape: Sequence[int] = REFERENCE_SHAPE
+    backbone: SlimmableBackbone, input_shape: Sequence[int] | None = None
 ) -> dict[str, Cost]:
     """FLOPs and parameters of a supernet's backbone as functions of the widths.
 
     Args:
         backbone: The supernet.
-        input_shape: Shape ``(C, H, W)`` of one image.
+        input_shape: Shape ``(C, H, W)`` of one image; by default 224 x 224, of as many channels
+            as the first layer reads.
 
     Returns:
         ``{'flops': Cost, 'params': Cost}``; FLOPs are multiply-adds of one image, as mmengine
@@ -38,6 +39,7 @@ def backbone_costs(
         ValueError: If the image is none that the backbone takes.
     """
     channels = backbone.get_submodule(backbone.layers_of_units[0].conv).in_channels
+    input_shape = input_shape or (channels, *REFERENCE_SHAPE[1:])
     if len(input_shape) != 3 or input_shape[0] != channels:
         raise ValueError(
             f'input_shape must be (C, H, W) of one image with C={channels} channels, e.g. '

@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpse.resources.busy import busy, clocks
+
 RUNTIMES = ('eager', 'compiled', 'onnxruntime', 'openvino', 'tensorrt')
+FEW, ENOUGH = 5, 60.0  # rounds that suffice after so many seconds
 
 
 def prepared(model: nn.Module, x: Tensor, runtime: str = 'eager') -> Callable[[], Any]:
@@ -23,12 +26,23 @@ def prepared(model: nn.Module, x: Tensor, runtime: str = 'eager') -> Callable[[]
     return prepare(model, x, 'torch' if runtime == 'eager' else runtime)
 
 
+class Latencies(dict[Any, list[float]]):
+    """Seconds of every round, by the name of what was called.
+
+    Attributes:
+        busy (float): How many times as long they took as on an idle machine; see
+            :func:`mmpse.resources.busy.busy`.
+    """
+
+    busy: float = 1.0
+
+
 def measure_latencies(
     calls: Mapping[Any, Callable[[], Any]],
     rounds: int = 50,
     warmup: int = 5,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> dict[Any, list[float]]:
+) -> Latencies:
     """Seconds that each of several calls takes, in every round.
 
     The calls run interleaved, round by round, so that a slow moment of the machine meets them all;
@@ -37,19 +51,25 @@ def measure_latencies(
 
     Args:
         calls: Name -> call, see :func:`prepared`.
-        rounds: Measured rounds.
+        rounds: Measured rounds, at most: after a minute a few are enough.
         warmup: Rounds before them.
         track: Wraps the iterator over rounds, for a progress bar.
     """
     keep_freed_memory()
-    times: dict[Any, list[float]] = {name: [] for name in calls}
+    times = Latencies({name: [] for name in calls})
+    begin = start = clocks()
     for k in track(range(warmup + rounds)):
+        if k == warmup:
+            start = clocks()
+        if k >= warmup + FEW and clocks().wall - begin.wall > ENOUGH:
+            break
         for name, call in calls.items():
             call()
-            start = time.perf_counter()
+            called = time.perf_counter()
             call()
             if k >= warmup:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.perf_counter() - called)
+    times.busy = busy(start, clocks(), torch.get_num_threads())
     return times
 
 

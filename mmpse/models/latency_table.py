@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +15,14 @@ import numpy as np
 import torch
 from mmcv.cnn import ConvModule
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from rich.progress import track
 from torch import nn
 
+from mmpse.differences import differences
 from mmpse.files import write_json
 from mmpse.registry import MODELS
+from mmpse.resources.busy import busy_sentence
 from mmpse.space import SearchSpace, SpreadSampler, Subnet, TableCost
 
 from .cost import backbone_costs
@@ -95,14 +99,11 @@ class LatencyTable:
                 f'the latency table {self.path} cannot be read ({error!r}); restore it, or delete '
                 'it and build it anew with tools/latency_table.py'
             ) from error
-        wrong = [
-            f'{key}: {stored.get(key)!r} there, {value!r} here'
-            for key, value in json.loads(json.dumps(self.identity)).items()
-            if stored.get(key) != value
-        ]
+        here = json.loads(json.dumps(self.identity))
+        wrong = differences({key: stored[key] for key in here if key in stored}, here)
         if wrong:
             raise LatencyError(
-                f'the latency table {self.path} is of something else ({"; ".join(wrong)}); build '
+                f'the latency table {self.path} is of something else ({wrong}); build '
                 'another one with tools/latency_table.py CONFIG -o OTHER.json. To search here for '
                 'another device, set latency_device to its name in the table'
             )
@@ -118,7 +119,8 @@ class LatencyTable:
 
         Args:
             points: Widths of a unit's grid.
-            rounds: Times that everything is run, after 5 that warm up; medians count.
+            rounds: Times that everything is run, after 5 that warm up; medians count. How busy the
+                machine was meanwhile is kept as ``busy``; from 1.3 on, a warning says so.
             batch: Images per forward.
             runtime: See :func:`mmpse.models.latency.prepared`.
 
@@ -152,6 +154,8 @@ class LatencyTable:
                 measured=measured.round(1).tolist(),
             )
             self._save()
+        if sentence := busy_sentence(self.content.get('busy', 1.0)):
+            print_log(f'{self.path}: {sentence}', 'current', logging.WARNING)
 
     def cost(self) -> TableCost:
         """Latency in microseconds as a function of the widths.
@@ -243,6 +247,7 @@ class LatencyTable:
 
     def _medians(self, calls: Mapping, track: Callable = iter) -> dict[Any, float]:
         times = measure_latencies(calls, self.content['how']['rounds'], track=track)
+        self.content['busy'] = max(self.content.get('busy', 1.0), round(times.busy, 2))
         return {name: round(1e6 * statistics.median(values), 1) for name, values in times.items()}
 
     def _prepared(self, model: nn.Module, shape: Sequence[int]) -> Callable[[], Any]:

@@ -27,9 +27,10 @@ class SlimmableResNet_CIFAR(SlimmableResNet, ResNet_CIFAR):  # noqa: N801 (mmpre
 class ResNetCIFAR(ResNet_CIFAR):
     """The ResNets of section 4.2 of `Deep Residual Learning <https://arxiv.org/abs/1512.03385>`_.
 
-    A 3x3 stem and three stages of 16, 32 and 64 channels. Built of mmpretrain's blocks, so that
-    where a stage changes the width the shortcut is a 1x1 convolution (option B of the paper, which
-    used option A, without X parameters for depth 20, 0.3 % for 56.
+    A 3x3 stem and three stages of 16, 32 and 64 channels, built of mmpretrain's blocks. Where a
+    stage changes the width, the shortcut is a 1x1 convolution: option B of the paper. Option A,
+    which the paper used here, pads with zeros. B has 1.0 % more parameters at depth 20, and 0.3 %
+    more at depth 56.
 
     Args:
         depth: 20, 32, 44, 56 or 110: 6n + 2.

@@ -268,6 +268,14 @@ class SlimmableBackbone:
         return (channels < widths[:, None]).to(like.dtype)
 
     @property
+    def norms(self) -> list[SlimmableBN2d]:
+        """BatchNorms that every subnet passes by itself."""
+        return [m for m in self.modules() if isinstance(m, SlimmableBN2d)]
+
+    def check_ran(self) -> None:
+        """As of :class:`mmpse.slim.Supernet`: a backbone always runs."""
+
+    @property
     def active_subnets(self) -> tuple[Subnet, ...]:
         """The subnets of the groups of a batch; none makes the plain full-width network."""
         return self._active

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.checkpoint_files import read_checkpoint
+from mmpse.openmmlab.checkpoints import listed, read_checkpoint, weights_in
 from mmpse.openmmlab.layouts import to_mmpretrain
 from mmpse.registry import WEIGHT_INITIALIZERS
 
@@ -74,15 +73,7 @@ def load_public(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> N
         ValueError: If a weight of the model is missing, or a weight of the checkpoint is left over;
             for a backbone, one of the checkpoint's backbone.
     """
-    weights = checkpoint
-    for key in ('state_dict', 'model'):
-        if isinstance(weights, Mapping) and isinstance(weights.get(key), Mapping):
-            weights = weights[key]
-    if not isinstance(weights, Mapping) or not all(torch.is_tensor(v) for v in weights.values()):
-        raise ValueError(
-            f'{path} holds no state dict: expected a mapping of names to tensors (or one that has '
-            f'it as "state_dict" or "model"), got {type(weights).__name__}; save model.state_dict()'
-        )
+    weights, _ = weights_in(checkpoint, path)
     own = model.state_dict()
     # older checkpoints do not count batches
     counters = {k: v for k, v in own.items() if k.endswith('.num_batches_tracked')}
@@ -110,7 +101,7 @@ def load_public(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> N
     model.load_state_dict(weights)
     print_log(
         f'{type(model).__name__}: {len(weights)} tensors loaded from {path} ({layout} layout)'
-        + (f'; not of the backbone, left out: {listed(left_out)}' if left_out else ''),
+        + (f'; not of the backbone, left out: {listed(left_out, 10)}' if left_out else ''),
         logger='current',
     )
 
@@ -132,12 +123,5 @@ def misfit(model: nn.Module, weights: Mapping[str, Tensor]) -> str:
         ],
     }
     return '; '.join(
-        f'{len(names)} {what} ({listed(names)})' for what, names in problems.items() if names
+        f'{len(names)} {what} ({listed(names, 10)})' for what, names in problems.items() if names
     )
-
-
-def listed(names: Iterable[str], most: int = 10) -> str:
-    """The names, comma-separated; of many the first ones."""
-    names = list(names)
-    rest = len(names) - most
-    return ', '.join(names[:most]) + (f' and {rest} more' if rest > 0 else '')

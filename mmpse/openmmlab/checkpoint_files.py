@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 from collections.abc import Mapping
@@ -45,14 +46,16 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
         if '://' in path:
             return CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='current')
         return _read_file(Path(path).expanduser())
-    except CheckpointError:
-        raise
     except FileNotFoundError as error:
         raise CheckpointError(
             f'cannot read the checkpoint {path}: there is no such file'
         ) from error
     except Exception as error:  # the readers raise whatever they do
-        raise CheckpointError(f'cannot read the checkpoint {path}: {one_line(error)}') from error
+        reason = f'{type(error).__name__}: {one_line(error)}'
+        raise CheckpointError(
+            f'cannot read the checkpoint {path} ({reason}); give a file that torch.save or '
+            'safetensors wrote'
+        ) from error
 
 
 def _downloaded(url: str) -> Path:
@@ -104,6 +107,7 @@ class _Unpickler(pickle.Unpickler):
     """Makes tensors, arrays and containers, and a :class:`Blank` of everything else."""
 
     ALLOWED = {
+        '_codecs': ('encode',),  # how Python 2's protocol writes bytes
         'builtins': ('bytearray', 'complex', 'dict', 'frozenset', 'list', 'set', 'slice', 'tuple'),
         'collections': ('OrderedDict',),
         'numpy': ('dtype', 'ndarray'),
@@ -164,8 +168,10 @@ def save_checkpoint(
         meta['dataset_meta'] = without_arrays(dataset_meta)
     # copies: what was cut may be a part of a larger tensor, which would be written instead
     state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    content = io.BytesIO()  # of a full disk, torch says something about iostreams
+    torch.save(dict(meta=plain(meta), state_dict=state), content)
     with written(path) as (temporary,):
-        torch.save(dict(meta=plain(meta), state_dict=state), temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def without_arrays(value: Any) -> Any:

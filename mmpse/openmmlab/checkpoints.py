@@ -80,7 +80,7 @@ def load_weights(
         source = source or os.fspath(checkpoint)
         checkpoint = read_checkpoint(checkpoint)
     source = source or 'the given weights'
-    weights, notes = _weights(checkpoint, source)
+    weights, notes = weights_in(checkpoint, source)
     own = model.state_dict()
     found = _find(own, weights, source, type(model).__name__)
     try:
@@ -96,7 +96,7 @@ def load_weights(
     return Report(
         source,
         len(found.used),
-        tuple(_collapsed([k for k in own if k not in found.used], own)),
+        tuple(collapsed([k for k in own if k not in found.used], own)),
         tuple(found.unused),
         tuple(notes),
         _dataset_meta(checkpoint),
@@ -113,7 +113,7 @@ def listed(names: Iterable[str], most: int = 6) -> str:
 # What is in a checkpoint
 
 
-def _weights(content: Any, source: str) -> tuple[dict[str, Tensor], list[str]]:
+def weights_in(content: Any, source: str) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict in a checkpoint, without the names of wrappers; and what to tell of it."""
     notes = []
     if isinstance(content, Mapping):
@@ -201,15 +201,20 @@ def _find(own: Mapping[str, Tensor], weights: dict[str, Tensor], source: str, ki
     if not fitting:
         raise CheckpointError(_misfit(matches, own, weights, source, kind))
     most = max(len(match.used) for match in fitting)
-    best = [match for match in fitting if len(match.used) == most]
-    plain = [match for match in best if not match.prefix]
-    prefixes = {match.prefix for match in best}
-    if not plain and len(prefixes) > 1:
+    # two views of the same tensors are one match
+    best = {
+        frozenset(map(id, match.used.values())): match
+        for match in reversed(fitting)
+        if len(match.used) == most
+    }
+    plain = [match for match in best.values() if not match.prefix]
+    if len(best) > 1 and not plain:
+        prefixes = sorted(match.prefix for match in best.values())
         raise CheckpointError(
-            f'{source} holds the model more than once ({listed(sorted(prefixes))}); save the one '
-            'that is meant, under its names without the prefix'
+            f'{source} holds the model more than once ({listed(prefixes)}); save the one that is '
+            'meant, under its names without the prefix'
         )
-    return (plain or best)[0]
+    return plain[0] if plain else next(iter(best.values()))
 
 
 def _root(own: Mapping[str, Tensor]) -> str:
@@ -260,6 +265,8 @@ def _wrapping(weights: Mapping[str, Tensor]) -> list[str]:
 
 def _prefixes(view: _View) -> list[tuple[str, str]]:
     """Pairs of a prefix in the checkpoint and one in the model behind which most names agree."""
+    if view.layout is not None:  # its names are whole
+        return [('', '')] if view.names.keys() & view.state else []
     votes: Counter = Counter()
     for key in view.state:
         for start in (0, *(end + 1 for end in _dots(key))):
@@ -295,7 +302,7 @@ def _match(view: _View, prefix: str, start: str) -> _Match:
             taken += _same(part, names, state, behind)
     used = {names[name][0]: state[behind[name]] for name in taken}
     keys = {behind[name] for name in taken}
-    unused = _collapsed([key for key in state if key not in keys], state)
+    unused = collapsed([key for key in state if key not in keys], state)
     before = view.prefix + prefix.removesuffix(root if start else '')
     return _Match(used, unused, missing, unexpected, reshaped, before, view.layout)
 
@@ -353,7 +360,7 @@ def _misfit(
     return f'{text}{layout}: {problems}; give one of the same architecture, depth and width'
 
 
-def _collapsed(names: Iterable[str], among: Iterable[str]) -> list[str]:
+def collapsed(names: Iterable[str], among: Iterable[str]) -> list[str]:
     """Names, and for all that begin alike what they begin with: 'neck' for all of the neck."""
     names = {name for name in names if not name.endswith(COUNTER)}
     rest = [key for key in among if key not in names and not key.endswith(COUNTER)]

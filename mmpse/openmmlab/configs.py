@@ -26,6 +26,7 @@ __all__ = [
     'ConfigError',
     'base_name',
     'build_model',
+    'changed',
     'default_input_shape',
     'importing',
     'load_config',
@@ -167,6 +168,12 @@ def importing(cfg: Config, module: str = 'mmpse') -> dict[str, Any]:
     return dict(custom_imports=dict(imports=imports, allow_failed_imports=failing))
 
 
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """What :func:`write_config` would write, in memory."""
+    content = plain(config.to_dict())
+    return Config(merged(content, _for_heir(plain(changes), content)), filename=config.filename)
+
+
 def write_config(
     path: str | os.PathLike,
     base: str | os.PathLike | Config,
@@ -246,9 +253,16 @@ def _heir(
     return f'{start}from {module} import *  # noqa: F403\n\n' + ''.join(
         f'{key}.merge({python_source(value)})  # noqa: F405\n'
         if isinstance(value, Mapping) and '_delete_' not in value and key in old
-        else _assignments({key: value})
+        else _assignments({key: _afresh(value)})
         for key, value in changes.items()
     )
+
+
+def _afresh(value: Any) -> Any:
+    """A value that takes the place of the old by being assigned."""
+    if isinstance(value, Mapping):
+        return {key: item for key, item in value.items() if key != '_delete_'}
+    return value
 
 
 def _assignments(values: Mapping[str, Any]) -> str:

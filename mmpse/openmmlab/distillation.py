@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from mmpse.models.warm_start import load_public, read_checkpoint
 from mmpse.registry import HOOKS, MODELS
 
-from .calls import Call, CallError, noted_calls, parts, repeat, tensors
-from .scores import divergence, is_sigmoid
+from .calls import Call, CallError, mapped, noted_calls, parts, repeat, tensors
+from .head_distance import head_distance
+from .output_distance import difference, output_distance
 
 
 @HOOKS.register_module()
@@ -33,11 +34,13 @@ class DistillationHook(Hook):
     ``loss_distill`` joins the model's losses: how far the model's raw outputs, which its own
     forward gave, are from the teacher's.
 
-    * Classifiers: ``KL(teacher || model)`` of the scores, by softmax or sigmoid as in the head's
-      loss.
-    * Detectors, segmentors: :func:`output_distance` of the heads' outputs on whole images (the RPN
-      of a two-stage detector) and of the neck's, where it has the teacher's channels: which of them
-      a narrower neck kept is not known here.
+    * Heads: :func:`head_distance`, ``KL(teacher || model)`` of the scores, by softmax or sigmoid as
+      in the head's loss, and for detectors the boxes. Heads that see regions, as the second stage
+      of a detector, see other regions than the teacher's, and are left out.
+    * The neck of a detector or segmentor: :func:`output_distance`, where it has the teacher's
+      channels: which of them a narrower neck kept is not known here.
+
+    The mean of these is the distance.
 
     What is compared and what is not is said in one line of the log. The teacher is in no
     checkpoint, and validation and test do not know it. The images are preprocessed once, by the
@@ -85,21 +88,14 @@ class DistillationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         model = runner.model
         self.model = model.module if is_model_wrapper(model) else model
-        # training draws the same random numbers as without a teacher
-        with torch.random.fork_rng(devices=[]):
-            self.teacher = build_teacher(self.teacher_cfg, self.checkpoint)
-        check_normalisation(self.model, self.teacher)
-        self.teacher.to(next(self.model.parameters()).device)
+        self.teaching = Teaching(self.model, self.teacher_cfg, self.checkpoint, 'DistillationHook')
+        self.teacher = self.teaching.teacher
         self._listening = ExitStack()
-        self._sigmoid: dict[str, bool] = {}
-        self._told = False
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         if runner.iter % self.every == 0:
             # listening ends with the iteration: nobody copies, saves or tests a model with it
-            self._calls = self._listening.enter_context(noted_calls(self.model))
-            handle = self.model.register_forward_hook(self._add_loss, with_kwargs=True)
-            self._listening.callback(handle.remove)
+            self._listening.enter_context(self.teaching.joining(self.weight * self.every))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
@@ -107,23 +103,69 @@ class DistillationHook(Hook):
         self._listening.close()
 
     def after_train(self, runner: Runner) -> None:
-        del self.model, self.teacher
+        del self.model, self.teacher, self.teaching
 
-    def _add_loss(
-        self, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
-    ) -> dict[str, Any] | None:
-        """After a forward of the model: its losses and the teacher's."""
-        calls, self._calls[:] = list(self._calls), []
-        if kwargs.get('mode') != 'loss':
-            return None
-        return {**output, 'loss_distill': self.weight * self.every * self._loss(calls)}
 
-    def _loss(self, calls: Sequence[Call]) -> Tensor:
+class Teaching:
+    """A frozen model, and how far the raw outputs of another one are from its own.
+
+    Args:
+        student: The other model, not wrapped.
+        config, checkpoint: ``teacher`` and ``checkpoint`` of :class:`DistillationHook`.
+        who: For messages, what uses the teacher.
+
+    Attributes:
+        teacher: The frozen model.
+        of_groups: Distances of the heads' outputs, ``(groups,)``, in the last taught forward.
+
+    Raises:
+        ValueError: If the checkpoint does not fit, or its images are normalised otherwise.
+    """
+
+    def __init__(
+        self, student: nn.Module, config: str | Mapping[str, Any], checkpoint: str, who: str
+    ) -> None:
+        self.student = student
+        self.who = who
+        # training draws the same random numbers as without a teacher
+        with torch.random.fork_rng(devices=[]):
+            self.teacher = build_teacher(config, checkpoint)
+        check_normalisation(student, self.teacher, who)
+        self.teacher.to(next(student.parameters()).device)
+        self.of_groups: Tensor | None = None
+        self._form: dict[str, str] = {}  # of each part, in words
+        self._told = False
+
+    @contextmanager
+    def joining(self, factor: float, groups: int = 0) -> Iterator[None]:
+        """In a ``with`` block ``loss_distill`` joins the losses of the student.
+
+        Args:
+            factor: What the distance is multiplied by.
+            groups: Image ``i`` is of group ``i % groups``; each is measured too.
+        """
+
+        def join(
+            module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
+        ) -> dict[str, Any] | None:
+            noted, calls[:] = list(calls), []
+            if kwargs.get('mode') != 'loss':
+                return None
+            return {**output, 'loss_distill': factor * self._loss(noted, groups)}
+
+        with noted_calls(self.student) as calls:
+            handle = self.student.register_forward_hook(join, with_kwargs=True)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    def _loss(self, calls: Sequence[Call], groups: int) -> Tensor:
         with torch.no_grad():
             taught = repeat(calls, self.teacher)
         outputs = {call.part: (call.output, other) for call, other in zip(calls, taught)}
         features = 'neck' if 'neck' in outputs else 'backbone'
-        terms, left_out = {}, {}
+        terms, of_groups, left_out = {}, [], {}
         for part, (output, other) in outputs.items():
             if part in ('backbone', 'neck') or not _has_gradient(output):
                 continue
@@ -133,50 +175,57 @@ class DistillationHook(Hook):
                 left_out[part] = str(other)
             else:
                 terms[part] = self._head_term(part, output, other)
+                of_groups.append(self._of_groups(part, output, other, groups))
+        self.of_groups = torch.stack(of_groups).mean(0) if of_groups else None
         output, other = outputs.get(features, (None, None))
-        classifier = bool(self._sigmoid)
+        classifier = hasattr(getattr(self.student, 'head', None), 'loss_module')
         if not classifier and _has_gradient(output):
-            problem = str(other) if isinstance(other, CallError) else _difference(output, other)
+            problem = str(other) if isinstance(other, CallError) else difference(output, other)
             if problem:
                 left_out[features] = problem
             else:
                 terms[features] = output_distance(output, other).mean()
+                self._form[features] = 'raw outputs'
         if not self._told:
             self._told = True
             self._tell(terms, left_out, outputs)
         return torch.stack(list(terms.values())).mean()
 
     def _head_term(self, part: str, output: Any, other: Any) -> Tensor:
-        problem = _difference(output, other)
+        problem = difference(output, other)
         if problem:
             raise ValueError(
-                f'DistillationHook: {part} cannot be compared with the teacher: {problem}; give '
-                'the model that this one was cut from, of the same classes'
+                f'{self.who}: {part} cannot be compared with the teacher: {problem}; give the '
+                'model that this one was cut from, of the same classes'
             )
-        loss = getattr(parts(self.model)[part], 'loss_module', None)
-        if loss is None or not torch.is_tensor(output) or output.dim() != 2:
-            return output_distance(output, other).mean()
-        if part not in self._sigmoid:
-            self._sigmoid[part] = is_sigmoid(loss, output.shape[1])
-        return divergence(output, other, self._sigmoid[part]).mean()
+        distance, self._form[part] = head_distance(parts(self.student)[part], output, other)
+        return distance
+
+    @torch.no_grad()
+    def _of_groups(self, part: str, output: Any, other: Any, groups: int) -> Tensor:
+        head, distances = parts(self.student)[part], []
+        for g in range(groups):
+            of_group = itemgetter(slice(g, None, groups))
+            distances.append(
+                head_distance(head, *(mapped(of_group, x) for x in (output, other)))[0]
+            )
+        return torch.stack(distances).float() if groups else torch.empty(0)
 
     def _tell(self, terms: Mapping[str, Any], left_out: dict[str, str], outputs: Mapping) -> None:
         """Say once what is compared, and what is not."""
-        for name, part in parts(self.model).items():
+        for name, part in parts(self.student).items():
             if name not in outputs and next(part.parameters(), None) is not None:
                 left_out[name] = 'is not called on whole images'
         but = '; '.join(f'{part} {why}' for part, why in left_out.items())
         if not terms:
             raise ValueError(
-                f'DistillationHook: nothing of this {type(self.model).__name__} can be compared '
-                f'with the teacher: {but or "it has no head that puts out tensors"}; train it '
-                'without the hook'
+                f'{self.who}: nothing of this {type(self.student).__name__} can be compared with '
+                f'the teacher: {but or "it has no head that puts out tensors"}; train it without '
+                'a teacher'
             )
-        how = {True: ' (sigmoid)', False: ' (softmax)', None: ''}
-        names = ', '.join(part + how[self._sigmoid.get(part)] for part in terms)
+        names = ', '.join(f'{part} ({self._form[part]})' for part in terms)
         print_log(
-            f'DistillationHook: the teacher is compared in {names}'
-            + (f'; left out: {but}' * bool(but)),
+            f'{self.who}: the teacher is compared in {names}' + (f'; left out: {but}' * bool(but)),
             logger='current',
         )
 
@@ -209,83 +258,16 @@ def build_teacher(teacher: str | Mapping[str, Any], checkpoint: str) -> BaseMode
     return model
 
 
-def check_normalisation(model: nn.Module, teacher: nn.Module) -> None:
+def check_normalisation(model: nn.Module, teacher: nn.Module, who: str) -> None:
     """Raise an error if two models' preprocessors normalise images differently."""
     for key in ('mean', 'std'):
         own, other = (getattr(m.data_preprocessor, key, None) for m in (model, teacher))
         if torch.is_tensor(own) and torch.is_tensor(other) and own.tolist() != other.tolist():
             raise ValueError(
-                f'DistillationHook: the data preprocessors of the model and of the teacher have '
-                f'{key}={own.flatten().tolist()} and {other.flatten().tolist()}, but the teacher '
+                f'{who}: the data preprocessors of the model and of the teacher have {key}='
+                f'{own.flatten().tolist()} and {other.flatten().tolist()}, but the teacher '
                 "sees the model's images; give a teacher of the same data_preprocessor"
             )
-
-
-def output_distance(outputs: Any, teacher_outputs: Any) -> Tensor:
-    """How far the raw outputs of a model are from a teacher's, for every image.
-
-    The mean squared difference, as a share of the teacher's variance in the batch: 0 for the
-    teacher itself, about 1 for a model that gives the teacher's mean wherever it is asked. Levels
-    of a pyramid (tensors of one list, with equally many channels) are measured together, level by
-    level with equal weight; the distance is the mean over such groups, for instance over the
-    classes and the boxes of a detector.
-
-    Args:
-        outputs: Nested lists, tuples and dicts of tensors ``(images, ...)``.
-        teacher_outputs: The same of the teacher.
-
-    Returns:
-        ``(images,)``, differentiable in ``outputs``.
-
-    Raises:
-        ValueError: If the two differ in structure or shapes.
-    """
-    problem = _difference(outputs, teacher_outputs)
-    if problem:
-        raise ValueError(f'outputs cannot be compared: {problem}')
-    counterparts = dict(zip(map(id, tensors(outputs)), tensors(teacher_outputs)))
-    distances = []
-    for levels in _pyramids(outputs):
-        pairs = [(_single(x), _single(counterparts[id(x)])) for x in levels]
-        errors = [(x - y).square().reshape(len(x), -1).mean(1) for x, y in pairs]
-        variance = sum(y.var(correction=0) for _, y in pairs)
-        distances.append(sum(errors) / variance.clamp_min(torch.finfo(variance.dtype).tiny))
-    return torch.stack(distances).mean(0)
-
-
-def _single(x: Tensor) -> Tensor:
-    """In single precision at least: sums of half floats overflow."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _pyramids(tree: Any) -> list[list[Tensor]]:
-    """The tensors of a tree; those of one list that have as many channels stand together."""
-    if torch.is_tensor(tree):
-        return [[tree]]
-    items = tree.values() if isinstance(tree, Mapping) else tree
-    pyramids: dict[Any, list[Tensor]] = defaultdict(list)
-    found = []
-    for key, item in enumerate(items):
-        if torch.is_tensor(item):
-            pyramids[key if isinstance(tree, Mapping) else item.shape[1:2]].append(item)
-        elif isinstance(item, (Mapping, list, tuple)):
-            found += _pyramids(item)
-    return [*pyramids.values(), *found]
-
-
-def _difference(outputs: Any, teacher_outputs: Any) -> str:
-    """Why two outputs cannot be compared, in words; empty if they can."""
-    shapes = [[tuple(x.shape) for x in tensors(tree)] for tree in (outputs, teacher_outputs)]
-    if not shapes[0]:
-        return 'there are no tensors'
-    if len(shapes[0]) != len(shapes[1]):
-        return f"{len(shapes[0])} tensors, the teacher's are {len(shapes[1])}"
-    for own, other in zip(*shapes):
-        if own != other:
-            return f"a tensor is {own}, the teacher's {other}"
-    if len({shape[:1] for shape in shapes[0]}) > 1:
-        return f'the first dimension of {shapes[0]} is not the images in all'
-    return ''
 
 
 def _has_gradient(outputs: Any) -> bool:

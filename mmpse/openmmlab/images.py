@@ -26,7 +26,7 @@ def default_input_shape(cfg: Config, model: nn.Module) -> tuple[int, int, int]:
     Raises:
         ConfigError: If nothing tells the size.
     """
-    channels = _channels(model)
+    channels = channels_of(model)
     size = _test_size(cfg) or _train_crop(cfg) or _size_of_first_image(cfg)
     if size is None:
         raise ConfigError(
@@ -39,7 +39,8 @@ def default_input_shape(cfg: Config, model: nn.Module) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _channels(model: nn.Module) -> int:
+def channels_of(model: nn.Module) -> int:
+    """How many channels the first layer of a model reads."""
     for layer in model.modules():
         if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
             return layer.weight.shape[1] * getattr(layer, 'groups', 1)

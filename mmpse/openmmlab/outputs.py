@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,10 +53,19 @@ def raw_outputs(
         boxes = torch.cat([torch.zeros(len(sides), 2).to(sides), sides, sides], 1)
         proposals = [InstanceData(bboxes=boxes) for _ in images]
         rpn = [model.rpn_head(features)] if model.with_rpn else []
-        return [*rpn, model.roi_head.forward(features, proposals, samples)]
+        with _unrefined(model.roi_head):
+            return [*rpn, model.roi_head.forward(features, proposals, samples)]
     if hasattr(model, 'data_preprocessor'):
         return model(images, mode='tensor')
     return model(images)
+
+
+def deployed_outputs(model: nn.Module, images: Tensor) -> Any:
+    """Raw outputs of a model, of as many regions as a two-stage detector looks at in a test."""
+    regions = None
+    if getattr(model, 'with_roi_head', False):
+        regions = (getattr(model, 'test_cfg', None) or {}).get('rpn', {}).get('max_per_img', 1000)
+    return raw_outputs(model, images, deployed=True, regions=regions)
 
 
 def _region_sides(roi_head: nn.Module) -> list[float]:
@@ -64,6 +75,24 @@ def _region_sides(roi_head: nn.Module) -> list[float]:
         extractor = extractor[0]
     levels = len(getattr(extractor, 'featmap_strides', [0]))
     return [getattr(extractor, 'finest_scale', 56) * 2.0**k for k in range(levels)]
+
+
+@contextmanager
+def _unrefined(roi_head: nn.Module) -> Iterator[None]:
+    """Let the stages of a cascade look at the same regions.
+
+    Regions that follow a stage's outputs would make these inputs of the next stage, and what marks
+    channels is no place in an image.
+    """
+    stages = getattr(roi_head, 'bbox_head', None)
+    stages = list(stages) if isinstance(stages, nn.ModuleList) else []
+    for stage in stages:
+        stage.regress_by_class = lambda boxes, *_: boxes
+    try:
+        yield
+    finally:
+        for stage in stages:
+            del stage.regress_by_class
 
 
 def _cascade(head: nn.Module, features: Any) -> list:

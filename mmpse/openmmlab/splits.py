@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
-from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
-from mmengine.registry import HOOKS, METRICS, TRANSFORMS, DefaultScope, Registry
+from mmengine.dataset import BaseDataset, ConcatDataset
+from mmengine.registry import METRICS, TRANSFORMS, DefaultScope
 
 from mmpse.registry import DATASETS
 
-from .types import find_type
+from .datasets import build_leaf, last_phase, leaves_of, pipeline_of, replace_leaves, with_pipeline
+from .kinds import default_of, is_kind
+from .losses import batch_size_of
+from .types import find_type, is_type
 
-# A tenth keeps the training set nearly whole. 512 images are judged in seconds to a minute, and
-# tell a difference of 1.5 points of accuracy from chance where two subnets disagree on one image in
-# ten; fewer than 16 tell nothing
+# A tenth keeps the training set nearly whole. With 512 images the paired standard error between two
+# subnets that disagree on one image in ten is 1.4 points of accuracy, and more of them would make
+# judging the longest step; fewer than 16 tell nothing
 SHARE, MOST, FEWEST = 0.1, 512, 16
 
 
@@ -34,6 +35,7 @@ class HeldOut(NamedTuple):
     calibration: ConfigDict  # training images in a fixed random order, as training ends with them
     held_out: ConfigDict  # the images held out, as the config validates
     train: ConfigDict  # all other images, as the config trains
+    unseen: ConfigDict  # the images held out, as training ends with them
     evaluator: Any  # the config's val_evaluator, for the images held out
     images: int  # how many are held out
     total: int  # how many there are, without repetitions
@@ -65,119 +67,99 @@ def held_out(cfg: Config, images: int | None = None, seed: int = 0) -> HeldOut:
             half of the training images, or if images cannot be held out of such a dataset or
             judged by such a metric.
     """
+    content = cfg.to_dict()  # a copy, with the classes of new-style configs by name
     for key in ('train_dataloader', 'val_dataloader', 'val_evaluator'):
-        if not cfg.get(key):
+        if not content.get(key):
             raise ValueError(
                 f'the config has no {key}, but widths are chosen by training images that are '
                 'judged as the config validates; give a config that trains and validates'
             )
-    loader, val_loader = (copy.deepcopy(cfg[f'{name}_dataloader']) for name in ('train', 'val'))
+    loader, val_loader = content['train_dataloader'], content['val_dataloader']
     for name, one in (('train', loader), ('val', val_loader)):
         if not isinstance(one.get('dataset'), Mapping):
             raise ValueError(
                 f'{name}_dataloader.dataset is a {type(one.get("dataset")).__name__}; to hold '
                 'images out, give the config of a dataset'
             )
-    scope = loader.dataset.get('_scope_') or cfg.get('default_scope')
+    dataset = loader['dataset']
+    scope = dataset.get('_scope_') or cfg.get('default_scope')
     with DefaultScope.overwrite_default_scope(scope):
-        leaves = list(_leaves(loader.dataset))
-        choice = _choose([_build(_with_pipeline(leaf, [])) for leaf in leaves], images, seed)
-        evaluator, from_images = _evaluator(cfg.val_evaluator)
-        pipeline = _pipeline(next(_leaves(val_loader.dataset)))
+        leaves = list(leaves_of(dataset))
+        parts, total = _choose(
+            [build_leaf(with_pipeline(leaf, [])) for leaf in leaves], images, seed
+        )
+        evaluator, from_images = _evaluator(content['val_evaluator'])
+        pipeline = pipeline_of(next(leaves_of(val_loader['dataset'])))
+        if not pipeline:
+            raise ValueError(
+                'val_dataloader.dataset has no pipeline by which to judge training images; write '
+                'it into the config'
+            )
         if from_images:
             pipeline = _with_instances(pipeline)
-        rest = [
-            dict(type='mmpse.Subset', images=list(places), of=size, rest=True)
-            for places, size in zip(choice.places, choice.sizes, strict=True)
-        ]
-        judged = [
-            dict(
-                type='mmpse.Subset',
-                images=list(firsts),
-                of=size,
-                dataset=_as_validated(leaf, pipeline),
-            )
-            for leaf, firsts, size in zip(leaves, choice.firsts, choice.sizes, strict=True)
-            if firsts
-        ]
-        last = _last_phase(loader.dataset, cfg.get('custom_hooks') or [])
-        train, calibration = (
-            dict(loader, dataset=_replace(dataset, rest)) for dataset in (loader.dataset, last)
-        )
-        joined = judged[0] if len(judged) == 1 else _concat(loader.dataset, judged)
+        judged = _judged(dataset, parts, pipeline)
+        train = _rest(dataset, parts)
+        last = last_phase(dataset, content.get('custom_hooks') or [])
+        calibration, unseen = _rest(last, parts), _rest(last, parts, rest=False)
 
-    calibration['sampler'] = dict(type='DefaultSampler', shuffle=True, seed=seed)
-    validation = dict(val_loader, dataset=joined, drop_last=False)
-    validation['sampler'] = dict(type='DefaultSampler', shuffle=False)
-    validation.pop('batch_sampler', None)
-    for one in (calibration, validation):
+    train, unseen = dict(loader, dataset=train), dict(loader, dataset=unseen)
+    calibration = _in_order(loader, calibration, seed)
+    validation = dict(val_loader, dataset=judged, drop_last=False)
+    unseen.update(drop_last=False, batch_size=batch_size_of(loader))
+    for one in (validation, unseen):
+        one['sampler'] = dict(type='DefaultSampler', shuffle=False)
+        one.pop('batch_sampler', None)
         one.pop('num_batch_per_epoch', None)
     return HeldOut(
-        *map(ConfigDict, copy.deepcopy((calibration, validation, train))),
+        *map(ConfigDict, copy.deepcopy((calibration, validation, train, unseen))),
         evaluator,
-        sum(map(len, choice.firsts)),
-        choice.total,
+        sum(len(part.firsts) for part in parts),
+        total,
     )
 
 
-@DATASETS.register_module(name='Subset')
-def subset(dataset: dict, images: Sequence[int], of: int, rest: bool = False) -> BaseDataset:
-    """Some images of a dataset, or the rest.
-
-    What is built is the dataset itself, so that all that hooks, samplers and wrappers look for in a
-    dataset is there (an outer ``KFoldDataset`` would hide the pipeline from
-    ``PipelineSwitchHook``).
-
-    Args:
-        dataset: Config of a dataset that derives from ``BaseDataset``, or of a ``KFoldDataset``.
-        images: Indices into it, after its filter.
-        of: Length that it had when they were chosen.
-        rest: Whether to keep all others instead.
+def all_training(cfg: Config, seed: int = 0) -> ConfigDict:
+    """All training images as :func:`held_out` gives those for calibration, of any config.
 
     Raises:
-        ValueError: If the dataset has another length, or no subsets.
+        ValueError: If the config has no training data.
     """
-    built = _build(dataset)
-    if len(built) != of:
+    content = cfg.to_dict()
+    loader = content.get('train_dataloader')
+    if not loader:
         raise ValueError(
-            f'{len(images)} images were chosen when the {type(built).__name__} had {of}; now it '
-            f'has {len(built)}: bring the old data back, or hold images out anew'
+            'the config has no train_dataloader, but widths are chosen on training images; give '
+            'the config that the model was trained by'
         )
-    kept = list(images)
-    if rest:
-        others = set(kept)
-        kept = [k for k in range(of) if k not in others]
-    built.get_subset_(kept)
-    return built
+    scope = loader['dataset'].get('_scope_') or cfg.get('default_scope')
+    with DefaultScope.overwrite_default_scope(scope):
+        dataset = last_phase(loader['dataset'], content.get('custom_hooks') or [])
+    return ConfigDict(_in_order(loader, dataset, seed))
 
 
-def _build(config: Mapping[str, Any]) -> BaseDataset:
-    """A dataset that can be cut to a subset in place."""
-    built = DATASETS.build(copy.deepcopy(config))
-    if hasattr(built, 'full_init'):
-        built.full_init()
-    if _is(config, DATASETS, 'mmpretrain.KFoldDataset'):
-        built = built.dataset  # its fold
-    if not hasattr(built, 'get_subset_') or not hasattr(built, 'get_data_info'):
-        raise ValueError(
-            f'images cannot be held out of a {type(built).__name__}, which has no get_subset_ and '
-            'get_data_info; derive it from mmengine.dataset.BaseDataset'
-        )
-    return built
+def _in_order(loader: Mapping[str, Any], dataset: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The dataloader for a dataset in a fixed random order."""
+    sampler = dict(type='DefaultSampler', shuffle=True, seed=seed)
+    calibration = dict(loader, dataset=dataset, sampler=sampler)
+    calibration.pop('num_batch_per_epoch', None)
+    return calibration
 
 
 # Which images
 
 
-class _Choice(NamedTuple):
-    places: list[list[int]]  # of each dataset, the indices of held-out images
-    firsts: list[list[int]]  # without those of images that come a second time
-    sizes: list[int]  # images of each dataset
-    total: int  # different images
+class _Part(NamedTuple):
+    """What of a dataset is held out, as indices."""
+
+    places: list[int]
+    firsts: list[int]  # without images that are held out of an earlier dataset, or place, too
+    size: int  # of the dataset
 
 
-def _choose(datasets: Sequence[BaseDataset], images: int | None, seed: int) -> _Choice:
-    """Choose images at random, each with all the places where it occurs.
+def _choose(
+    datasets: Sequence[BaseDataset], images: int | None, seed: int
+) -> tuple[list[_Part], int]:
+    """Choose images at random, each with all the places where it occurs; how many there are.
 
     Of images with one ``img_id``, as two COCO files may have them, one at most is chosen: metrics
     would take them for one image.
@@ -203,14 +185,16 @@ def _choose(datasets: Sequence[BaseDataset], images: int | None, seed: int) -> _
         if len(chosen) == images:
             break
         chosen.setdefault(ids[names[k]], names[k])
-    found, firsts = [[] for _ in datasets], [[] for _ in datasets]
+    parts = [_Part([], [], len(dataset)) for dataset in datasets]
     for name in chosen.values():
-        (first, index), *others = places[name]
-        firsts[first].append(index)
-        for number, k in [(first, index), *others]:
-            found[number].append(k)
-    sizes = list(map(len, datasets))
-    return _Choice(list(map(sorted, found)), list(map(sorted, firsts)), sizes, total)
+        number, first = places[name][0]
+        parts[number].firsts.append(first)
+        for number, k in places[name]:
+            parts[number].places.append(k)
+    for part in parts:
+        part.places.sort()
+        part.firsts.sort()
+    return parts, total
 
 
 def _name(info: Mapping[str, Any]) -> Any:
@@ -220,88 +204,43 @@ def _name(info: Mapping[str, Any]) -> Any:
     return str(info['img_path']) if info.get('img_path') else None
 
 
-# Datasets in datasets
+def _rest(config: Mapping[str, Any], parts: Sequence[_Part], rest: bool = True) -> dict:
+    """A dataset without what is held out of its leaves, or with nothing but that."""
+    parts = iter(parts)
+
+    def subset(leaf: Mapping[str, Any]) -> dict:
+        part = next(parts)
+        images = part.places if rest else part.firsts
+        return dict(type='mmpse.Subset', images=images, of=part.size, rest=rest, dataset=leaf)
+
+    return replace_leaves(config, subset)
 
 
-def _leaves(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The datasets inside a dataset that have the images, in the order of :func:`_replace`."""
-    if _is(config, DATASETS, ConcatDataset):
-        for dataset in config['datasets']:
-            yield from _leaves(dataset)
-    elif _is_wrapper(config):
-        yield from _leaves(config['dataset'])
-    else:
-        yield config
-
-
-def _replace(config: Mapping[str, Any], subsets: Sequence[dict]) -> dict:
-    """A dataset whose leaves are wrapped in ``subsets``, one for each."""
-    subsets = iter(subsets)
-
-    def wrapped(config: Mapping[str, Any]) -> dict:
-        if _is(config, DATASETS, ConcatDataset):
-            return dict(config, datasets=[wrapped(dataset) for dataset in config['datasets']])
-        if _is_wrapper(config):
-            return dict(config, dataset=wrapped(config['dataset']))
-        return dict(next(subsets), dataset=config)
-
-    return wrapped(config)
-
-
-def _is_wrapper(config: Mapping[str, Any]) -> bool:
-    """Whether a dataset has the images of another one, repeated or mixed."""
-    mix = ('mmdet.MultiImageMixDataset', 'mmseg.MultiImageMixDataset')
-    return _is(config, DATASETS, RepeatDataset, ClassBalancedDataset, *mix)
-
-
-def _concat(config: Mapping[str, Any], datasets: list[dict]) -> dict:
-    """Datasets joined as those of a config are."""
-    while not _is(config, DATASETS, ConcatDataset):
+def _judged(config: Mapping[str, Any], parts: Sequence[_Part], pipeline: list) -> dict:
+    """What is held out of the leaves of a dataset, joined as they are and not repeated."""
+    datasets = [
+        dict(
+            type='mmpse.Subset',
+            images=part.firsts,
+            of=part.size,
+            dataset=_as_validated(leaf, pipeline),
+        )
+        for leaf, part in zip(leaves_of(config), parts, strict=True)
+        if part.firsts
+    ]
+    if len(datasets) == 1:
+        return datasets[0]
+    while not is_type(config, ConcatDataset, DATASETS):
         config = config['dataset']
     return dict(config, datasets=datasets)
 
 
-def _pipeline(config: Mapping[str, Any]) -> list:
-    return _pipeline(config['dataset']) if _is_fold(config) else config.get('pipeline', [])
-
-
-def _with_pipeline(config: Mapping[str, Any], pipeline: list) -> dict:
-    if _is_fold(config):
-        return dict(config, dataset=_with_pipeline(config['dataset'], pipeline))
-    return dict(config, pipeline=pipeline)
-
-
 def _as_validated(config: Mapping[str, Any], pipeline: list) -> dict:
     """A training dataset, the same images in the same order, with a pipeline of validation."""
-    config = copy.deepcopy(_with_pipeline(config, pipeline))
+    config = copy.deepcopy(with_pipeline(config, pipeline))
     if config.get('filter_cfg'):
         # mmdet's XMLDataset drops no image by it, but has small boxes ignored in training
         config['filter_cfg'].pop('bbox_min_size', None)
-    return config
-
-
-def _is_fold(config: Mapping[str, Any]) -> bool:
-    return _is(config, DATASETS, 'mmpretrain.KFoldDataset')
-
-
-def _last_phase(config: Mapping[str, Any], hooks: Sequence[Mapping[str, Any]]) -> dict:
-    """A dataset as it is when training ends: after the hooks that change it."""
-    config = copy.deepcopy(config)
-    for hook in hooks:
-        pipeline = None
-        if _is(hook, HOOKS, 'mmdet.PipelineSwitchHook'):
-            pipeline = hook['switch_pipeline']
-        elif _is(hook, HOOKS, 'mmpretrain.SwitchRecipeHook'):
-            schedule = sorted(hook['schedule'], key=lambda item: item['action_epoch'])
-            pipelines = [item['train_pipeline'] for item in schedule if 'train_pipeline' in item]
-            pipeline = pipelines[-1] if pipelines else None
-        elif _is(hook, HOOKS, 'mmdet.YOLOXModeSwitchHook'):
-            config['skip_type_keys'] = list(
-                hook.get('skip_type_keys', _default(hook, HOOKS, 'skip_type_keys'))
-            )
-        # these hooks set the pipeline of the outermost dataset, which a wrapper does not have
-        if pipeline is not None and next(_leaves(config)) is config:
-            config = _with_pipeline(config, pipeline)
     return config
 
 
@@ -316,8 +255,8 @@ def _evaluator(config: Any) -> tuple[Any, bool]:
         nonlocal from_images
         if 'metrics' in metric:  # the config of an Evaluator
             return dict(metric, metrics=each(metric['metrics']))
-        if _is(metric, METRICS, 'mmdet.CocoMetric') and not _is(
-            metric, METRICS, 'mmdet.LVISMetric'
+        if is_kind(metric, 'mmdet.CocoMetric', METRICS) and not is_kind(
+            metric, 'mmdet.LVISMetric', METRICS
         ):
             from_images = True
             return dict(metric, ann_file=None)
@@ -333,17 +272,16 @@ def _evaluator(config: Any) -> tuple[Any, bool]:
     def each(config: Any) -> Any:
         return list(map(adapted, config)) if isinstance(config, (list, tuple)) else adapted(config)
 
-    config = each(copy.deepcopy(config))
-    return (list(map(ConfigDict, config)) if isinstance(config, list) else ConfigDict(config)), (
-        from_images
-    )
+    config = each(config)
+    config = list(map(ConfigDict, config)) if isinstance(config, list) else ConfigDict(config)
+    return config, from_images
 
 
 def _with_instances(pipeline: Sequence[Mapping[str, Any]]) -> list:
     """A pipeline of detection whose results have the annotations of the dataset."""
     pipeline = copy.deepcopy(list(pipeline))
     for step in reversed(pipeline):
-        default = _default(step, TRANSFORMS, 'meta_keys')
+        default = default_of(step, 'meta_keys', TRANSFORMS)
         if default is not None:
             keys = step.get('meta_keys', default)
             step['meta_keys'] = tuple(dict.fromkeys((*keys, 'instances')))
@@ -352,25 +290,3 @@ def _with_instances(pipeline: Sequence[Mapping[str, Any]]) -> list:
         'the pipeline of val_dataloader has no step with meta_keys, such as PackDetInputs, by '
         'which annotations reach CocoMetric'
     )
-
-
-# Types
-
-
-def _is(config: Any, registry: Registry, *kinds: str | type) -> bool:
-    """Whether a config builds one of these kinds. A package not yet imported has none of them."""
-    found = find_type(config, registry)
-    if not isinstance(found, type):
-        return False
-    names = [
-        kind for kind in kinds if not isinstance(kind, str) or kind.partition('.')[0] in sys.modules
-    ]
-    wanted = (find_type(kind, registry) for kind in names)
-    return any(isinstance(kind, type) and issubclass(found, kind) for kind in wanted)
-
-
-def _default(config: Mapping[str, Any], registry: Registry, name: str) -> Any:
-    """The default of an argument of what a config builds; None: it has no such argument."""
-    kind: Callable | None = find_type(config, registry)
-    parameter = None if kind is None else inspect.signature(kind).parameters.get(name)
-    return None if parameter is None else parameter.default

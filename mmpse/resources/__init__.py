@@ -1,5 +1,5 @@
 """What subnets cost: FLOPs and parameters of the whole model; measured latency."""
 
-from .cost import model_cost
+from .cost import layer_costs, model_cost
 
-__all__ = ['model_cost']
+__all__ = ['layer_costs', 'model_cost']

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from mmpse.slim.layout import LayerWidths, Layout, Segment, Side
-from mmpse.slim.watch import layers_of, stubbed
+from mmpse.slim.watch import evaluating, layers_of, stubbed
 from mmpse.space import Cost, SearchSpace
 
 Terms = list[tuple[float, str | None]]  # a sum of multiples of widths
@@ -46,33 +46,12 @@ def model_cost(
         leaves out.
     """
     flops, params = Cost(space.names), Cost(space.names)
-    resizes = iter(layout.resizes)
+    _count(model, layout, images, run, lambda _, value, *units: flops.add(value, *units))
     layers = layers_of(model)
-
-    def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
-        if not name:
-            each = _resizing(*layer, x, y) * len(x)
-            for value, unit in terms(next(resizes, (Segment(None, x.shape[1]),))):
-                flops.add(value * each, unit)
-            return
-        sides = layout.layers.get(name) or _fixed(layer)
-        area = y.numel() // sum(s.positions for s in sides.outputs)
-        if isinstance(layer, _ConvTransposeNd):
-            area = len(x) * math.prod(x.shape[2:])
-        for value, units in weight_terms(layer, sides):
-            flops.add(value * area * _operations(layer), *units)
-
-    training = model.training
-    model.eval()
-    try:
-        with stubbed(model, see):
-            (run or model)(images)
-    finally:
-        model.train(training)
 
     counted = 0
     for name, layer in layers.items():
-        sides = layout.layers.get(name) or _fixed(layer)
+        sides = sides_of_layer(layout, name, layer)
         for key, tensor in layer._parameters.items():
             if tensor is None:
                 continue
@@ -87,6 +66,58 @@ def model_cost(
                 params.add(tensor.numel())
     params.add(sum(p.numel() for p in model.parameters()) - counted)
     return dict(flops=flops, params=params)
+
+
+@torch.no_grad()
+def layer_costs(
+    model: nn.Module, images: Tensor, run: Callable[[Tensor], Any] | None = None
+) -> dict[str, dict[str, int]]:
+    """FLOPs and parameters of every layer of a model as it is; arguments as of :func:`model_cost`.
+
+    Returns:
+        ``'flops'`` and ``'params'`` -> name of a module -> its own; ``''``: pooling and resizing.
+    """
+    flops: dict[str, float] = {}
+
+    def add(name: str, value: float) -> None:
+        flops[name] = flops.get(name, 0) + value
+
+    _count(model, Layout({}, {}), images, run, lambda name, value, *_: add(name, value))
+    params = {
+        name: sum(p.numel() for p in module.parameters(recurse=False))
+        for name, module in model.named_modules()
+    }
+    return dict(flops={name: round(value) for name, value in flops.items()}, params=params)
+
+
+def _count(
+    model: nn.Module,
+    layout: Layout,
+    images: Tensor,
+    run: Callable[[Tensor], Any] | None,
+    add: Callable[..., None],
+) -> None:
+    """Call ``add(layer, value, *units)`` for every product of widths in the sum of FLOPs."""
+    resizes = iter(layout.resizes)
+
+    def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
+        if not name and layer[0] is F.layer_norm:  # over channels, so that none of them is a unit's
+            add(name, 5 * x.numel())
+            return
+        if not name:
+            each = _resizing(*layer, x, y) * len(x)
+            for value, unit in terms(next(resizes, (Segment(None, x.shape[1]),))):
+                add(name, value * each, unit)
+            return
+        sides = sides_of_layer(layout, name, layer)
+        area = y.numel() // sum(s.positions for s in sides.outputs)
+        if isinstance(layer, _ConvTransposeNd):
+            area = len(x) * math.prod(x.shape[2:])
+        for value, units in weight_terms(layer, sides):
+            add(name, value * area * _operations(layer), *units)
+
+    with evaluating(model), stubbed(model, see):
+        (run or model)(images)
 
 
 def terms(side: Side) -> Terms:
@@ -131,8 +162,10 @@ def _resizing(function: Callable, arguments: dict[str, Any], x: Tensor, y: Tenso
     return dict(nearest=1, bilinear=4).get(mode, 0) * math.prod(y.shape[2:])
 
 
-def _fixed(layer: nn.Module) -> LayerWidths:
-    """The sides of a layer that no unit runs through."""
+def sides_of_layer(layout: Layout, name: str, layer: nn.Module) -> LayerWidths:
+    """The sides of a layer, whether a unit runs through it or not."""
+    if name in layout.layers:
+        return layout.layers[name]
     if isinstance(layer, nn.Linear):
         inputs, outputs = layer.in_features, layer.out_features
     elif hasattr(layer, 'out_channels'):

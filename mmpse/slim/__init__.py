@@ -1,6 +1,7 @@
 """Widths of any PyTorch model: found by watching, sorted, cut, and trained many in one pass."""
 
 from .cutting import CutError, as_subnet, cut_
+from .guard import GuardError, check, check_cut
 from .layout import Layout, Unit
 from .passes import EXECUTIONS, Supernet
 from .sorting import IMPORTANCES, sort_
@@ -10,10 +11,13 @@ __all__ = [
     'EXECUTIONS',
     'IMPORTANCES',
     'CutError',
+    'GuardError',
     'Layout',
     'Supernet',
     'Unit',
     'as_subnet',
+    'check',
+    'check_cut',
     'cut_',
     'find_units',
     'sort_',

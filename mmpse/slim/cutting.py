@@ -202,9 +202,9 @@ def swapped(
             for key, dims in cuts[name].tensors.items():
                 own = layer._parameters if key in parameters else layer._buffers
                 if key != 'weight' or name not in weights:
-                    own[key] = take(own[key], dims)
+                    own[key] = _for(layer, take(own[key], dims))
             if name in weights:
-                layer._parameters['weight'] = weights[name]
+                layer._parameters['weight'] = _for(layer, weights[name])
             layer.__dict__.update(cuts[name].numbers)
         yield
     finally:
@@ -212,6 +212,12 @@ def swapped(
             layer._parameters.update(parameters)
             layer._buffers.update(buffers)
             layer.__dict__.update(numbers)
+
+
+def _for(layer: nn.Module, tensor: Tensor) -> Tensor:
+    """A view as the layer can take it: others' operators want their own memory."""
+    stock = isinstance(layer, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d))
+    return tensor if stock or tensor.dim() < 2 else tensor.contiguous()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from mmpse.space import SearchSpace
 from mmpse.space.search_space import DEFAULT_RATIOS
@@ -184,9 +185,16 @@ def to_text(layer: LayerWidths) -> str:
 
 def _side_text(side: Iterable[Segment]) -> str:
     return ' + '.join(
-        f'#{s.positions}' if s.unit is None else s.unit + (f'*{s.repeat}' if s.repeat > 1 else '')
+        f'#{s.positions}'
+        if s.unit is None
+        else _quoted(s.unit) + (f'*{s.repeat}' if s.repeat > 1 else '')
         for s in side
     )
+
+
+def _quoted(name: str) -> str:
+    """A name without the signs that the text uses, as in an URL."""
+    return re.sub('[ #%*+>]', lambda sign: f'%{ord(sign[0]):02X}', name)
 
 
 def from_text(text: str, widths: Mapping[str, int]) -> LayerWidths:
@@ -196,7 +204,8 @@ def from_text(text: str, widths: Mapping[str, int]) -> LayerWidths:
         segments = []
         for part in text.split(' + '):
             match = re.fullmatch(r'#(\d+)|(.+?)(?:\*(\d+))?', part)
-            if match is None or (match[2] and match[2] not in widths):
+            name = unquote(match[2] or '') if match else ''
+            if match is None or (name and name not in widths):
                 raise ValueError(
                     f'cannot read {part!r} in the layer {text!r}: expected #CHANNELS, UNIT or '
                     'UNIT*REPEAT, joined by " + "'
@@ -204,7 +213,7 @@ def from_text(text: str, widths: Mapping[str, int]) -> LayerWidths:
             segments.append(
                 Segment(None, int(match[1]))
                 if match[1]
-                else Segment(match[2], widths[match[2]], int(match[3] or 1))
+                else Segment(name, widths[name], int(match[3] or 1))
             )
         return tuple(segments)
 

@@ -17,6 +17,7 @@ from mmpse.space import SearchSpace, Subnet
 from .cutting import LayerCut, cut_of, kept, layers_in, swapped, take, untracked
 from .functions import ChunkedBatchNorm, Slices, interleave, is_channels_last
 from .layout import Layout, Side
+from .plain import Row, by_subnet, not_plain
 from .units import channel_dim
 
 EXECUTIONS = ('sliced', 'masked')
@@ -67,6 +68,21 @@ class Supernet:
         self._active: tuple[Subnet, ...] = ()
         self._execution = ''
         self._cuts: dict[Subnet, dict[str, LayerCut]] = {}
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """The search space of the layout."""
+        return self.space
+
+    @property
+    def norms(self) -> list[_BatchNorm]:
+        """BatchNorms that every subnet passes by itself."""
+        return [norm for part in self.parts.values() for norm, _ in part.norms]
+
+    @property
+    def with_cp(self) -> bool:
+        """Whether a module recomputes its forward in the backward."""
+        return any(getattr(m, 'with_cp', False) for m in self.model.modules())
 
     @property
     def active_subnets(self) -> tuple[Subnet, ...]:
@@ -210,6 +226,7 @@ class _Part:
             (m, sides.get(id(m))) for m in self.module.modules() if isinstance(m, _BatchNorm)
         ]
         self.leaky = [(layer, s) for name, layer, s in self.layers if name in supernet.layout.leaky]
+        self.not_plain = not_plain(self.layers)
 
     def enter(self, execution: str) -> None:
         """Exchange the forward."""
@@ -225,6 +242,8 @@ class _Part:
             for layer, sides in self.leaky:
                 hook = partial(self._mask_input, self.supernet.masks(sides.inputs))
                 self._handles.append(layer.register_forward_pre_hook(hook))
+            for row in self.not_plain:
+                row[1].forward = partial(self._by_subnet, row, row[1].forward)
 
     def leave(self) -> None:
         """Put the stock forward back."""
@@ -234,6 +253,8 @@ class _Part:
                 del norm.forward
             for handle in self._handles:
                 handle.remove()
+            for _, layer, _ in self.not_plain:
+                del layer.forward
 
     # Sliced
 
@@ -331,6 +352,14 @@ class _Part:
     def _mask_input(self, mask: Tensor, layer: nn.Module, args: tuple) -> tuple:
         x, *rest = args
         return self._masked_channels(x, mask, channel_dim(x, layer)), *rest
+
+    def _by_subnet(self, row: Row, forward: Callable[..., Tensor], x: Tensor, *args) -> Tensor:
+        subnets = self.supernet.active_subnets
+        n = len(subnets)
+        inputs = x.chunk(n) if self.chunked else [x[g::n] for g in range(n)]
+        cuts = [self.supernet.cuts(subnet) for subnet in subnets]
+        outputs = by_subnet(row, cuts, subnets, forward, inputs, *args)
+        return torch.cat(outputs) if self.chunked else interleave(outputs)
 
     def _normalise(
         self, norm: _BatchNorm, forward: Callable, mask: Tensor | None, x: Tensor

@@ -21,9 +21,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .layout import LayerWidths, Layout, Part, Segment, Side, make_layout
 from .watch import (
     carriers_of,
+    evaluating,
     has_nan,
     is_grouped,
     is_mixing,
+    is_resize,
     layers_of,
     loose_tensors,
     step_of,
@@ -79,20 +81,19 @@ class _Finder:
 
     @torch.no_grad()
     def find(self, track: Callable[[Iterable], Iterable]) -> Layout:
-        training, threads = self.model.training, torch.get_num_threads()
-        self.model.eval()
+        threads = torch.get_num_threads()
         torch.set_num_threads(1)  # to wait for each other would take longer than these tensors
         try:
-            self._pass(None)
-            for name in track([n for n in self.order if is_mixing(self.layers[n])]):
-                self._pass(name)
-            self._unite()
-            for tensor in loose_tensors(self.model):
-                self._check_loose(*tensor)
-            return self._with_leaks(self._layout())
+            with evaluating(self.model):
+                self._pass(None)
+                for name in track([n for n in self.order if is_mixing(self.layers[n])]):
+                    self._pass(name)
+                self._unite()
+                for tensor in loose_tensors(self.model):
+                    self._check_loose(*tensor)
+                return self._with_leaks(self._layout())
         finally:
             torch.set_num_threads(threads)
-            self.model.train(training)
 
     # One forward with one layer's channels marked
 
@@ -112,8 +113,9 @@ class _Finder:
             self.positions.setdefault(place, x.shape[dim])
             if writer is None:
                 return
-            found = decode(x, dim, bits)
-            old = seen.get(place)
+            found, old = decode(x, dim, bits), seen.get(place)
+            if found is None:
+                return
             if old is not None:
                 if len(old) != len(found):
                     found = torch.full_like(old, MIXED)
@@ -127,8 +129,9 @@ class _Finder:
         def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
             nonlocal resizes
             if not name:
-                note(('resize', resizes), x, 1)
-                resizes += 1
+                if is_resize(layer[0]):
+                    note(('resize', resizes), x, 1)
+                    resizes += 1
                 return
             if writer is None and name not in self.order:
                 self.order.append(name)
@@ -139,7 +142,7 @@ class _Finder:
                 y += spread(marks, y, -1 if isinstance(layer, nn.Linear) else 1)
 
         with ExitStack() as stack:
-            stack.enter_context(stubbed(self.model, see))
+            stack.enter_context(stubbed(self.model, see, self.layers))
             for name in {*self.parts, *self.carriers}:
                 stack.enter_context(self._boundaries(name, note))
             outputs = self.run(self.images.expand(2 * bits, -1, -1, -1))
@@ -215,6 +218,8 @@ class _Finder:
             at = int((channel >= 0).nonzero()[0])
             if step > 1 and (at % step or self.widths[writer] % step):
                 self.fixed.setdefault(writer, f'its channels lie across the groups of {name}')
+            if getattr(layer, 'deform_groups', 1) > 1:
+                self.fixed.setdefault(writer, f'each part of its channels has offsets in {name}')
             if is_grouped(layer) and layer.out_channels % layer.in_channels:
                 self.fixed.setdefault(writer, f'{name} is a grouped convolution that narrows')
 
@@ -239,7 +244,7 @@ class _Finder:
                 tensor.data = keep.clone()
                 tensor.data.narrow(dim, first, last - first).fill_(torch.nan)
                 try:
-                    with stubbed(self.model, see):
+                    with stubbed(self.model, see, self.layers):
                         self.run(self.images)
                 finally:
                     tensor.data = keep
@@ -375,7 +380,7 @@ class _Finder:
                 outputs[part].add(k)
 
         with ExitStack() as stack:
-            stack.enter_context(stubbed(self.model, see))
+            stack.enter_context(stubbed(self.model, see, self.layers))
             for part in self.parts:
                 stack.enter_context(self._boundaries(part, note))
             self.run(self.images)
@@ -495,8 +500,10 @@ def spread(marks: Tensor, y: Tensor, dim: int) -> Tensor:
     return marks[(...,) + (None,) * (y.dim() - 2)].movedim(1, dim)
 
 
-def decode(x: Tensor, dim: int, bits: int) -> Tensor:
+def decode(x: Tensor, dim: int, bits: int) -> Tensor | None:
     """Which channel every position of an input is, ``(positions,)``; -1: none that is marked.
+
+    ``None`` if no position is.
 
     Args:
         x: The input; images ``2 b`` and ``2 b + 1`` mark the channels with and without bit ``b``.
@@ -504,13 +511,12 @@ def decode(x: Tensor, dim: int, bits: int) -> Tensor:
         bits: Bits of a channel's number.
     """
     sums = x.movedim(dim, 1)
-    sums = sums.flatten(2).sum(2) if sums.dim() > 2 else sums  # NaN if there is one
-    if len(sums) % (2 * bits):
-        mixed = torch.full((sums.shape[1],), MIXED, device=x.device)
-        return mixed if sums.isnan().any() else torch.full_like(mixed, -1)
-    nan = sums.unflatten(0, (2 * bits, -1)).sum(1).isnan()  # (images, positions)
+    nan = (sums.flatten(2).sum(2) if sums.dim() > 2 else sums).isnan()
     if not nan.any():
-        return torch.full((nan.shape[1],), -1, device=x.device)
+        return None
+    if len(nan) % (2 * bits):
+        return torch.full((nan.shape[1],), MIXED, device=x.device)
+    nan = nan.unflatten(0, (2 * bits, -1)).any(1)  # (images, positions)
     one, zero = nan[0::2], nan[1::2]
     number = (one.long() << torch.arange(bits, device=x.device)[:, None]).sum(0)
     any_ = nan.any(0)

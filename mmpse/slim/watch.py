@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
-# what is told to an observer: name and layer (of a resizing: '', function and arguments), input,
+# what is told to an observer: name and layer (of a function: '', it and its arguments), input,
 # output
 See = Callable[[str, Any, Tensor, Tensor], None]
 
@@ -101,17 +102,31 @@ def loose_tensors(model: nn.Module) -> list[Loose]:
 
 
 @contextmanager
-def stubbed(model: nn.Module, see: See) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """All modules in eval mode for the time of a ``with`` block; then each is in its own again."""
+    before = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+@contextmanager
+def stubbed(
+    model: nn.Module, see: See, layers: Mapping[str, nn.Module] | None = None
+) -> Iterator[None]:
     """Let every layer put out zeros of the right shape, and report what goes in and out.
 
     A layer that keeps channels apart passes NaNs on, channel by channel. ``see`` may write NaNs
-    into an output.
+    into an output. ``layers``: :func:`layers_of` the model, if they are known.
     """
-    layers = layers_of(model)
+    layers = layers_of(model) if layers is None else layers
     for name, layer in layers.items():
         layer.forward = _stub(name, layer, see)
     try:
-        with _Resizes(see):
+        with _Functions(see):
             yield
     finally:
         for layer in layers.values():
@@ -144,12 +159,19 @@ def _stub(name: str, layer: nn.Module, see: See) -> Callable[..., Tensor]:
         return y
 
     if is_channelwise(layer):
-        return channelwise
-    return linear if isinstance(layer, nn.Linear) else conv
+        own = channelwise
+    else:
+        own = linear if isinstance(layer, nn.Linear) else conv
+
+    def unwatched(*args, **kwargs) -> Tensor:
+        with torch._C.DisableTorchFunction():  # what a stub and its observer do is no function
+            return own(*args, **kwargs)
+
+    return unwatched
 
 
-class _Resizes(TorchFunctionMode):
-    """Reports pooling to a size and resizing, whose cost depends on the channels."""
+class _Functions(TorchFunctionMode):
+    """Reports what costs without being a layer: pooling to a size, resizing, LayerNorm."""
 
     def __init__(self, see: See) -> None:
         super().__init__()
@@ -157,7 +179,7 @@ class _Resizes(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         y = func(*args, **(kwargs or {}))
-        if is_resize(func):
+        if is_resize(func) or func is F.layer_norm:
             args = {**dict(zip(('input', 'output_size'), args)), **(kwargs or {})}
             self._see('', (func, args), args['input'], y)
         return y
@@ -170,14 +192,30 @@ def is_resize(function: Callable) -> bool:
 
 def output_size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
     """Height and width of a convolution's output."""
-    x = torch.empty(1, 1, *x.shape[2:], device='meta')
-    kernel = torch.empty(1, 1, *layer.weight.shape[2:], device='meta')
-    size = layer.stride, layer.padding
-    if isinstance(layer, _ConvTransposeNd):
-        return F.conv_transpose2d(
-            x, kernel, None, *size, layer.output_padding, 1, layer.dilation
-        ).shape[2:]
-    return F.conv2d(x, kernel, None, *size, layer.dilation).shape[2:]
+    known = _sizes.setdefault(layer, {})
+    key = tuple(x.shape[2:]), layer.stride, layer.padding, layer.dilation
+    if key not in known:
+        known[key] = tuple(_measure_size(layer, x))
+    return known[key]
+
+
+_sizes: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
+
+
+def _measure_size(layer: nn.Module, x: Tensor) -> torch.Size:
+    x = torch.empty(1, *x.shape[1:], device='meta', dtype=x.dtype)
+    if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):  # some pad by their input's size
+        tensors = layer._parameters, layer._buffers
+        try:
+            layer._parameters, layer._buffers = (
+                {k: None if t is None else t.detach().to('meta') for k, t in own.items()}
+                for own in tensors
+            )
+            return type(layer).forward(layer, x).shape[2:]
+        finally:
+            layer._parameters, layer._buffers = tensors
+    kernel = torch.empty(1, 1, *layer.weight.shape[2:], device='meta', dtype=x.dtype)
+    return F.conv2d(x[:, :1], kernel, None, layer.stride, layer.padding, layer.dilation).shape[2:]
 
 
 def has_nan(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from .budget import Budget, BudgetError
 from .conditional import ConditionalSampler
-from .cost import Cost, TableCost, nearest_uniform
+from .cost import Cost, TableCost, nearest_uniform, uniform_within
 from .joining import Joined, StageTable, join, split_cost
 from .sampling import (
     SAMPLERS,
@@ -40,4 +40,5 @@ __all__ = [
     'expected_loss',
     'nearest_uniform',
     'tilted',
+    'uniform_within',
 ]

@@ -48,9 +48,12 @@ class Cost:
         Returns:
             Integer array ``(subnets,)``.
         """
+        return np.rint(self.exact(widths)).astype(np.int64)
+
+    def exact(self, widths: np.ndarray) -> np.ndarray:
+        """The same before rounding, ``(subnets,)``."""
         w = np.asarray(widths, dtype=np.float64)  # exact below 2**53
-        cost = np.einsum('nu,nu->n', w @ self.quadratic + self.linear, w) + self.constant
-        return np.rint(cost).astype(np.int64)
+        return np.einsum('nu,nu->n', w @ self.quadratic + self.linear, w) + self.constant
 
     def tables(self, space: SearchSpace) -> TableCost:
         """The same cost, looked up by the candidates of ``space``."""
@@ -152,3 +155,43 @@ def nearest_uniform(
     if at_most and (cost(rows) <= target).any():
         distance[cost(rows) > target] = np.inf
     return rows[np.argmin(distance)]
+
+
+def uniform_within(space: SearchSpace, budget) -> np.ndarray:
+    """Widths ``(units,)`` of uniform pruning that uses a budget up.
+
+    The steps of one ratio for all units are coarse. So of two neighbouring ratios the units take
+    the wider one by turns, spread over the network, as long as the budget holds.
+
+    Args:
+        space: The search space.
+        budget (Budget): The budget; only its limits matter.
+
+    Raises:
+        BudgetError: If the narrowest uniform subnet is above a limit.
+    """
+    from .budget import BudgetError  # it needs this module
+
+    limits = [(budget.cost, budget.high), *budget.others.values()]
+
+    def within(rows: np.ndarray) -> np.ndarray:
+        return np.all([cost(rows) <= high for cost, high in limits], axis=0)
+
+    ratios = np.arange(0.0, 1.0005, 0.001)
+    rows = space.array([space.uniform(ratio) for ratio in ratios])
+    rows = rows[np.append(True, np.any(rows[1:] != rows[:-1], axis=1))]
+    inside = np.flatnonzero(within(rows))
+    if not len(inside):
+        raise BudgetError(f'no uniform subnet has {budget}; choose another budget')
+    best = rows[inside[-1]].copy()
+    if inside[-1] + 1 < len(rows):
+        wider = rows[inside[-1] + 1]
+        units = np.arange(len(space))
+        # in the order of reversed bits: any first few are spread evenly
+        bits = max(1, int(len(units) - 1).bit_length())
+        for unit in sorted(units, key=lambda k: int(f'{k:0{bits}b}'[::-1], 2)):
+            row = best.copy()
+            row[unit] = wider[unit]
+            if within(row[None])[0]:
+                best = row
+    return best

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import textwrap
 from collections.abc import Container, Iterator, Mapping, Sequence
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
@@ -14,10 +11,21 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmpse.engine.checkpoint import of_supernet
-from mmpse.files import written
 from mmpse.models import SliceError, SlimmableBackbone, count
-from mmpse.models.stock import FAMILIES, PACKAGES
-from mmpse.models.warm_start import load_public, read_checkpoint
+from mmpse.models.stock import FAMILIES, PACKAGES, Slimmable
+from mmpse.models.warm_start import load_public
+from mmpse.openmmlab.checkpoints import collapsed, listed, read_checkpoint, weights_in
+from mmpse.openmmlab.configs import (
+    ConfigError,
+    build_model,
+    changed,
+    importing,
+    load_config,
+    neutral,
+    write_config,
+)
+from mmpse.openmmlab.images import channels_of
+from mmpse.openmmlab.types import find_type, is_type
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
@@ -25,7 +33,7 @@ SUPERNET_HOOK = dict(type='mmpse.SupernetHook', n=4)
 PREFIX = 'backbone.'  # of the backbone's weights in a checkpoint
 
 
-class TransferError(ValueError):
+class TransferError(ConfigError):
     """A config, or a checkpoint, that a subnet cannot be put into."""
 
 
@@ -54,43 +62,62 @@ def transfer(
         The new config.
 
     Raises:
-        TransferError: If the config has no backbone that can be pruned, or does not fit the
-            checkpoint.
-        SubnetError: If the subnet is one of another backbone.
-        FitError: If a module reads the backbone's features in a way that cannot be fitted.
+        ConfigError: If the config cannot be read, its model cannot be built with the subnet (which
+            is of another backbone, or a module reads its features in a way that cannot be fitted).
+        TransferError: If it has no backbone that can be pruned, or does not fit the checkpoint.
+        CheckpointError: If the checkpoint cannot be read.
+        SubnetError: If the subnet cannot be read.
     """
-    out = Path(out)
-    if out.exists() and '::' not in config and out.samefile(config):
-        raise TransferError(
-            f'{out} is the old config, from which the new one inherits; give -o another'
-        )
-    old = load_config(config)
-    new = Config.fromstring(rewrite(config, old, subnet), '.py')
-    backbone = find_slimmable(build_model(new))
-    weights = None if checkpoint is None else find_weights(backbone, checkpoint)
-    with written(out) as (temporary,):
-        text = rewrite(config, old, subnet, weights, out.parent)
-        temporary.write_text(text, encoding='utf-8')
-    if weights is not None:
-        new = Config.fromstring(rewrite(config, old, subnet, weights), '.py')
-    return new
+    made = plan(config, subnet, checkpoint)
+    return write_config(out, config, made.changes, made.comment)
 
 
 class Weights(NamedTuple):
-    """Where a backbone's weights come from."""
+    """Where a model's weights come from."""
 
-    init_cfg: dict[str, Any]
+    text: str  # for people: what they are of, and what starts at random
     trained: bool  # as they are: of the subnet itself, with its BatchNorm statistics
+    init_cfg: dict[str, Any] | None = None  # of the backbone
+    model_init_cfg: dict[str, Any] | None = None
+    load_from: str | None = None
 
 
-def complexity(
-    cfg: Config, input_shape: Sequence[int] = (3, 224, 224)
-) -> dict[str, tuple[int, int]]:
+class Plan(NamedTuple):
+    """What :func:`transfer` writes."""
+
+    changes: dict[str, Any]
+    comment: str
+    weights: str  # where the weights come from and what starts at random, for people
+
+
+def plan(
+    config: str, subnet: str | os.PathLike | Mapping | None = None, checkpoint: str | None = None
+) -> Plan:
+    """Make the changes of :func:`transfer`, and build the model once; see there."""
+    old = load_config(config)
+    subnet = None if subnet is None else Subnet.load(subnet)
+    changes = changes_for(config, old, subnet)
+    model = build_model(changed(old, changes))
+    weights = None
+    if checkpoint is not None:
+        weights = find_weights(model, find_slimmable(model), str(checkpoint))
+        changes = changes_for(config, old, subnet, weights)
+    kind = find_model(old, config)[1]['type']
+    kind = getattr(kind, '__name__', kind)
+    what = 'as a supernet' if subnet is None else f'with the subnet {subnet.path or ""}'.rstrip()
+    text = 'as in the config' if subnet is None else 'random'
+    text = text if weights is None else weights.text
+    comment = f'{kind} of {config} {what}. Weights: {text}. Written by tools/transfer.py.'
+    return Plan(changes, comment, text)
+
+
+def complexity(cfg: Config, input_shape: Sequence[int] | None = None) -> dict[str, tuple[int, int]]:
     """What the backbone of a config that :func:`transfer` wrote costs, and its full network.
 
     Args:
         cfg: The config.
-        input_shape: Shape ``(C, H, W)`` of the image that FLOPs are counted for.
+        input_shape: Shape ``(C, H, W)`` of the image that FLOPs are counted for; by default 224 x
+            224, of as many channels as the first layer reads.
 
     Returns:
         ``{'FLOPs': (subnet, full), 'parameters': (subnet, full)}``; FLOPs are multiply-adds, as
@@ -101,6 +128,7 @@ def complexity(
         subnet = MODELS.build(config)
         fullnet = subnet.search_space.fullnet.to_dict()
         pair = subnet, MODELS.build({**config, 'subnet': fullnet, 'init_cfg': None})
+    input_shape = input_shape or (channels_of(pair[0]), 224, 224)
     counted = [count(backbone, input_shape) for backbone in pair]
     return {
         name: tuple(resources[key] for resources in counted)
@@ -114,64 +142,71 @@ def new_backbone(cfg: Config) -> ConfigDict:
     return next(o.backbone for o in owners if o.backbone.type == 'mmpse.Slimmable')
 
 
+def _joined(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes of both; where they differ, those of the second."""
+    result = dict(first)
+    for key, value in second.items():
+        if isinstance(value, Mapping) and isinstance(first.get(key), Mapping):
+            value = _joined(first[key], value)
+        result[key] = value
+    return result
+
+
+def load_supernet(config: str | os.PathLike) -> Config:
+    """A config whose model has a slimmable backbone: itself, or what :func:`transfer` makes of it.
+
+    Of a model in another one (a student, a detector of a tracker) it is that model.
+
+    Raises:
+        ConfigError: If it cannot be read, or its backbone cannot be pruned.
+    """
+    cfg = load_config(config)
+    with _scope(cfg):
+        if is_type(cfg.model.get('backbone'), (SlimmableBackbone, Slimmable)):
+            return cfg
+    path, _ = find_model(cfg, str(config))
+    cfg = rewrite(str(config), cfg, None)
+    for key in path[1:]:
+        cfg.model = cfg.model[key]
+    return cfg
+
+
 def rewrite(
-    config: str,
-    old: Config,
-    subnet: str | os.PathLike | Mapping | None,
-    weights: Weights | None = None,
-    folder: Path | None = None,
-) -> str:
-    """The text of the new config, to be written into ``folder``; see :func:`transfer`.
+    config: str, old: Config, subnet: str | os.PathLike | Mapping | None, weights=None
+) -> Config:
+    """The new config of :func:`transfer`, in memory."""
+    subnet = None if subnet is None else Subnet.load(subnet)
+    return changed(old, changes_for(config, old, subnet, weights))
+
+
+def changes_for(
+    config: str, old: Config, subnet: Subnet | None, weights: Weights | None = None
+) -> dict[str, Any]:
+    """What makes a config that of the same model with a subnet, or as a supernet.
 
     Args:
         config: The config's name.
-        old: Its content, as :func:`load_config` reads it.
-        subnet: See :func:`transfer`.
-        weights: Of the backbone; ``None``: random ones.
-        folder: Where the new config will be; ``None`` names a base by its whole path.
+        old: Its content.
+        subnet: The subnet; ``None`` makes a supernet.
+        weights: Of the backbone or of the whole; ``None``: random ones of a subnet, and what the
+            old config says of a supernet.
     """
     path, model = find_model(old, config)
-    _check_stages(model.backbone, config)
-    subnet = None if subnet is None else Subnet.load(subnet)
-    changes = _changes(model, subnet, weights)
+    with _scope(old):
+        _check_stages(model.backbone, config)
+        changes = _changes(model, subnet, weights)
     for key in reversed(path):
         changes = {key: changes}
-    imports = old.get('custom_imports', {}).get('imports', [])
-    imports = [imports] if isinstance(imports, str) else list(imports)
-    settings: dict[str, Any] = dict(
-        custom_imports=dict(
-            imports=imports + ['mmpse'] * ('mmpse' not in imports), allow_failed_imports=False
-        ),
-        **changes,
-    )
+    if subnet is not None or weights is not None:
+        # nothing else may load weights, over those that are said to be loaded
+        changes = _joined(neutral(old), changes)
+        if weights is not None and weights.load_from is not None:
+            changes['load_from'] = weights.load_from
     if subnet is None:
-        settings['custom_hooks'] = [*old.get('custom_hooks', []), SUPERNET_HOOK]
+        changes['custom_hooks'] = [*(old.get('custom_hooks') or []), SUPERNET_HOOK]
         for split in ('val', 'test'):  # without statistics it cannot be validated
-            settings |= {f'{split}_{key}': None for key in ('cfg', 'dataloader', 'evaluator')}
-    what = 'as a supernet' if subnet is None else f'with the subnet {subnet.path or ""}'.rstrip()
-    title = textwrap.fill(
-        f'{model["type"]} of {config} {what}. Written by tools/transfer.py.',
-        width=100,
-        initial_indent='# ',
-        subsequent_indent='# ',
-    )
-    body = ''.join(f'{key} = {_python(value)}\n' for key, value in settings.items())
-    return f'{title}\n_base_ = {_base(config, folder)!r}\n{body}'
-
-
-def load_config(config: str) -> Config:
-    """A config from its file, or from ``'mmdet::...'`` and the like.
-
-    Raises:
-        TransferError: If it cannot be read, or is none of the kind that others can inherit from.
-    """
-    try:
-        cfg = Config.fromstring(f'_base_ = {_base(config)!r}\n', '.py')
-    except Exception as error:  # mmengine raises whatever the file does
-        raise TransferError(f'cannot read the config {config}: {error}') from error
-    if not isinstance(cfg.get('model'), Mapping):
-        raise TransferError(f'{config} has no model; give the config of a detector or segmentor')
-    return cfg
+            changes |= {f'{split}_{key}': None for key in ('cfg', 'dataloader', 'evaluator')}
+    return {**importing(old), **changes}
 
 
 def find_model(cfg: Config, config: str) -> tuple[list[str], Mapping[str, Any]]:
@@ -184,9 +219,10 @@ def find_model(cfg: Config, config: str) -> tuple[list[str], Mapping[str, Any]]:
         TransferError: If there is none.
     """
     owners = list(_owners(cfg.model, ['model']))
-    for path, owner in owners:
-        if str(owner.backbone.type).split('.')[-1] in FAMILIES:
-            return path, owner
+    with _scope(cfg):
+        for path, owner in owners:
+            if kind_of(owner.backbone) is not None:
+                return path, owner
     if not owners:
         raise TransferError(f'{config}: model ({cfg.model.get("type")}) has no backbone')
     found = ', '.join(f'{".".join(path)}.backbone is {o.backbone.type}' for path, o in owners)
@@ -194,6 +230,19 @@ def find_model(cfg: Config, config: str) -> tuple[list[str], Mapping[str, Any]]:
         f'{config}: {found}; backbones that can be pruned: {", ".join(FAMILIES)} of '
         f'{", ".join(PACKAGES)}'
     )
+
+
+def kind_of(backbone: Mapping[str, Any]) -> str | None:
+    """The name of a backbone's class, if it can be pruned; in the config's scope."""
+    with DefaultScope.overwrite_default_scope(backbone.get('_scope_')):
+        kind = find_type(backbone)
+    if getattr(kind, '__name__', None) in FAMILIES and kind.__module__.split('.')[0] in PACKAGES:
+        return kind.__name__
+    return None
+
+
+def _scope(cfg: Config):
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
 
 
 def _owners(model: Any, path: list[str]) -> Iterator[tuple[list[str], Mapping[str, Any]]]:
@@ -204,32 +253,62 @@ def _owners(model: Any, path: list[str]) -> Iterator[tuple[list[str], Mapping[st
             yield from _owners(value, [*path, key])
 
 
-def build_model(cfg: Config) -> nn.Module:
-    """The model of a config, built in the config's scope."""
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-        return MODELS.build(cfg.model)
-
-
 def find_slimmable(model: nn.Module) -> SlimmableBackbone:
     """The first slimmable backbone in a model; a model of teacher and student has two alike."""
     return next(m for m in model.modules() if isinstance(m, SlimmableBackbone))
 
 
-def find_weights(backbone: SlimmableBackbone, checkpoint: str) -> Weights:
-    """How a backbone takes its weights from a checkpoint, which must have all of them.
+def find_weights(model: nn.Module, backbone: SlimmableBackbone, checkpoint: str) -> Weights:
+    """How a model takes its weights from a checkpoint, which must have all of the backbone's.
+
+    A checkpoint of the whole model is used as a whole. The weights are loaded.
 
     Raises:
-        TransferError: If weights are missing, left over or of another subnet.
+        CheckpointError: If it cannot be read.
+        TransferError: If weights of the backbone are missing, left over or of another subnet.
     """
-    content = read(checkpoint)
-    state = content.get('state_dict', content)
-    state = {k[len(PREFIX) :]: v for k, v in state.items() if k.startswith(PREFIX)}
-    if not state:  # of another library, or a backbone alone
+    content = read_checkpoint(checkpoint)
+    state, notes = weights_in(content, checkpoint)
+    prefixes = {k[: f'.{k}'.index(f'.{PREFIX}')] for k in state if f'.{PREFIX}' in f'.{k}'}
+    if len(prefixes) > 1 and '' not in prefixes:
+        raise TransferError(
+            f'{checkpoint} has several backbones (in {", ".join(sorted(prefixes))}); save the one '
+            'that is meant'
+        )
+    outer = '' if '' in prefixes or not prefixes else prefixes.pop()
+    state = {k[len(outer) :]: v for k, v in state.items() if k.startswith(outer)}
+    warm_start = dict(type='mmpse.WarmStart', checkpoint=checkpoint)
+    rest = [key for key in model.state_dict() if not key.startswith(PREFIX)]
+    random = f'at random start {listed(collapsed(rest, model.state_dict()))}'
+    inside = {k[len(PREFIX) :]: v for k, v in state.items() if k.startswith(PREFIX)}
+    if not inside:  # of another library, or a backbone alone
         try:
             load_public(backbone, content, checkpoint)
         except (ValueError, RuntimeError) as error:
             raise TransferError(str(error)) from error
-        return Weights(dict(type='mmpse.WarmStart', checkpoint=str(checkpoint)), trained=False)
+        return Weights(f'{checkpoint} for the backbone; {random}', False, init_cfg=warm_start)
+    trained = _load_backbone(backbone, inside, checkpoint) and not of_supernet(content)
+    # what mmengine's own loading cannot read
+    foreign = checkpoint.endswith('.safetensors') or bool(notes and 'as a whole' in notes[-1])
+    pretrained = dict(type='Pretrained', checkpoint=checkpoint)
+    if not any(key in state for key in rest):
+        init_cfg = warm_start if foreign else dict(pretrained, prefix=outer + PREFIX)
+        return Weights(f'{checkpoint} for the backbone; {random}', trained, init_cfg=init_cfg)
+    missing = _load_rest(model, rest, state)
+    text = f'{checkpoint} for the whole model'
+    if missing:
+        text += f'; at random start {listed(collapsed(missing, model.state_dict()))}'
+    if foreign:
+        return Weights(text, trained, model_init_cfg=warm_start)
+    if outer not in ('', 'module.'):
+        return Weights(text, trained, model_init_cfg=dict(pretrained, prefix=outer))
+    return Weights(text, trained, load_from=checkpoint)
+
+
+def _load_backbone(
+    backbone: SlimmableBackbone, state: Mapping[str, Tensor], checkpoint: str
+) -> bool:
+    """Load a backbone; whether the weights are its own, and were not cut."""
     try:
         found = backbone.load_state_dict(state, strict=False)
     except (SliceError, RuntimeError) as error:
@@ -241,13 +320,27 @@ def find_weights(backbone: SlimmableBackbone, checkpoint: str) -> Weights:
     if missing or left:
         raise TransferError(
             f'{checkpoint} is not a checkpoint of this backbone ({type(backbone).__name__}): '
-            f'{len(missing)} weights are missing ({", ".join(missing[:3])}), {len(left)} have no '
-            f'place in it ({", ".join(left[:3])}); give the retrained classifier of the subnet, or '
+            f'{len(missing)} weights are missing ({listed(missing, 3)}), {len(left)} have no '
+            f'place in it ({listed(left, 3)}); give the retrained classifier of the subnet, or '
             'the supernet'
         )
-    init_cfg = dict(type='Pretrained', checkpoint=str(checkpoint), prefix=PREFIX)
-    cut = _size(state, absent) > _size(backbone.state_dict(), absent)
-    return Weights(init_cfg, trained=not cut and not of_supernet(content))
+    return _size(state, absent) <= _size(backbone.state_dict(), absent)
+
+
+def _load_rest(model: nn.Module, keys: Sequence[str], state: Mapping[str, Tensor]) -> list[str]:
+    """Load what is not the backbone, layer by layer; what a checkpoint lacks or has otherwise."""
+    layers: dict[str, list[str]] = {}
+    for key in keys:
+        layers.setdefault(key.rpartition('.')[0], []).append(key)
+    missing = []
+    for names in layers.values():
+        there = {name: state[name] for name in names if name in state}
+        try:
+            model.load_state_dict(there, strict=False)
+        except RuntimeError:  # of another shape, as that of other classes
+            there = {}
+        missing += [name for name in names if name not in there]
+    return missing
 
 
 def _size(state: Mapping[str, Tensor], without: Container[str]) -> int:
@@ -256,100 +349,51 @@ def _size(state: Mapping[str, Tensor], without: Container[str]) -> int:
     return sum(v.numel() for k, v in state.items() if v.dim() and layers[k] not in without)
 
 
-def read(checkpoint: str) -> dict[str, Any]:
-    """What is in a checkpoint.
-
-    Raises:
-        TransferError: If it cannot be read.
-    """
-    try:
-        return read_checkpoint(checkpoint)
-    except Exception as error:  # whatever the reader of its kind raises
-        raise TransferError(f'cannot read the checkpoint {checkpoint}: {error}') from error
-
-
 def _changes(
     model: Mapping[str, Any], subnet: Subnet | None, weights: Weights | None
 ) -> dict[str, Any]:
     """What makes a model's config that of the model with a subnet, or of a supernet."""
     old = model.backbone
+    norm_cfg = old.get('norm_cfg') or {}
     backbone: dict[str, Any] = dict(type='mmpse.Slimmable', architecture=old.type)
     if subnet is not None:
         content = subnet.to_dict()
         backbone['subnet'] = {key: content[key] for key in ('schema', 'backbone', 'widths')}
         backbone['init_cfg'] = None
-    else:  # every subnet of a batch is normalised by itself
-        if 'norm_cfg' in old:
-            norm_cfg = {key: v for key, v in old.norm_cfg.items() if key != 'requires_grad'}
-            backbone['norm_cfg'] = dict(norm_cfg, _delete_=True, type='BN')
+    elif norm_cfg:  # every subnet of a batch is normalised by itself
+        kept = {key: norm_cfg[key] for key in ('eps', 'momentum', 'affine') if key in norm_cfg}
+        backbone['norm_cfg'] = dict(kept, _delete_=True, type='BN')
     trained = subnet is not None and weights is not None and weights.trained
-    if not trained and str(old.type).split('.')[-1] != 'SSDVGG':  # it freezes nothing
+    if not trained and kind_of(old) != 'SSDVGG':  # it freezes nothing
         backbone.update(norm_eval=False, frozen_stages=-1)
-        if subnet is not None and old.get('norm_cfg', {}).get('requires_grad') is False:
+        if subnet is not None and norm_cfg.get('requires_grad') is False:
             backbone['norm_cfg'] = dict(requires_grad=True)
-    if weights is not None:
-        replaced = dict(_delete_=True) if 'init_cfg' in old else {}
-        backbone['init_cfg'] = dict(replaced, **weights.init_cfg)
+    if weights is not None and weights.init_cfg is not None:
+        backbone['init_cfg'] = dict(_delete_=True, **weights.init_cfg)
     changes: dict[str, Any] = dict(
         type='mmpse.FitToBackbone', architecture=model.type, backbone=backbone
     )
-    if subnet is not None or weights is not None:
-        for config, change in ((model, changes), (old, backbone)):
-            if config.get('pretrained') is not None:  # init_cfg by its old name
-                change['pretrained'] = None
+    if weights is not None and weights.model_init_cfg is not None:
+        changes['init_cfg'] = dict(_delete_=True, **weights.model_init_cfg)
     return changes
 
 
 def _check_stages(backbone: Mapping[str, Any], config: str) -> None:
     """Raise an error if stages are named that the backbone does not have."""
-    kind = str(backbone.type).split('.')[-1]
+    kind = kind_of(backbone)
     if kind == 'SSDVGG':
         return
     stages = dict(MobileNetV2=8, VGG=6).get(kind) or backbone.get('num_stages', 4)
-    frozen, indices = backbone.get('frozen_stages', -1), backbone.get('out_indices', ())
+    frozen, indices = backbone.get('frozen_stages', -1), backbone.get('out_indices') or ()
+    indices = indices if isinstance(indices, Sequence) else [indices]
     last_frozen = stages if kind.startswith('ResNet') else stages - 1
     if frozen > last_frozen or frozen < -1:
         raise TransferError(
             f'{config}: backbone.frozen_stages is {frozen}, but {kind} has stages up to '
             f'{last_frozen}'
         )
-    if any(index not in range(stages) for index in indices):
+    if any(index not in range(-stages, stages) for index in indices):
         raise TransferError(
             f'{config}: backbone.out_indices is {tuple(indices)}, but {kind} has features 0 to '
             f'{stages - 1}'
         )
-
-
-def _base(config: str, folder: Path | None = None) -> str:
-    """How a config in ``folder`` names another one as its base."""
-    if '::' in config:
-        return config
-    path = Path(config).resolve()
-    if not path.is_file():
-        raise TransferError(f'there is no config {config}')
-    for package in PACKAGES:
-        root = Path(find_spec(package).origin).parent / '.mim' / 'configs'
-        if path.is_relative_to(root):
-            return f'{package}::{path.relative_to(root).as_posix()}'
-    return str(path) if folder is None else os.path.relpath(path, folder.resolve())
-
-
-def _python(value: Any, indent: int = 0) -> str:
-    """A value as Python source."""
-    if not isinstance(value, Mapping):
-        return repr(value)
-    call = all(str(key).isidentifier() for key in value)
-    start, end = ('dict(', ')') if call else ('{', '}')
-    items = [  # a key and its value stay in one line, by a space that does not break
-        (f'{key}=' if call else f'{key!r}:\xa0') + _python(item, indent + 4)
-        for key, item in value.items()
-    ]
-    line = start + ', '.join(items) + end
-    if len(line) < 70 and '\n' not in line:
-        return line.replace('\xa0', ' ')
-    margin = ' ' * (indent + 4)
-    if not any(isinstance(item, Mapping) for item in value.values()) and not call:  # the widths
-        body = textwrap.fill(', '.join(items), 100, initial_indent=margin, subsequent_indent=margin)
-    else:
-        body = ',\n'.join(margin + item for item in items)
-    return f'{start}\n{body},\n{" " * indent}{end}'.replace('\xa0', ' ')

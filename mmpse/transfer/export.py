@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -21,8 +20,9 @@ from mmpse.deploy.network import Raw
 from mmpse.engine.checkpoint import check_statistics
 from mmpse.files import written
 from mmpse.models import SliceError
+from mmpse.openmmlab.checkpoints import read_checkpoint, weights_in
+from mmpse.openmmlab.configs import build_model, load_config
 
-from .config import build_model, load_config, read
 from .plain import PlainBackbone
 
 SCHEMA = 'mmpse.backbone/1'
@@ -32,17 +32,18 @@ def load_model(config: str, checkpoint: str) -> nn.Module:
     """The model of a config with all its weights from a checkpoint, in eval mode.
 
     Raises:
-        TransferError: If the config or the checkpoint cannot be read.
+        ConfigError: If the config cannot be read.
+        CheckpointError: If the checkpoint cannot be read.
         ExportError: If the checkpoint is not one of this model, or a supernet's.
     """
-    model = revert_sync_batchnorm(build_model(load_config(config)))
-    content = read(checkpoint)
+    model = build_model(load_config(config))
+    content = read_checkpoint(checkpoint)
     try:
         check_statistics(model, content, checkpoint)
     except ValueError as error:
         raise ExportError(str(error)) from error
     try:
-        found = model.load_state_dict(content.get('state_dict', content), strict=False)
+        found = model.load_state_dict(weights_in(content, checkpoint)[0], strict=False)
     except (SliceError, RuntimeError) as error:
         raise ExportError(f'{checkpoint} is not a checkpoint of {config}: {error}') from error
     missing, left = found.missing_keys, found.unexpected_keys

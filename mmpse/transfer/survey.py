@@ -26,7 +26,7 @@ from mmpse.models.meta import WeightsOnMeta
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
-from .config import TransferError, build_model, find_model, load_config, rewrite
+from .config import ConfigError, build_model, find_model, load_config, rewrite
 
 # what changes neither the layers that read the features nor the losses that are computed
 IGNORED = (
@@ -66,7 +66,7 @@ def survey(package: str, out: str | os.PathLike, keep: str = '') -> dict[str, di
         try:
             old = load_config(config)
             path, owner = find_model(old, config)
-        except TransferError:
+        except ConfigError:
             continue  # no config of a model with such a backbone
         model, structure = _key(old.model), _key(old.model, IGNORED)
         if model not in models:
@@ -89,7 +89,7 @@ def _try(
     """What becomes of a config: ``error`` and, if its run fails, ``original``."""
     result: dict[str, Any] = dict(error=None, ran=None)
     try:
-        new = Config.fromstring(rewrite(config, old, half_subnet(owner.backbone)), '.py')
+        new = rewrite(config, old, half_subnet(owner.backbone))
         new.model, owner = (_with_new_teacher(model, config) for model in (new.model, owner))
         if path != ['model'] or not run_it:
             _without_storage(build_model, new)

@@ -70,6 +70,63 @@ def search_progress(searches: Mapping[str, Sequence[Judged]], metric: str) -> Fi
     return figure
 
 
+def sensitivity_curves(
+    sensitivity: Mapping[str, Mapping[int, float]], full: Mapping[str, int], named: int = 8
+) -> Figure:
+    """What a model loses where one unit is cut, one line per unit.
+
+    Args:
+        sensitivity: Unit -> width -> loss above that of the full model.
+        full: The fullnet.
+        named: So many lines, those that lose most at their least width, stand in the legend.
+    """
+    figure = Figure(figsize=(10, 4.2), layout='constrained')
+    axes = figure.subplots()
+    order = sorted(sensitivity, key=lambda unit: -max(sensitivity[unit].values(), default=0.0))
+    for k, unit in reversed(list(enumerate(order))):
+        points = sorted({**sensitivity[unit], full[unit]: 0.0}.items())
+        style = dict(color=f'C{k}', linewidth=1.8, label=unit, marker='.')
+        if k >= named:
+            style = dict(color='0.75', linewidth=0.8)
+        axes.plot([w / full[unit] for w, _ in points], [loss for _, loss in points], **style)
+    axes.set_xlabel("share of the unit's channels kept")
+    axes.set_ylabel("loss above the full model's")
+    axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], fontsize=8)
+    return figure
+
+
+def judged_candidates(
+    names: Sequence[str],
+    flops: Sequence[float],
+    losses: Sequence[float],
+    errors: Sequence[float],
+    chosen: str,
+) -> Figure:
+    """Loss against FLOPs of the candidates that a choice was made from.
+
+    Args:
+        names: Of the candidates.
+        flops, losses: Of each.
+        errors: Standard error of each one's distance from the first one; 0 for that.
+        chosen: The name of the one that was taken.
+    """
+    figure = Figure(figsize=(7, 3.6), layout='constrained')
+    axes = figure.subplots()
+    for k, (name, x, y, error) in enumerate(zip(names, flops, losses, errors, strict=True)):
+        label = f'{name} (chosen)' if name == chosen else name
+        size = 10 if name == chosen else 6
+        axes.errorbar(
+            x / 1e6, y, error, fmt='o', markersize=size, capsize=4, color=f'C{k}', label=label
+        )
+    axes.set_xlabel('FLOPs (M multiply-adds)')
+    axes.set_ylabel('loss on training images')
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return figure
+
+
 def training_losses(flops: np.ndarray, losses: np.ndarray, iterations: np.ndarray) -> Figure:
     """Training losses of a supernet's subnets against their FLOPs, coloured by iteration.
 

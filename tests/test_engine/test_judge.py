@@ -8,7 +8,7 @@ from mmengine.structures import BaseDataElement
 from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader, Dataset
 
-from mmpse.engine.judge import BatchCache, label_losses, nbytes
+from mmpse.engine.judge import BatchCache, label_losses
 from mmpse.openmmlab import compat
 
 
@@ -45,10 +45,6 @@ def test_too_many_batches_are_loaded_anew():
     cache = BatchCache(DataLoader(data, batch_size=2), limit=20)
     assert [len(list(cache)) for _ in range(2)] == [3, 3]
     assert data.loaded == 12
-
-
-def test_nbytes_counts_nested_tensors():
-    assert nbytes(dict(a=[torch.zeros(4)], b=(torch.zeros(2, dtype=torch.uint8), 'x'))) == 18
 
 
 def test_label_losses_are_the_cross_entropies_of_the_logits():

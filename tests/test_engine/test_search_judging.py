@@ -6,7 +6,7 @@ import torch
 from conftest import ROOT
 from mmengine.config import Config
 from mmengine.runner import Runner
-from search_runs import search
+from search_runs import log_of, search
 
 from mmpse.engine import read_archive
 from mmpse.engine.judge import Judge, Verdict
@@ -73,6 +73,17 @@ def test_mixed_precision_recalibrates_and_evaluates(cfg, monkeypatch, fp16):
     search(cfg, **{'val_cfg.fp16': fp16})
     dtype = torch.bfloat16 if fp16 else torch.float32
     assert seen == {(True, dtype), (False, dtype)}  # recalibrated, evaluated
+
+
+def test_cudnn_does_not_tune_for_every_subnet(cfg, monkeypatch):
+    monkeypatch.setattr(Judge, '__call__', lambda s, n: Verdict(1.0, None))
+    cfg.env_cfg.cudnn_benchmark = True
+    try:
+        log = log_of(search(cfg, log_level='INFO', **{'train_cfg.generations': 1}))
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.backends.cudnn.benchmark = False
+    assert 'cudnn_benchmark is switched off: every subnet has other widths' in log
 
 
 def test_score_that_is_not_a_number_ranks_last(cfg, monkeypatch):

@@ -16,7 +16,7 @@ from search_runs import log_of, search
 from mmpse.engine import Archive, ArchiveError, read_archive
 from mmpse.engine.checkpoint import file_digest
 from mmpse.engine.judge import Judge, Verdict
-from mmpse.models import LatencyTable, latency_table
+from mmpse.models import Latencies, LatencyTable, latency_table
 from mmpse.space import BudgetError, Subnet
 
 
@@ -60,10 +60,9 @@ def test_search_writes_the_best_subnet_inside_the_budget(cfg):
 
 def test_search_within_flops_and_latency(cfg, tmp_path, monkeypatch):
     def measure(calls, rounds, track):  # a layer's latency goes by its widths, a whole one's too
-        return {
-            widths: [1e-9 * np.prod(widths) if len(widths) == 2 else 1e-6 * sum(widths)] * rounds
-            for widths in calls
-        }
+        return Latencies(
+            {w: [1e-9 * np.prod(w) if len(w) == 2 else 1e-6 * sum(w)] * rounds for w in calls}
+        )
 
     monkeypatch.setattr(latency_table, 'measure_latencies', measure)
     table = LatencyTable(cfg.model.to_dict(), cfg.train_cfg.input_shape, tmp_path / 'table.json')
@@ -105,7 +104,8 @@ def test_killed_search_resumes_to_the_same_result(cfg, tmp_path, monkeypatch):
     judged_now.clear()
     monkeypatch.setattr(Judge, '__call__', lambda s, n: judged_now.append(n) or judge(s, n))
     torch.manual_seed(999)
-    search(cfg, resume=True)
+    log = log_of(search(cfg, resume=True, log_level='INFO'))
+    assert 'the archive holds 8, which are not judged again.' in log
     assert len(judged_now) == 10  # no subnet is judged twice
     assert read_archive(f'{cfg.work_dir}/archive.db') == whole
     resumed = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
@@ -158,14 +158,17 @@ def test_archive_of_another_checkpoint_is_refused(cfg, tmp_path):
 @pytest.mark.parametrize(
     ('options', 'differing'),
     [
-        ({'val_evaluator.thrs': 0.9}, 'evaluator'),
-        ({'model.data_preprocessor': dict(mean=[0.0] * 3, std=[9.0] * 3)}, 'model'),
-        ({'val_dataloader.dataset.indices': 32}, 'dataset'),
+        ({'val_evaluator.thrs': 0.9}, 'evaluator.thrs: nothing there, 0.9 now'),
+        (
+            {'model.data_preprocessor': dict(mean=[0.0] * 3, std=[9.0] * 3)},
+            r'model.data_preprocessor.mean: \[127.5, .*\] there, \[0.0, 0.0, 0.0\] now; .*',
+        ),
+        ({'val_dataloader.dataset.indices': 32}, 'dataset.indices: 64 there, 32 now'),
     ],
 )
 def test_scores_of_another_way_to_judge_are_refused(cfg, options, differing):
     search(cfg)
-    with pytest.raises(ArchiveError, match=rf'judged in another way \({differing}: '):
+    with pytest.raises(ArchiveError, match=rf'judged in another way \({differing}\)'):
         search(cfg, resume=True, **options)
 
 
@@ -248,7 +251,9 @@ def test_new_budget_reuses_what_was_judged(cfg, tmp_path, monkeypatch):
         {'train_cfg.window': 0.2, 'train_cfg.archive': str(tmp_path / 'copy/archive.db')}
         | {'work_dir': str(tmp_path / 'other')},
     ):
-        search(cfg, **options)
+        runner = search(cfg, log_level='INFO', **options)
+        known = 'holds 18, which are not judged again; 18 of an earlier search are within the'
+        assert known in log_of(runner)
         cfg.work_dir = options.get('work_dir', cfg.work_dir)
         best.append(json.loads(open(f'{cfg.work_dir}/best_subnet.json').read()))
     rows = read_archive(tmp_path / 'copy/archive.db')

@@ -23,6 +23,19 @@ def test_random_search_judges_as_many_draws_within_the_budget(cfg):
     assert loop.budget.contains(np.array([row.widths for row in judged])).all()
 
 
+@pytest.mark.parametrize(
+    ('population', 'parents', 'mutants'), [(50, 10, 25), (16, 3, 8), (2, 1, 1)]
+)
+def test_parents_and_mutants_follow_the_population(cfg, monkeypatch, population, parents, mutants):
+    monkeypatch.setattr(Judge, '__call__', lambda s, n: Verdict(float(sum(n.values())), None))
+    cfg.train_cfg.pop('parents'), cfg.train_cfg.pop('mutants')
+    sizes = {'train_cfg.population': population, 'train_cfg.generations': 2}
+    loop = search(cfg, **sizes).train_loop
+    assert (loop.parents, loop.mutants) == (parents, mutants)
+    origins = [row.origin for row in read_archive(f'{cfg.work_dir}/archive.db')]
+    assert origins.count('mutation') == mutants and len(origins) == 2 * population
+
+
 def test_uniform_search_judges_the_uniform_subnets_within_the_budget(cfg):
     loop, judged = other_search(cfg, 'UniformSearchLoop', window=0.3)
     uniform = {tuple(loop.space.uniform(r / 500).values()) for r in range(501)}

@@ -9,11 +9,15 @@ import torch
 from mmdet.datasets.samplers import AspectRatioBatchSampler
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from search_runs import log_of
 from torch.utils.data import DataLoader
 
 from mmpse.engine import LossRecord, SupernetHook, relative_losses
+from mmpse.engine.subnet_losses import SubnetLosses
 from mmpse.models import is_channels_last
+from mmpse.openmmlab.seeding import SeedHook
 
 
 class Stop(Exception):
@@ -205,16 +209,8 @@ def test_fullnet_alone_trains_as_the_stock_network(supernet_cfg, tmp_path):
     supernet_cfg.model.head.in_channels = 1280
     stock = build(supernet_cfg)
     stock._hooks = [h for h in stock.hooks if type(h).__name__ != 'SupernetHook']
-    hook = supernet_hook(runner)
 
-    class Seeds(Hook):  # the same random numbers for the augmentation
-        def before_train_epoch(self, runner):
-            hook._seed(runner, runner.iter)
-
-        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-            hook._seed(runner, runner.iter + 1)
-
-    stock.register_hook(Seeds())
+    stock.register_hook(SeedHook())
     stock.train()
     ours, theirs = dict(runner.model.named_parameters()), dict(stock.model.named_parameters())
     for name in theirs:
@@ -260,15 +256,6 @@ def test_empty_batch_is_named(supernet_cfg):
         hook.before_train_iter(runner, 0, dict(inputs=[], data_samples=[]))
 
 
-def test_model_without_a_slimmable_backbone(supernet_cfg):
-    supernet_cfg.model.update(type='ImageClassifier')
-    supernet_cfg.model.pop('architecture')
-    supernet_cfg.model.backbone.type = 'MobileNetV2'
-    supernet_cfg.model.backbone.pop('ratios')
-    with pytest.raises(ValueError, match='expected one slimmable backbone .* found 0'):
-        build(supernet_cfg).train()
-
-
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
@@ -305,6 +292,55 @@ def test_loss_that_is_not_a_number_names_the_subnet(supernet_cfg):
     runner._init_model_weights = lambda: None
     with pytest.raises(FloatingPointError, match=r'loss of a subnet is nan .*Subnet\(stem='):
         runner.train()
+
+
+@pytest.mark.parametrize(
+    ('scaled', 'iterations', 'ends'),
+    [
+        (False, [5], True),
+        (True, [5, 6], False),
+        (True, [*range(1, 10), *range(11, 20)], False),  # nine in a row, and nine again
+        (True, range(3, 13), True),
+    ],
+)
+def test_a_scaled_loss_may_overflow_now_and_then(
+    supernet_cfg, monkeypatch, scaled, iterations, ends
+):
+    runner = build(supernet_cfg, max_epochs=10, execution='sliced')
+    of_subnets = SubnetLosses.of_subnets
+
+    def overflowing(self):
+        losses = of_subnets(self)
+        if runner.iter in iterations:
+            losses[2] = float('inf')
+        return losses
+
+    monkeypatch.setattr(SubnetLosses, 'of_subnets', overflowing)
+    if scaled:
+        monkeypatch.setattr(OptimWrapper, 'loss_scaler', 'that of AmpOptimWrapper', raising=False)
+    if ends:
+        with pytest.raises(FloatingPointError, match='loss of a subnet is inf in iteration'):
+            runner.train()
+        assert runner.iter == list(iterations)[-1]
+    else:
+        runner.train()
+        record = supernet_hook(runner).record.state_dict()
+        assert len(record['loss']) == 2 * 20 - len(iterations)
+        assert torch.isfinite(record['loss']).all()
+
+
+@pytest.mark.parametrize(('execution', 'tunes'), [('sliced', False), ('masked', True)])
+def test_cudnn_does_not_tune_for_shapes_that_change(supernet_cfg, execution, tunes):
+    supernet_cfg.env_cfg.cudnn_benchmark = True
+    supernet_cfg.log_level = 'INFO'
+    runner = build(supernet_cfg, max_epochs=1, execution=execution)
+    try:
+        assert torch.backends.cudnn.benchmark
+        runner.train()
+        assert torch.backends.cudnn.benchmark == tunes
+    finally:
+        torch.backends.cudnn.benchmark = False
+    assert ('cudnn_benchmark is switched off' in log_of(runner)) != tunes
 
 
 def test_channels_last_hook_lays_out_weights_and_features(supernet_cfg):

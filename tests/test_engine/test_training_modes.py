@@ -6,9 +6,10 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from search_runs import log_of
 
 from mmpse.engine.checkpoint import supernet_state
-from mmpse.models import find_backbone
+from mmpse.models import SlimmableBackbone, find_backbone
 
 MODES = {
     'channels_last': dict(custom_hooks=[dict(type='mmpse.ChannelsLastHook')]),
@@ -159,6 +160,27 @@ def test_auto_execution_changes_nothing_and_is_kept(supernet_cfg, tmp_path):
     torch.save(state, checkpoint)
     (tmp_path / 'auto/last_checkpoint').write_text(str(checkpoint))
     assert train('auto', 'auto', resume=True)[2].execution == kept
+
+
+@pytest.mark.parametrize('full', [('sliced',), ('masked',), ('sliced', 'masked')])
+def test_auto_execution_takes_what_fits_into_memory(supernet_cfg, tmp_path, monkeypatch, full):
+    forward = SlimmableBackbone.forward
+
+    def limited(self, x):
+        if self.execution in full:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+        return forward(self, x)
+
+    monkeypatch.setattr(SlimmableBackbone, 'forward', limited)
+    runner = build(supernet_cfg, tmp_path, dict(execution='auto'), log_level='INFO')
+    if len(full) == 2:
+        with pytest.raises(MemoryError, match='32 images does not fit .* smaller train_dataloader'):
+            runner.train()
+        return
+    runner.train()
+    hook = next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
+    assert {hook.execution, *full} == {'sliced', 'masked'}
+    assert f'{full[0]} out of memory' in log_of(runner)
 
 
 def test_auto_execution_with_gradient_checkpointing_is_masked(supernet_cfg, tmp_path):

@@ -243,7 +243,7 @@ def without_dropout(network):
 
 
 def projection_of(features):
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(features[0].device).manual_seed(1)
     return [torch.randn(f.shape, generator=generator, dtype=f.dtype) for f in features]
 
 

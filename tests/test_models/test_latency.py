@@ -1,4 +1,5 @@
 import copy
+import itertools
 import json
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from mmpse.models import (
+    Latencies,
     LatencyError,
     LatencyTable,
     SlimmableResNet,
@@ -61,7 +63,7 @@ def clockwork(monkeypatch):
 
     def measure(calls, rounds, track):
         measured.append(len(calls))
-        return {name: [seconds] * rounds for name, seconds in calls.items()}
+        return Latencies({name: [seconds] * rounds for name, seconds in calls.items()})
 
     monkeypatch.setattr(latency_table, 'prepared', prepared)
     monkeypatch.setattr(latency_table, 'measure_latencies', measure)
@@ -76,6 +78,28 @@ def test_calls_run_interleaved_and_warm():
     assert ''.join(ran) == 'aabb' * 5
     assert [len(times[name]) for name in 'ab'] == [3, 3]
     assert min(times['a'] + times['b']) > 0
+
+
+def test_a_slow_measurement_ends_after_a_few_rounds(monkeypatch):
+    now = itertools.count(step=10.0)  # each look at the clock is ten seconds later
+    monkeypatch.setattr('time.perf_counter', lambda: next(now))
+    times = measure_latencies({'a': lambda: None}, rounds=50, warmup=2)
+    assert len(times['a']) == 5
+
+
+def test_a_busy_machine_is_told(model, tmp_path, clockwork, monkeypatch, capsys):
+    measure = latency_table.measure_latencies
+
+    def slowed(*args, **kwargs):
+        times = measure(*args, **kwargs)
+        times.busy = 2.61
+        return times
+
+    monkeypatch.setattr(latency_table, 'measure_latencies', slowed)
+    LatencyTable(model, SHAPE, tmp_path / 'table.json').build(points=2, rounds=1)
+    assert json.loads((tmp_path / 'table.json').read_text())['busy'] == 2.61
+    said = capsys.readouterr()
+    assert 'took 2.6 times as long as the processor worked' in said.out + said.err
 
 
 def test_runtimes_run_the_same_model(model):
@@ -177,16 +201,14 @@ def test_tables_of_something_else_are_refused(model, clockwork, tmp_path, monkey
     with pytest.raises(LatencyError, match='is missing; build it on the device'):
         LatencyTable(model, SHAPE, path).cost()
     LatencyTable(model, SHAPE, path).build(points=2, rounds=1)
-    with pytest.raises(LatencyError, match=r'input_shape: \[3, 32, 32\] there, \[3, 64, 64\] here'):
+    with pytest.raises(LatencyError, match=r'input_shape: \[3, 32, 32\] there, \[3, 64, 64\] now'):
         LatencyTable(model, (3, 64, 64), path)
     wider = json.loads(json.dumps(model))
     wider['backbone']['ratios'] = [0.5, 1.0]
-    with pytest.raises(LatencyError, match=r'backbone: .*0.2, .* there, .*\[0.5, 1.0\].* here'):
+    with pytest.raises(LatencyError, match=r'backbone.grid.ratios: .*0.2, .* there, \[0.5, 1.0\]'):
         LatencyTable(wider, SHAPE, path)
     monkeypatch.setattr(latency_table, 'device_name', lambda device: 'another')
-    with pytest.raises(
-        LatencyError, match="device: 'clockwork' there, 'another' here.*latency_dev"
-    ):
+    with pytest.raises(LatencyError, match='device: "clockwork" there, "another" now.*latency_dev'):
         LatencyTable(model, SHAPE, path)
     LatencyTable(model, SHAPE, path, device='clockwork').cost()  # asked for
     path.write_text(path.read_text()[:500])

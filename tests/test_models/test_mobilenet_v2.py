@@ -7,6 +7,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from mmpse.models import InPlaceReLU6, SlimmableMobileNetV2
 
+pytestmark = pytest.mark.usefixtures('device')
+
 
 class TestMobileNetV2(BackboneTester):
     backbone, stock = SlimmableMobileNetV2, MobileNetV2

@@ -1,3 +1,4 @@
+import pytest
 from backbone_tester import BackboneTester
 from mmpretrain.models import ResNet, ResNet_CIFAR
 
@@ -7,6 +8,8 @@ from mmpse.models import (
     SlimmableResNet_CIFAR,
     SlimmableResNetCIFAR,
 )
+
+pytestmark = pytest.mark.usefixtures('device')
 
 NARROW = dict(stem_channels=16, base_channels=16)  # for speed; the depth is what differs
 

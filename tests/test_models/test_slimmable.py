@@ -19,6 +19,8 @@ from mmpse.models.layers import ChunkedBatchNorm
 from mmpse.registry import MODELS
 from mmpse.space import Subnet, SubnetError
 
+pytestmark = pytest.mark.usefixtures('device')
+
 
 def test_active_subnets_leave_running_statistics_alone():
     supernet = SlimmableMobileNetV2()

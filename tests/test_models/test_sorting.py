@@ -15,6 +15,8 @@ from mmpse.models import (
 )
 from mmpse.registry import MODELS
 
+pytestmark = pytest.mark.usefixtures('device')
+
 SMALL = dict(stem_channels=16, base_channels=16)
 BACKBONES = {
     'MobileNetV2': dict(type='mmpse.SlimmableMobileNetV2', widen_factor=0.5),

@@ -15,6 +15,8 @@ from mmpse.models import (
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
+pytestmark = pytest.mark.usefixtures('device')
+
 BACKBONES = {
     'mmdet.ResNet': dict(depth=18, style='caffe'),
     'mmdet.ResNetV1d': dict(depth=18),

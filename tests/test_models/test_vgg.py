@@ -7,6 +7,8 @@ from torch import nn
 from mmpse.models import SlimmableVGG, costs_of, measure, model_costs
 from mmpse.models.meta import WeightsOnMeta
 
+pytestmark = pytest.mark.usefixtures('device')
+
 BN = dict(type='BN')
 
 

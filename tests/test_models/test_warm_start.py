@@ -180,7 +180,7 @@ def test_openmmlab_checkpoints(backbone, tmp_path, caplog):
 def test_detectors_and_segmentors_start_from_their_own_checkpoint(config, tmp_path):
     """Whole, and sorted inside the backbone: the full network computes the same."""
     stock = Config.fromstring(f'_base_ = {config!r}', '.py')
-    ours = Config.fromstring(rewrite(config, load_config(config), None), '.py')
+    ours = rewrite(config, load_config(config), None)
     path = str(tmp_path / 'published.pth')
     ours.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=path, sort='bn')
     with DefaultScope.overwrite_default_scope(stock.default_scope):
@@ -351,7 +351,7 @@ def resnet18(**kwargs):
             lambda: torchvision.models.efficientnet_b0().state_dict(),
             r'48 missing .*; 358 unexpected',
         ),
-        (lambda: SlimmableResNet(18), lambda: {'epoch': 3}, 'holds no state dict: expected'),
+        (lambda: SlimmableResNet(18), lambda: {'epoch': 3}, 'holds no weights: expected'),
     ],
     ids=['SE', 'depth', 'stem', 'width', 'classes', 'no-head', 'architecture', 'no-weights'],
 )
@@ -381,8 +381,17 @@ def test_names_that_the_libraries_download(monkeypatch, tmp_path):
     monkeypatch.setattr('mmengine.runner.checkpoint.load_url', load_url)
     WarmStart('torchvision://resnet18')(SlimmableResNet(18))
     assert calls[-1].startswith('resnet18-')
-    WarmStart('mmpretrain://resnet18_8xb32_in1k')(SlimmableResNet(18))
-    assert calls[-1].startswith('resnet18_8xb32_in1k_')
+
+    def download(url, path, *args, **kwargs):
+        calls.append(url.rpartition('/')[2])
+        torch.save(resnet18(), path)
+
+    monkeypatch.setattr('torch.hub.get_dir', lambda: str(tmp_path))
+    monkeypatch.setattr('torch.hub.download_url_to_file', download)
+    calls.clear()
+    for _ in range(2):  # the second time it is there
+        WarmStart('mmpretrain://resnet18_8xb32_in1k')(SlimmableResNet(18))
+    assert len(calls) == 1 and calls[0].startswith('resnet18_8xb32_in1k_')
 
 
 def test_safetensors(tmp_path):

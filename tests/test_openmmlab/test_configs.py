@@ -27,6 +27,8 @@ from torch import nn
 model = dict(
     type=Sequential, head=dict(type=nn.Linear, in_features=4), norm=dict(type='BN', eps=1e-3))
 hooks = [dict(type=BaseModel)]
+nothing = None
+settings = dict(x=1)
 """
 CHANGES = dict(
     model=dict(
@@ -119,6 +121,8 @@ def test_new_style_configs(file, inherits, new_style, tmp_path):
         model=dict(head=dict(in_features=8), norm=dict(_delete_=True, type='GN'), tail=dict(a=1)),
         hooks=[],
         widths={'a.b': 2},
+        nothing=dict(x=1),
+        settings=dict(_delete_=True, y=2),
     )
     out = tmp_path / 'out' / 'sub' / 'new.py'
     new = write_config(out, base, changes, 'A network.')
@@ -130,6 +134,7 @@ def test_new_style_configs(file, inherits, new_style, tmp_path):
     assert model.pop('head')['in_features'] == 8
     assert model == dict(norm=dict(type='GN'), tail=dict(a=1))
     assert new.hooks == [] and new.widths == {'a.b': 2}
+    assert new.nothing == dict(x=1) and new.settings == dict(y=2)
     again = write_config(out.with_name('again.py'), out, dict(model=dict(tail=None)), 'Again.')
     assert again.model.tail is None and again.model.norm == dict(type='GN')
 

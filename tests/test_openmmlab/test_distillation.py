@@ -8,7 +8,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import Hook
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -19,7 +19,8 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpse.openmmlab.distillation import DistillationHook, output_distance
+from mmpse.openmmlab.distillation import DistillationHook
+from mmpse.openmmlab.head_distance import head_distance
 from mmpse.registry import HOOKS, MODELS
 
 ANCHORS = dict(type='mmdet.AnchorGenerator', scales=[8], ratios=[1.0], strides=[4, 8, 16, 32])
@@ -230,7 +231,7 @@ def losses_of(hook, runner, data):
     return losses
 
 
-def distance(outputs, others):
+def neck_distance(outputs, others):
     """By hand: of each kind of output, squared differences by the variances of its levels."""
     kinds = []
     for kind, other in zip(outputs, others, strict=True):
@@ -270,9 +271,11 @@ def test_detectors_are_compared_by_heads_and_equal_necks(teach, channels, caplog
     losses = losses_of(hook, runner, (images, samples))
     with torch.no_grad():
         features, others = student.extract_feat(images), teacher.extract_feat(images)
-        expected = distance(student.bbox_head(features), teacher.bbox_head(others))
+        expected = head_distance(
+            student.bbox_head, student.bbox_head(features), teacher.bbox_head(others)
+        )[0]
         if channels == 16:
-            expected = (expected + distance([features], [others])) / 2
+            expected = (expected + neck_distance([features], [others])) / 2
     assert losses['loss_distill'].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -283,8 +286,10 @@ def test_two_stages_are_compared_by_rpn_and_neck(teach, caplog):
     losses = losses_of(hook, runner, (images, samples))
     with torch.no_grad():
         features, others = student.extract_feat(images), teacher.extract_feat(images)
-        expected = distance(student.rpn_head(features), teacher.rpn_head(others))
-        expected = (expected + distance([features], [others])) / 2
+        expected = head_distance(
+            student.rpn_head, student.rpn_head(features), teacher.rpn_head(others)
+        )[0]
+        expected = (expected + neck_distance([features], [others])) / 2
     assert losses['loss_distill'].item() == pytest.approx(expected.item(), rel=1e-4)
     assert {'loss_rpn_cls', 'loss_cls', 'loss_distill'} < losses.keys()
 
@@ -296,7 +301,8 @@ def test_segmentors_are_compared_without_auxiliary_heads(teach):
     losses = losses_of(hook, runner, (images, samples))
     with torch.no_grad():
         scores, others = (m.decode_head(m.extract_feat(images)) for m in (student, teacher))
-    expected = distance([[scores]], [[others]]).item()
+        p, q = (Categorical(logits=x.movedim(1, -1)) for x in (others, scores))
+    expected = kl_divergence(p, q).mean().item()
     assert losses['loss_distill'].item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -319,10 +325,19 @@ def test_the_teacher_itself_is_at_no_distance(teach, name):
 @pytest.mark.parametrize(
     ('name', 'line'),
     [
-        ('retinanet', 'compared in bbox_head; left out: neck a tensor is (4, 8, 16, 16), the'),
-        ('faster_rcnn', 'compared in rpn_head; left out: neck .*; roi_head is not called on'),
-        ('segmentor', 'compared in decode_head; left out: auxiliary_head does not predict; neck'),
-        ('cascade', 'compared in decode_head.0, decode_head.1; left out: neck'),
+        (
+            'retinanet',
+            'bbox_head (sigmoid, and boxes); left out: neck a tensor is (4, 8, 16, 16), the',
+        ),
+        (
+            'faster_rcnn',
+            'rpn_head (sigmoid, and boxes); left out: neck .*; roi_head is not called on',
+        ),
+        (
+            'segmentor',
+            'decode_head (softmax); left out: auxiliary_head does not predict; neck',
+        ),
+        ('cascade', 'decode_head.0 (softmax), decode_head.1 (softmax); left out: neck'),
     ],
 )
 def test_one_line_says_what_is_compared(teach, name, line, monkeypatch):
@@ -511,6 +526,41 @@ def test_the_distance_falls_with_a_teacher_and_not_without(teacher_hook, tmp_pat
 # What is wrong
 
 
+class OwnModel(BaseModel):
+    """Its head reads numbers that are made between the parts."""
+
+    def __init__(self, width, channels=3, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = nn.Conv2d(3, width, 3)
+        self.neck = nn.Conv2d(width, channels, 1)
+        self.head = nn.Linear(channels, 2)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        feature = self.neck(self.backbone(inputs))
+        return dict(loss=self.head(feature.mean((2, 3))).square().mean())
+
+
+def test_what_is_not_a_function_of_the_parts_is_left_out(teach, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmpse.openmmlab.distillation.print_log', lambda x, **_: said.append(x))
+    student = OwnModel(2)
+    hook, runner, teacher = teach(student, dict(type=OwnModel, width=4), 'mmengine', every=1)
+    images = torch.randn(4, 3, 8, 8)
+    found = losses_of(hook, runner, (images,))['loss_distill'].item()
+    features = [m.neck(m.backbone(images)) for m in (student, teacher)]
+    assert found == pytest.approx(neck_distance([features[:1]], [features[1:]]).item(), rel=1e-4)
+    assert (
+        'compared in neck (raw outputs); left out: head reads numbers that are neither' in said[0]
+    )
+
+
+def test_nothing_to_compare(teach):
+    other = dict(type=OwnModel, width=4, channels=5)
+    hook, runner, _ = teach(OwnModel(2), other, 'mmengine', every=1)
+    with pytest.raises(ValueError, match='nothing of this OwnModel .* neck a tensor is'):
+        losses_of(hook, runner, (torch.randn(4, 3, 8, 8),))
+
+
 def test_teacher_of_other_classes(teach):
     other = classifier(8)
     other['head']['num_classes'] = 7
@@ -545,52 +595,3 @@ def test_bad_arguments(options):
     (name,) = options
     with pytest.raises(ValueError, match=f'{name} must be'):
         HOOKS.build(dict(type='mmpse.DistillationHook', teacher={}, checkpoint='', **options))
-
-
-# The distance
-
-
-def test_distance_is_zero_of_itself_and_one_of_the_mean():
-    teacher = [[torch.randn(3, 4, 8, 8) + 5, torch.randn(3, 4, 4, 4)], torch.randn(3, 2)]
-    assert torch.equal(output_distance(teacher, teacher), torch.zeros(3))
-    mean = [[x.mean().expand_as(x) for x in teacher[0]], teacher[1].mean().expand_as(teacher[1])]
-    assert output_distance(mean, teacher).mean().item() == pytest.approx(1)
-
-
-def test_distance_sees_levels_and_not_units():
-    teacher = dict(a=torch.randn(3, 4, 8, 8), b=(torch.randn(3, 2, 8, 8),))
-    student = dict(a=torch.randn(3, 4, 8, 8), b=(torch.randn(3, 2, 8, 8),))
-
-    def scaled(x):
-        return dict(a=100 * x['a'] + 7, b=(0.1 * x['b'][0] - 3,))
-
-    expected = output_distance(student, teacher)
-    found = output_distance(scaled(student), scaled(teacher))
-    assert torch.allclose(found, expected, rtol=1e-4)
-    shifted = dict(teacher, a=teacher['a'] + 5)
-    assert output_distance(shifted, teacher).min() > 5
-
-
-def test_distance_is_by_image_with_a_gradient():
-    teacher = [torch.randn(3, 4, 8, 8).half(), torch.randn(3, 2, 8, 8).half()]
-    student = [x.clone().requires_grad_() for x in teacher]
-    with torch.no_grad():
-        student[0][1] += 1
-    found = output_distance(student, teacher)
-    assert found.dtype == torch.float32 and found[0] == found[2] == 0 and found[1] > 0
-    found.sum().backward()
-    assert student[0].grad[1].any() and not student[0].grad[0].any()
-
-
-@pytest.mark.parametrize(
-    ('outputs', 'others', 'message'),
-    [
-        (torch.ones(2, 3), torch.ones(2, 4), r"is \(2, 3\), the teacher's \(2, 4\)"),
-        ([torch.ones(2, 3)], [torch.ones(2, 3)] * 2, "1 tensors, the teacher's are 2"),
-        ([], [], 'no tensors'),
-        (*[[torch.ones(2, 3), torch.ones(9, 3)]] * 2, 'not the images in all'),
-    ],
-)
-def test_outputs_that_cannot_be_compared(outputs, others, message):
-    with pytest.raises(ValueError, match=message):
-        output_distance(outputs, others)

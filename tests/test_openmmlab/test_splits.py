@@ -429,6 +429,53 @@ def test_digits(digits):
     assert len(judged | trained) == split.total
 
 
+def test_a_new_style_config(place, tmp_path):
+    """Its types are classes; what is held out of it can be written down."""
+    source = tmp_path / 'new_style.py'
+    source.write_text(f"""
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
+from mmdet.evaluation import CocoMetric
+from mmengine.dataset import DefaultSampler, RepeatDataset
+
+dataset = dict(
+    type=CocoDataset,
+    data_root={str(place / 'data/coco')!r},
+    pipeline=[
+        dict(type=LoadImageFromFile),
+        dict(type=LoadAnnotations, with_bbox=True),
+        dict(type=PackDetInputs),
+    ],
+)
+train_dataloader = dict(
+    batch_size=2,
+    sampler=dict(type=DefaultSampler, shuffle=True),
+    dataset=dict(
+        type=RepeatDataset,
+        times=2,
+        dataset=dict(
+            **dataset,
+            ann_file='annotations/instances_train2017.json',
+            data_prefix=dict(img='train2017'),
+        ),
+    ),
+)
+val_dataloader = dict(
+    batch_size=1, sampler=dict(type=DefaultSampler, shuffle=False), dataset=dataset
+)
+val_evaluator = dict(type=CocoMetric, ann_file='val.json')
+""")
+    cfg = Config.fromfile(source)
+    split = held_out(cfg)
+    written = Config(dict(train=split.train, judged=split.held_out, evaluator=split.evaluator))
+    read = Config.fromstring(written.pretty_text, '.py')
+    judged, trained = (Runner.build_dataloader(one) for one in (read.judged, read.train))
+    assert (len(judged.dataset), len(trained.dataset)) == (16, 2 * 22)
+    assert samples(next(iter(judged)))[0].instances is not None
+    assert read.evaluator.ann_file is None
+
+
 # Augmentation that a hook changes
 
 
@@ -495,7 +542,11 @@ def test_data_that_changed_since_images_were_held_out():
             DATASETS.build(split.train.dataset)
 
 
-def test_a_pipeline_that_cannot_carry_boxes():
+def test_a_pipeline_that_cannot_judge():
+    cfg = config(COCO)
+    del cfg.val_dataloader.dataset.pipeline
+    with pytest.raises(ValueError, match='val_dataloader.dataset has no pipeline'):
+        held_out(cfg)
     cfg = config(COCO)
     cfg.val_dataloader.dataset.pipeline.pop()
     with pytest.raises(ValueError, match='no step with meta_keys'):

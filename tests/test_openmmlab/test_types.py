@@ -54,9 +54,8 @@ def test_what_stands_for_nothing_is_of_no_type(scope, config):
     assert not is_type(config, 'mmdet.RetinaNet') and not is_type('GN', config)
 
 
-@pytest.mark.parametrize('scope', ['mmpse', None])
-def test_own_names_need_no_scope_where_mmpse_is_the_scope(scope):
-    with DefaultScope.overwrite_default_scope(scope):
+def test_own_names_need_no_scope_where_mmpse_is_the_scope():
+    with DefaultScope.overwrite_default_scope('mmpse'):
         assert is_type('WarmStart', WarmStart, WEIGHT_INITIALIZERS)
 
 

@@ -39,6 +39,6 @@ def test_subnet_of_a_stock_segmentor(tmp_path):
     run('tools/make_subnet.py', config, '--params', '60%', *shape, '-o', uniform)
     said = run('tools/transfer.py', config, '--subnet', uniform, '-o', tmp_path / 'new.py').stdout
     assert 'FLOPs of the backbone: ' in said and 'parameters of the backbone: ' in said
-    assert 'weights of the backbone: random, frozen_stages=-1, norm_eval=False' in said
+    assert 'backbone: frozen_stages=-1, norm_eval=False\nweights: random\n' in said
     result = run('tools/transfer.py', config, '--subnet', 'no.json', '-o', 'x.py', expect=1)
     assert 'SubnetError' in result.stderr and 'Traceback' not in result.stderr

@@ -17,6 +17,7 @@ import torch
 from command_line import QUICK, run
 from conftest import ROOT, small
 from mmengine.config import Config
+from tiny_tasks import write_task
 
 from mmpse.engine import ArchiveError, read_archive
 from mmpse.engine.checkpoint import supernet_state
@@ -98,7 +99,21 @@ def test_float16_without_a_gpu():
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
     result = run('tools/train.py', QUICK / 'supernet_mobilenet-v2_digits.py', '--amp', expect=1)
-    assert 'optim_wrapper.type=mmpse.BFloat16OptimWrapper' in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert 'optim_wrapper.type=mmpse.BFloat16OptimWrapper' in line
+
+
+def test_ctrl_c_names_resume(supernet_file, tmp_path):
+    command = [sys.executable, 'tools/train.py', str(supernet_file), '--work-dir', str(tmp_path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        for line in process.stdout:
+            if 'Epoch(train) [1][1/2]' in line:
+                process.send_signal(signal.SIGINT)
+        said = process.stderr.read()
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == 'interrupted; the same command with --resume goes on'
+    assert 'Traceback' not in said
 
 
 @pytest.mark.slow
@@ -356,3 +371,47 @@ class KilledRank(Hook):
         if runner.iter == 3 and dist.get_rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 """
+
+
+SAVE_BY_RANK = """
+import torch
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class SaveByRank(Hook):
+    def after_train(self, runner):
+        state = runner.model.module.state_dict()
+        torch.save(state, f'{runner.work_dir}/{dist.get_rank()}.pth')
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_model_as_a_supernet_in_two_processes(digits, tmp_path):
+    """Each has its own subnets, all losses are recorded in both, and the weights stay the same."""
+    config, checkpoint = write_task('detection', digits, tmp_path)
+    cfg = Config.fromfile(config)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.load_from = str(checkpoint)
+    cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size = 2, 4
+    cfg.train_dataloader.dataset.indices = 16
+    cfg.optim_wrapper.optimizer.lr = 1e-5
+    hook = dict(
+        type='mmpse.SupernetHook',
+        fullnet=False,
+        tinynet=False,
+        sampler=dict(type='mmpse.BudgetSampler', budget=dict(flops='60%')),
+        teacher=dict(teacher=str(config), checkpoint=str(checkpoint), every=1),
+    )
+    cfg.custom_hooks = [hook, dict(type='SaveByRank', priority='LOW')]
+    cfg.randomness = dict(seed=0)
+    cfg.dump(tmp_path / 'supernet.py')
+    file, env = importing(tmp_path / 'supernet.py', 'save_by_rank', SAVE_BY_RANK)
+    launch('tools/train.py', file, '--work-dir', tmp_path / 'work', env=env)
+    first, second = (torch.load(tmp_path / f'work/{rank}.pth') for rank in (0, 1))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    record = supernet_state(torch.load(tmp_path / 'work/epoch_2.pth', weights_only=False))['record']
+    assert record['iteration'].tolist() == [k for k in range(4) for _ in range(8)]
+    assert len({tuple(row) for row in record['widths'].tolist()}) > 24

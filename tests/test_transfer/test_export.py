@@ -12,15 +12,15 @@ from conftest import ROOT
 from mmengine.config import Config
 
 from mmpse.models import SlimmableMobileNetV2, SlimmableResNet, SlimmableVGG
+from mmpse.openmmlab.configs import build_model
+from mmpse.openmmlab.errors import CheckpointError
 from mmpse.transfer import (
     ExportError,
     PlainBackbone,
-    TransferError,
     backbone_of,
     export_plain,
     load_model,
 )
-from mmpse.transfer.config import build_model
 
 SHAPE = (3, 64, 96)
 
@@ -225,5 +225,5 @@ def test_checkpoints_that_do_not_belong_to_the_config(tmp_path):
     with pytest.raises(ExportError, match='the checkpoint of a supernet'):
         load_model(config, checkpoint)
     Path(checkpoint).write_bytes(b'cut')
-    with pytest.raises(TransferError, match='cannot read the checkpoint'):
+    with pytest.raises(CheckpointError, match='cannot read the checkpoint'):
         load_model(config, checkpoint)

@@ -20,8 +20,8 @@ from mmseg.apis import init_model
 from PIL import Image
 
 from mmpse.models import SlimmableResNet
+from mmpse.openmmlab.configs import build_model
 from mmpse.transfer import transfer
-from mmpse.transfer.config import build_model
 
 SIZE = 96
 
@@ -78,7 +78,6 @@ def transferred(config, root, tmp_path, **resnet):
     if 'test_cfg' in cfg.model and cfg.model.test_cfg.get('score_thr'):
         cfg.model.test_cfg.score_thr = 0.0
     model = build_model(cfg)
-    model.init_weights()
     for module in model.modules():  # as if it had been trained
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)

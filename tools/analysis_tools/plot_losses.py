@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
+from mmpse.command import run_command
 from mmpse.engine.checkpoint import supernet_state
 from mmpse.models import backbone_costs
 from mmpse.registry import MODELS
@@ -53,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

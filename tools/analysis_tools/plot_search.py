@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mmpse.command import run_command
 from mmpse.engine import Judged, ranking_key, read_archive, read_identity
 from mmpse.visualization import search_progress, width_profile
 
@@ -78,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

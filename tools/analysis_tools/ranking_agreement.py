@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mmpse.command import run_command
 from mmpse.engine import read_archive, read_identity
 from mmpse.evaluation import ranking_agreement
 from mmpse.files import write_json
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -26,6 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.files import write_json
 from mmpse.models import (
     costs_of,
@@ -37,7 +37,9 @@ from mmpse.models import (
     with_subnet,
 )
 from mmpse.registry import MODELS
+from mmpse.resources.busy import busy_sentence
 from mmpse.space import Budget, BudgetError, PriorSampler, Subnet, UniformSampler
+from mmpse.transfer.config import load_supernet
 
 DRAWS = 100_000  # uniform draws: of them the median, and the share inside the budget
 
@@ -60,7 +62,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = load_supernet(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = cfg.model.to_dict()
     space = find_backbone(MODELS.build(with_subnet(model, None))).search_space
@@ -110,6 +112,8 @@ def latencies(
         static.eval()
         calls[name] = prepared(static, x)
     times = measure_latencies(calls, track=partial(track, description='rounds', transient=True))
+    if sentence := busy_sentence(times.busy):
+        print(f'latency is not to be relied on: {sentence}')
     return {name: 1e3 * statistics.median(seconds) for name, seconds in times.items()}
 
 
@@ -139,4 +143,4 @@ def show(profile: dict) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

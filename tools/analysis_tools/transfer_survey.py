@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
+from mmpse.command import run_command
 from mmpse.transfer.survey import survey
 
 
@@ -53,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main, 'the same command goes on')

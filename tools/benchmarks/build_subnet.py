@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mmpse.command import run_command
 from mmpse.files import write_json
 from mmpse.models import SlimmableMobileNetV2, SlimmableResNet, backbone_costs
 from mmpse.space import Budget, Subnet, UniformSampler, nearest_uniform
@@ -129,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

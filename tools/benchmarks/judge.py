@@ -27,6 +27,7 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
+from mmpse.command import run_command
 from mmpse.engine import Judge
 from mmpse.evaluation import recalibrate
 from mmpse.files import write_json
@@ -119,7 +120,7 @@ def measure(network: str, args: argparse.Namespace) -> dict:
         clock.append(clock_now())
         sliced = judge.slice(half)
         clock.append(clock_now())
-        recalibrate(sliced, calibration)
+        recalibrate(sliced, judge.calibration)
         clock.append(clock_now())
         judge.evaluate(sliced)
         clock.append(clock_now())
@@ -182,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from rich.console import Console
@@ -23,6 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.files import write_json
 from mmpse.models import (
     RUNTIMES,
@@ -33,7 +33,9 @@ from mmpse.models import (
     with_subnet,
 )
 from mmpse.registry import MODELS
+from mmpse.resources.busy import busy_sentence
 from mmpse.space import Subnet
+from mmpse.transfer.config import load_supernet
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = load_supernet(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     device = get_device()
     x = torch.randn(args.batch, *args.input_shape, device=device)
@@ -80,6 +82,7 @@ def main() -> None:
             runtime=runtime,
             name=name,
             latency_ms=1e3 * statistics.median(values),
+            busy=round(times.busy, 2),
             ratio=statistics.median(
                 v / f for v, f in zip(values, times[part, runtime, first], strict=True)
             ),
@@ -99,9 +102,11 @@ def main() -> None:
         latency, ratio = f'{row["latency_ms"]:.2f}', f'{row["ratio"]:.3f}'
         table.add_row(row['part'], row['runtime'], row['name'], latency, ratio)
     Console().print(table)
+    if sentence := busy_sentence(times.busy):
+        print(f'latency is not to be relied on: {sentence}')
     if args.json:
         write_json(args.json, rows)
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

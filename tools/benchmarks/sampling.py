@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mmpse.command import run_command
 from mmpse.engine.checkpoint import supernet_state
 from mmpse.engine.loss_record import relative_losses
 from mmpse.files import write_json
@@ -127,4 +128,4 @@ def show(row: dict) -> str:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -31,6 +31,7 @@ from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.engine.execution import now
 from mmpse.files import write_json
 from mmpse.models import find_backbone
@@ -281,4 +282,4 @@ def show(rows: list[dict], args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

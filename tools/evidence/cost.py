@@ -18,6 +18,8 @@ from pathlib import Path
 
 from frame import ROOT, Advance, Unit, read_json, run_units
 
+from mmpse.command import run_command
+
 SETTINGS = {  # of tools/benchmarks/train_step.py
     'MobileNetV2-1.5x': ['--rounds', '3'],
     'ResNet-50': ['--rounds', '3', '--batch', '16'],
@@ -68,4 +70,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main, 'the same command goes on')

@@ -35,6 +35,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
+from mmpse.command import run_command
 from mmpse.engine import SupernetHook, resume_latest
 from mmpse.models import (
     backbone_costs,
@@ -391,4 +392,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main, 'the same command goes on')

@@ -41,6 +41,7 @@ from mmengine.runner import Runner
 from ranking import INPUT_SHAPE, METRIC, fullnet_config, space_of, train_supernet
 from torch import nn
 
+from mmpse.command import run_command
 from mmpse.models import costs_of, count, model_costs, with_subnet
 from mmpse.registry import MODELS
 from mmpse.space import Budget, Subnet, nearest_uniform
@@ -391,4 +392,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main, 'the same command goes on')

@@ -27,6 +27,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from mmpse.command import run_command
 from mmpse.engine import SupernetHook
 from mmpse.engine.judge import Judge, calibration_batches
 from mmpse.engine.search_loop import memory_format_of
@@ -333,4 +334,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main, 'the same command goes on')

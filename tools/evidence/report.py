@@ -20,6 +20,7 @@ from report_ranking import Ranking, ranking
 from report_transfer import transfer_section
 from tables import EQUAL, machine_name, not_run, note, table
 
+from mmpse.command import run_command
 from mmpse.files import written
 
 INTRODUCTION = """# Results
@@ -93,4 +94,4 @@ def shown(value: Any) -> str:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -7,13 +7,14 @@ import argparse
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 import mmpse  # noqa: F401
+from mmpse.command import run_command
 from mmpse.files import written
 from mmpse.models import WarmStart, with_subnet
 from mmpse.registry import MODELS
+from mmpse.transfer.config import load_supernet
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +33,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = Config.fromfile(args.config)
+    cfg = load_supernet(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     model = MODELS.build(with_subnet(cfg.model.to_dict(), None))
     model.init_weights()
@@ -45,4 +46,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run_command(main)

@@ -1,0 +1,185 @@
+"""The command ``mmpse``: what :mod:`mmpse.api` does, and the tools, from one door.
+
+mmpse prune CONFIG CHECKPOINT --flops 50% -o pruned
+mmpse units CONFIG
+mmpse train|test|search|transfer|export|latency ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from mmpse.command import run_command
+
+# command -> the tool that it is, and what it does
+TOOLS = dict(
+    train=('train.py', 'train by a config'),
+    test=('test.py', 'test a checkpoint by its config'),
+    search=('train.py', 'search widths by a config'),
+    transfer=('transfer.py', 'put a searched backbone into a detector or segmentor'),
+    export=('export.py', 'export a trained model, checked'),
+    latency=('latency_table.py', 'measure the latency of layers on this device'),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; ``None``: with the arguments of the process.
+
+    Raises:
+        SystemExit: With one line for what the user can mend (status 1), and after Ctrl-C (130).
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in TOOLS:
+        return run_tool(*arguments)
+    args = parser().parse_args(arguments)
+    run_command(partial(args.run, args), args.again)
+
+
+def run_tool(name: str, *arguments: str) -> None:
+    """Run one of the tools as if it were started by its file."""
+    path = tools() / TOOLS[name][0]
+    sys.argv = [f'mmpse {name}', *arguments]
+    code = compile(path.read_bytes(), path, 'exec')
+    exec(code, {'__name__': '__main__', '__file__': str(path), '__builtins__': __builtins__})
+
+
+def tools() -> Path:
+    """The folder of the tools: the checkout's, or that of the installed package."""
+    package = Path(__file__).resolve().parent
+    folders = package.parent / 'tools', package / '.mim/tools'
+    for folder in folders:
+        if (folder / 'latency_table.py').is_file():
+            return folder
+    raise SystemExit(
+        f'the tools are neither in {folders[0]} nor in {folders[1]}; install mmpse again'
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the commands that are not tools; their names are shown too."""
+    own = argparse.ArgumentParser(
+        prog='mmpse', description='Prune classifiers, detectors and segmentors of OpenMMLab.'
+    )
+    commands = own.add_subparsers(metavar='COMMAND', required=True)
+
+    one = commands.add_parser('prune', help='prune a trained model and fine-tune it')
+    _add_model(one)
+    one.add_argument('--flops', metavar='AMOUNT', help="budget of FLOPs: '50%%', 300M, 4.1G")
+    one.add_argument('--params', metavar='AMOUNT', help="budget of parameters: '50%%', 5M")
+    one.add_argument('--latency', metavar='TIME', help="budget of one image's time: '50%%', 12ms")
+    one.add_argument(
+        '--runtime', default='torch', help='what --latency is measured in: torch, onnxruntime, ...'
+    )
+    one.add_argument(
+        '--how',
+        default='sensitivity',
+        help='how widths are chosen: uniform, sensitivity (default) or search',
+    )
+    one.add_argument(
+        '--epochs', type=int, help="of fine-tuning; a quarter of the config's by default"
+    )
+    one.add_argument(
+        '--no-finetune',
+        dest='tune',
+        action='store_false',
+        help='only cut the model, and recalibrate its BatchNorms',
+    )
+    one.add_argument(
+        '--no-teacher',
+        dest='teach',
+        action='store_false',
+        help='the original model does not teach the fine-tuning',
+    )
+    one.add_argument(
+        '--sort', default='l1', help='importance of channels: l1 (default), l2, bn or taylor'
+    )
+    one.add_argument('--seed', type=int, default=0, help='seed of everything (default: 0)')
+    one.add_argument('-o', '--out', default='pruned', help='folder of the results (pruned)')
+    one.add_argument(
+        '--resume', action='store_true', help='go on where the same command stopped in that folder'
+    )
+    one.add_argument(
+        '--dry-run', action='store_true', help='show what is reachable, and write nothing'
+    )
+    one.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='launcher'
+    )
+    one.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    one.set_defaults(run=prune, again='the same command with --resume goes on')
+
+    one = commands.add_parser('units', help='list the width units of a model')
+    _add_model(one, checkpoint='?')
+    one.set_defaults(run=units, again='start it again')
+
+    for name, (_, text) in TOOLS.items():
+        commands.add_parser(name, help=text)
+    return own
+
+
+def _add_model(one: argparse.ArgumentParser, checkpoint: str | None = None) -> None:
+    """Arguments that say which model, and which widths it may have."""
+    one.add_argument('config', help="config file, or 'mmdet::...' and the like")
+    one.add_argument('checkpoint', nargs=checkpoint, help='its trained weights')
+    one.add_argument(
+        '--divisor', type=int, default=8, help='widths are multiples of it (default: 8)'
+    )
+    one.add_argument(
+        '--input-shape',
+        nargs=3,
+        type=int,
+        metavar=('C', 'H', 'W'),
+        help='image that FLOPs are counted for; by default that of the tests',
+    )
+    one.add_argument(
+        '--keep',
+        nargs='+',
+        default=[],
+        metavar='PATTERN',
+        help="units that keep their width, e.g. 'neck.*'; `mmpse units` lists them",
+    )
+
+
+def _grids(args: argparse.Namespace) -> dict | None:
+    return {pattern: dict(ratios=[1.0]) for pattern in args.keep} or None
+
+
+def prune(args: argparse.Namespace) -> None:
+    """``mmpse prune``."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    from mmpse import api  # slow to import: not for --help
+
+    names = (
+        'flops params latency runtime how epochs teach tune sort divisor input_shape seed out '
+        'resume dry_run launcher'
+    )
+    options = {name: getattr(args, name) for name in names.split()}
+    result = api.prune(args.config, args.checkpoint, grids=_grids(args), **options)
+    if not args.dry_run:
+        print(f'{result.out}: pruned.py, pruned.pth, subnet.json, report.html, report.json')
+
+
+def units(args: argparse.Namespace) -> None:
+    """``mmpse units``."""
+    from mmpse.openmmlab.reach import reachable
+    from mmpse.openmmlab.subject import examine
+    from mmpse.visualization import text_table
+
+    subject = examine(
+        args.config, args.checkpoint, args.input_shape, args.divisor, _grids(args), show=True
+    )
+    rows = []
+    for unit in subject.space.units:
+        found = subject.layout.units[unit.name]
+        lowest = 'kept' if len(unit.candidates) == 1 else str(unit.candidates[0])
+        rows.append(
+            [unit.name, ' '.join(found.writers), ' '.join(found.readers), str(found.width), lowest]
+        )
+    header = ['unit', 'written by', 'read by', 'width', 'lowest']
+    print(text_table(header, rows, left=3, width=shutil.get_terminal_size((160, 24)).columns))
+    print(reachable(subject))

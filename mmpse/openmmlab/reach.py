@@ -1,0 +1,184 @@
+"""What a pruning can reach, and what holds it up."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from mmpse.resources import layer_costs
+from mmpse.slim import cut_
+from mmpse.space import Budget, Subnet, uniform_within
+from mmpse.space.budget import BudgetError, parse_amount
+from mmpse.visualization import text_table
+
+from .subject import Subject
+
+LISTED = 4  # layers of a group that are named
+NAMES = dict(flops='FLOPs', params='parameters', latency='latency')
+JOINED = 'joined with '  # how a reason begins that is another layer's
+
+
+class Fixed(NamedTuple):
+    """Layers of one part whose outputs keep their width, for one reason.
+
+    Attributes:
+        layers: Their names.
+        why: The reason.
+        full, lowest: Resource -> their share of the full model, and of the lowest subnet.
+    """
+
+    layers: tuple[str, ...]
+    why: str
+    full: dict[str, float]
+    lowest: dict[str, float]
+
+    @property
+    def names(self) -> str:
+        """The layers, or the first few of them."""
+        more = len(self.layers) - LISTED
+        return ', '.join(self.layers[:LISTED]) + (f' and {more} more' if more > 0 else '')
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What is reachable.
+
+    Attributes:
+        rows: ``'lowest'``, ``'uniform'`` (at the budget, if there is one) and ``'full'`` -> FLOPs
+            and parameters.
+        fixed: What cannot be pruned, the largest share of the lowest subnet's FLOPs first.
+        uniform: Uniform pruning at the budget.
+    """
+
+    rows: dict[str, dict[str, int]]
+    fixed: tuple[Fixed, ...]
+    uniform: Subnet | None = None
+
+    def __str__(self) -> str:
+        full = self.rows['full']
+        rows = [
+            [
+                name,
+                *(f'{_amount(key, row[key])} ({row[key] / full[key]:.0%})' for key in full),
+            ]
+            for name, row in self.rows.items()
+        ]
+        text = text_table(['what is reachable', *(NAMES[key] for key in full)], rows)
+        if not self.fixed:
+            return text
+        rows = [
+            [
+                fixed.names,
+                fixed.why,
+                *(f'{p[key]:.0%}' for key in fixed.full for p in (fixed.full, fixed.lowest)),
+            ]
+            for fixed in self.fixed
+        ]
+        header = ['what keeps its width', 'why', 'FLOPs', 'of lowest', 'params', 'of lowest']
+        return f'{text}\n{text_table(header, rows, left=2)}'
+
+
+def _amount(resource: str, value: float) -> str:
+    return f'{value / 1000:,.4g} ms' if resource == 'latency' else f'{value / 1e6:,.4g} M'
+
+
+def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None) -> Reach:
+    """What pruning a model can reach.
+
+    Args:
+        subject: The model.
+        limits: Resource -> budget, for which uniform pruning is shown.
+
+    Raises:
+        BudgetError: If a budget cannot be understood or lies outside of what is reachable; the
+            message says what the range is and what holds it up.
+    """
+    space = subject.space
+    rows = dict(lowest=subject.cost_of(space.tinynet), full=subject.cost_of(space.fullnet))
+    fixed = _fixed(subject)
+    if not limits:
+        return Reach(rows, fixed)
+    for name, amount in limits.items():
+        _check(subject, fixed, name, amount, rows['lowest'][name], rows['full'][name])
+    uniform = subject.subnet(
+        uniform_within(space, Budget(space, subject.costs, limits)), how='uniform'
+    )
+    rows = dict(lowest=rows['lowest'], uniform=subject.cost_of(uniform), full=rows['full'])
+    return Reach(rows, fixed, uniform)
+
+
+def _check(
+    subject: Subject, fixed: tuple[Fixed, ...], name: str, amount: str | float, low: int, full: int
+) -> None:
+    try:
+        limit = parse_amount(amount, full, name)
+    except ValueError as error:
+        raise BudgetError(str(error)) from None
+    kind, asked = type(subject.model).__name__, f'{_in_words(name, limit)} ({amount})'
+    if limit >= full:
+        raise BudgetError(
+            f'this {kind} has {_in_words(name, full)}, and {asked} are allowed: there is nothing '
+            'to prune; give less'
+        )
+    if limit >= low:
+        return
+    holds = ''
+    if name != 'latency':  # which is not shared out
+        held = sorted(fixed, key=lambda group: -group.lowest[name])[:3]
+        held = [group for group in held if group.lowest[name] > 0.005]
+        rest = 1 - sum(group.lowest[name] for group in fixed)
+        shares = [f'{group.lowest[name]:.0%} {group.names} ({group.why})' for group in held]
+        listed = ', '.join([*shares, f'{rest:.0%} layers at their least width'])
+        holds = f', and the lowest consists of {listed}'
+    raise BudgetError(
+        f'no subnet of this {kind} has at most {asked}: they reach from {_in_words(name, low)} '
+        f'({low / full:.1%}) to {_in_words(name, full)} (100%){holds}; give more, a smaller '
+        '--divisor, or fewer units to --keep'
+    )
+
+
+def _in_words(name: str, value: float) -> str:
+    return f'{value / 1000:.3g} ms' if name == 'latency' else f'{value:,.0f} {NAMES[name]}'
+
+
+@torch.no_grad()
+def _fixed(subject: Subject) -> tuple[Fixed, ...]:
+    """The layers whose outputs keep their width, by part and reason."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for layer, why in subject.layout.fixed.items():
+        while why.startswith(JOINED):
+            why = why.partition(': ')[2]
+        groups.setdefault((layer.partition('.')[0], why), []).append(layer)
+    for unit in subject.space.units:
+        if len(unit.candidates) == 1:
+            part = unit.name.partition('.')[0]
+            why = 'narrower ones are not in its grid'
+            groups.setdefault((part, why), []).extend(subject.layout.units[unit.name].writers)
+    if not groups:
+        return ()
+    model = copy.deepcopy(subject.model).cpu()
+    images = torch.zeros(1, *subject.input_shape)
+
+    def shares() -> dict[str, dict[str, float]]:
+        costs = layer_costs(model, images, lambda x: subject.run(model, x))
+        return {
+            key: {name: value / max(1, sum(of.values())) for name, value in of.items()}
+            for key, of in costs.items()
+        }
+
+    full = shares()
+    cut_(model, subject.layout, subject.space.tinynet)
+    lowest = shares()
+
+    def of(group: list[str], part: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        return {key: sum(values.get(name, 0.0) for name in group) for key, values in part.items()}
+
+    found = [
+        Fixed(tuple(group), why, of(group, full), of(group, lowest))
+        for (_, why), group in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda group: -group.lowest['flops']))

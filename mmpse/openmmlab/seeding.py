@@ -1,0 +1,53 @@
+"""Random numbers that depend on the iteration alone, so that a killed training can be repeated."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmpse.registry import HOOKS
+
+
+def seed_iteration(seed: int, iteration: int) -> None:
+    """Make the random numbers of an iteration independent of what came before it.
+
+    Args:
+        seed: The runner's.
+        iteration: Its number; every process draws other numbers.
+    """
+    entropy = np.random.SeedSequence([seed, dist.get_rank(), iteration])
+    drawn = int(entropy.generate_state(1)[0])
+    random.seed(drawn)
+    np.random.seed(drawn)
+    torch.manual_seed(drawn)
+
+
+@HOOKS.register_module()
+class SeedHook(Hook):
+    """Lets a training that was killed and resumed end with the weights of one that was not.
+
+    What an iteration draws (augmentation in the process, dropout) depends on the runner's seed, the
+    rank and the iteration alone. Worker processes draw alike in an epoch-based training whose
+    dataloader has ``persistent_workers=False``; in an iteration-based one they start anew where it
+    is resumed, and augment otherwise than without the interruption.
+    """
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        seed_iteration(runner.seed, runner.iter)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        # here too: loading the first batch after a resume draws otherwise, and dropout follows it
+        seed_iteration(runner.seed, runner.iter)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
+        seed_iteration(runner.seed, runner.iter + 1)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        seed_iteration(runner.seed, runner.iter)

@@ -1,0 +1,50 @@
+"""Whether something was timed on a busy machine; needs the standard library only."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import NamedTuple
+
+BUSY = 1.3  # from this factor on, a time says more of the machine than of what was timed
+
+
+class Clocks(NamedTuple):
+    """Seconds of the clock, and of a processor for this thread and for the whole process."""
+
+    wall: float
+    thread: float
+    process: float
+
+
+def clocks() -> Clocks:
+    """What the clocks show now."""
+    return Clocks(time.perf_counter(), time.thread_time(), time.process_time())
+
+
+def busy(start: Clocks, end: Clocks, threads: int) -> float:
+    """How many times as long as on an idle machine something took.
+
+    The time that passed is compared with that for which the processor worked: in the thread that
+    waited for the result, which computes too or spins, or in all threads, where others compute.
+
+    Args:
+        start, end: The :func:`clocks` before and after.
+        threads: Threads that computed.
+
+    Returns:
+        The factor: about 1 on an idle machine, 2 where another job took half of the time.
+    """
+    wall, thread, process = (after - before for before, after in zip(start, end))
+    return max(wall / max(thread, process / threads, 1e-9), 1.0)
+
+
+def busy_sentence(factor: float) -> str:
+    """What to tell the user of a factor; empty if the times are good."""
+    if factor < BUSY:
+        return ''
+    return (
+        f'the machine is busy (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors): '
+        f'what was timed took {factor:.1f} times as long as the processor worked for it; measure '
+        'latency again when nothing else runs'
+    )

@@ -1,0 +1,149 @@
+"""Latency of the whole model as a function of its units' widths, fitted to measurements."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from mmpse.slim.layout import Layout
+from mmpse.slim.watch import is_grouped, is_mixing, stubbed
+from mmpse.space import Cost, SearchSpace
+
+from .cost import sides_of_layer, terms, weight_terms
+
+SUBNETS = 24  # measured to fit
+HELD_OUT = 8  # measured to tell the error
+
+
+class FittedLatency(NamedTuple):
+    """A latency model.
+
+    Attributes:
+        cost: Microseconds of any subnet.
+        error: Mean relative error on subnets that were not fitted.
+        measured: Widths and microseconds of all that were measured.
+    """
+
+    cost: Cost
+    error: float
+    measured: list[tuple[tuple[int, ...], float]]
+
+
+def fit_latency(
+    model: nn.Module,
+    layout: Layout,
+    space: SearchSpace,
+    images: Tensor,
+    measure: Callable[[Sequence[Mapping[str, int]]], Sequence[float]],
+    run: Callable[[Tensor], Any] | None = None,
+    subnets: int = SUBNETS,
+    seed: int = 0,
+) -> FittedLatency:
+    """Measure some subnets, and explain their latency by the work of their layers.
+
+    The time of a layer is taken to grow with its multiply-adds and with its output, at rates that
+    layers of one kind, kernel and size of image share. The rates are those that explain the
+    measurements best and are not negative.
+
+    Args:
+        model: The full-width model.
+        layout: Its layout.
+        space: The search space.
+        images: A batch as it is measured, ``(B, C, H, W)``.
+        measure: Seconds that subnets take.
+        run: Runs the model on images; ``None``: ``model(images)``.
+        subnets: How many subnets to measure and fit; some more are measured to tell the error.
+        seed: Seed of their choice.
+
+    Raises:
+        ValueError: If a measurement is not a positive number.
+    """
+    rng = np.random.default_rng(seed)
+    rows = _spread(space, subnets + HELD_OUT, rng)
+    seconds = np.array(measure([space.subnet(row) for row in rows]))
+    if not (np.isfinite(seconds) & (seconds > 0)).all():
+        raise ValueError(f'a latency is not a positive number of seconds: {seconds.tolist()}')
+    work = _work(model, layout, space, images, run or model)
+    features = np.stack([cost.exact(rows) for cost in work], 1)
+    scale = features.max(0).clip(min=1e-12)
+    # relative errors count: a small subnet's are as bad as a large one's
+    design = features / scale / seconds[:, None]
+    order = rng.permutation(len(rows))
+    fitted, tested = order[:subnets], order[subnets:]
+    rates, _ = nnls(design[fitted], np.ones(len(fitted)))
+    error = float(np.abs(design[tested] @ rates - 1).mean())
+    rates, _ = nnls(design, np.ones(len(rows)))
+    total = Cost(space.names)
+    for cost, rate in zip(work, 1e6 * rates / scale):
+        total.constant += rate * cost.constant
+        total.linear += rate * cost.linear
+        total.quadratic += rate * cost.quadratic
+    measured = [(tuple(map(int, row)), 1e6 * s) for row, s in zip(rows, seconds)]
+    return FittedLatency(total, error, measured)
+
+
+def _spread(space: SearchSpace, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Subnets from the narrowest to the full one, with widths around one ratio each."""
+    rows = [space.array([space.fullnet])[0], space.array([space.tinynet])[0]]
+    for ratio in rng.uniform(0.15, 1, count - 2):
+        own = np.clip(ratio * np.exp(rng.normal(0, 0.35, len(space))), 0.05, 1)
+        rows.append(
+            [
+                min(unit.candidates, key=lambda c, r=r, u=unit: abs(c - r * u.max_width))
+                for unit, r in zip(space.units, own)
+            ]
+        )
+    return np.array(rows)
+
+
+def _work(
+    model: nn.Module,
+    layout: Layout,
+    space: SearchSpace,
+    images: Tensor,
+    run: Callable[[Tensor], Any],
+) -> list[Cost]:
+    """A constant, and the multiply-adds and outputs of every kind of layer."""
+    work: dict[Hashable, Cost] = defaultdict(lambda: Cost(space.names))
+    work['constant'].add(1)
+
+    def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
+        if not name:
+            return
+        sides = sides_of_layer(layout, name, layer)
+        area = y.numel() / sum(s.positions for s in sides.outputs)
+        if not is_mixing(layer) and not is_grouped(layer):
+            for value, unit in terms(sides.outputs):
+                work['channelwise'].add(value * area, unit)
+            return
+        kernel = tuple(layer.weight.shape[2:])
+        kind = type(layer).__name__, kernel
+        pixels = math.prod((x if isinstance(layer, _ConvTransposeNd) else y).shape[2:])
+        level = round(math.log(max(pixels, 1), 4))
+        for value, units in weight_terms(layer, sides):
+            work['products', kind, is_grouped(layer), level].add(value * area, *units)
+        for value, unit in terms(sides.outputs):
+            work['outputs', kind].add(value * area, unit)
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), stubbed(model, see):
+            run(images)
+    finally:
+        model.train(training)
+    return list(work.values())
+
+
+def median_seconds(times: Iterable[Sequence[float]]) -> list[float]:
+    """The median of every measurement's rounds."""
+    return [statistics.median(rounds) for rounds in times]

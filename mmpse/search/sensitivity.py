@@ -1,0 +1,109 @@
+"""From losses with single units cut to what every candidate of every unit would lose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mmpse.space import SearchSpace, WidthUnit
+from mmpse.space.sampling import width_table
+
+
+class Curves:
+    """What a network loses by a unit's width, from a few measured widths of each unit.
+
+    A unit at its full width loses nothing, and a narrower one never less than a wider one: the
+    measured losses are replaced by the nearest ones of which that is true (isotonic regression),
+    so that a cut that happened to gain loses nothing. Between two measured widths a loss is
+    interpolated linearly in log2 of the width. Below the narrowest measured width it goes on as
+    steeply as the unit's steepest measured piece, or as the median over the units if that is
+    steeper: no unit is taken for free where nothing was measured.
+
+    Args:
+        space: The search space.
+        widths: Unit name -> measured widths, those of the fullnet left out. They need not be
+            candidates. Units with a single candidate need none.
+        losses: Unit name -> losses at these widths, minus that of the fullnet on the same images.
+
+    Raises:
+        ValueError: If a unit is unknown or not measured, a width is not below the unit's full
+            width, or a loss is not finite.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        widths: Mapping[str, Sequence[int]],
+        losses: Mapping[str, Sequence[float]],
+    ) -> None:
+        needed = {unit.name for unit in space.units if len(unit.candidates) > 1}
+        known = set(space.names)
+        if not needed <= set(widths) <= known or set(losses) != set(widths):
+            missing = sorted((needed - set(widths)) | (set(widths) ^ set(losses)))
+            raise ValueError(
+                'expected widths and losses of every unit with several candidates; missing '
+                f'{missing or "none"}, unknown {sorted(set(widths) - known) or "none"}'
+            )
+        self.space = space
+        self.points = {
+            unit.name: _points(unit, widths.get(unit.name, ()), losses.get(unit.name, ()))
+            for unit in space.units
+        }
+        steepest = {
+            name: float(np.max(-np.diff(loss) / np.diff(octaves), initial=0.0))
+            for name, (octaves, loss) in self.points.items()
+        }
+        usual = float(np.median([steepest[name] for name in needed])) if needed else 0.0
+        self._slopes = {name: max(slope, usual) for name, slope in steepest.items()}
+
+    def loss(self, unit: str, widths: Sequence[int]) -> np.ndarray:
+        """What widths ``(n,)`` of a unit lose, ``(n,)``."""
+        octaves, losses = self.points[unit]
+        full = self.space.fullnet[unit]
+        at = np.log2(np.asarray(widths) / full)
+        return np.interp(at, octaves, losses) + self._slopes[unit] * np.maximum(octaves[0] - at, 0)
+
+    def table(self) -> np.ndarray:
+        """What every candidate loses, ``(units, candidates)``, zero where a unit has fewer.
+
+        :func:`mmpse.search.allocate` takes it.
+        """
+        table = np.zeros(width_table(self.space).shape)
+        for row, unit in zip(table, self.space.units):
+            row[: len(unit.candidates)] = self.loss(unit.name, unit.candidates)
+        return table
+
+
+def _points(
+    unit: WidthUnit, widths: Sequence[int], losses: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """``log2(width / full width)``, ascending up to 0, and monotone losses down to 0."""
+    widths, losses = np.asarray(widths, dtype=float), np.asarray(losses, dtype=float)
+    if widths.shape != losses.shape or widths.ndim != 1:
+        raise ValueError(
+            f'expected a loss for each measured width of {unit.name}, got {widths.size} widths and '
+            f'{losses.size} losses'
+        )
+    if not ((0 < widths) & (widths < unit.max_width)).all() or not np.isfinite(losses).all():
+        raise ValueError(
+            f'expected finite losses at widths between 0 and {unit.max_width} (full) of '
+            f'{unit.name}, got losses {losses.tolist()} at {widths.tolist()}'
+        )
+    if not widths.size and len(unit.candidates) > 1:
+        raise ValueError(f'expected at least one measured width of {unit.name}, got none')
+    distinct, group, counts = np.unique(widths, return_inverse=True, return_counts=True)
+    means = np.bincount(group, losses, len(distinct)) / counts if widths.size else losses
+    monotone = np.maximum(falling(means, counts), 0.0)
+    return np.append(np.log2(distinct / unit.max_width), 0.0), np.append(monotone, 0.0)
+
+
+def falling(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The nearest sequence that never rises, by weighted squares (pool adjacent violators)."""
+    pools: list[tuple[float, float, int]] = []  # mean, weight, length
+    for value, weight in zip(values, weights):
+        pools.append((float(value), float(weight), 1))
+        while len(pools) > 1 and pools[-2][0] < pools[-1][0]:
+            (a, wa, na), (b, wb, nb) = pools[-2:]
+            pools[-2:] = [((a * wa + b * wb) / (wa + wb), wa + wb, na + nb)]
+    return np.repeat([mean for mean, _, _ in pools], [length for *_, length in pools])

@@ -1,0 +1,205 @@
+"""The guard: a subnet of a new model is run in every way once, and must be one network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmpse.space import SearchSpace
+
+from .cutting import as_subnet, cut_
+from .layout import Layout
+from .passes import EXECUTIONS, Supernet, take_side
+from .watch import evaluating, layers_of, tensors_in
+
+TOLERANCE = 1e-3  # of how far a tensor's values lie apart
+ROUNDING = 1e-5  # of the largest value
+
+
+class GuardError(RuntimeError):
+    """A model whose subnets are not the same network in every execution."""
+
+
+@torch.no_grad()
+def check(
+    model: nn.Module,
+    layout: Layout,
+    space: SearchSpace,
+    images: Tensor,
+    run: Callable[[nn.Module, Tensor], Any] | None = None,
+    executions: Sequence[str] = EXECUTIONS,
+) -> None:
+    """Make sure that subnets compute in a shared pass what they compute alone.
+
+    A random subnet is run in place and in each execution, and every layer's output compared; then
+    it shares a batch with the tinynet. Weights, modes and statistics are left as they are.
+
+    Args:
+        model: The full-width model.
+        layout: Its layout, with parts.
+        space: The search space of the layout.
+        images: An image that the model takes ``(1, C, H, W)``; a small one saves time. Random
+            values take the place of its own.
+        run: Runs a model on images and returns everything that it predicts from, raw.
+        executions: Those to check.
+
+    Raises:
+        GuardError: If the outputs differ or a run fails, with the first layer where it does.
+        ValueError: If a supernet of the model cannot have these units.
+    """
+    run = run or (lambda model, images: model(images))
+    random = np.random.default_rng(0)
+    some = space.subnet([random.choice(unit.candidates) for unit in space.units])
+    generator = torch.Generator(images.device).manual_seed(0)
+    batch = torch.randn(
+        4, *images.shape[1:], generator=generator, device=images.device, dtype=images.dtype
+    )
+    net = Supernet(model, layout, space)
+    with evaluating(model):
+        alone = _Record(model, layout, 'in place', run)
+        with as_subnet(model, layout, some):
+            alone.run(batch[:2])
+        other = _Record(model, layout, 'in place', run)
+        with as_subnet(model, layout, space.tinynet):
+            other.run(batch[2:])
+        for execution in executions:
+            with net.active([some], execution):
+                record = _Record(model, layout, execution, run)
+                record.run(batch[:2])
+            record.compare(alone, some)
+            with net.active([some, space.tinynet], execution):
+                shared = _Record(model, layout, execution, run)
+                shared.run(batch[[0, 2, 1, 3]])
+            for g, lone in enumerate((alone, other)):
+                for y, expected in zip(shared.outputs, lone.outputs):
+                    if len(y) == 2 * len(expected):
+                        own = y.unflatten(0, (4, -1))[g::2].flatten(0, 1)
+                        if _differ(own, expected):
+                            raise GuardError(
+                                f'two subnets that share a batch of {type(model).__name__} run '
+                                f'{execution} compute something else than each alone; its forward '
+                                'depends on the other images of a batch'
+                            )
+
+
+@torch.no_grad()
+def check_cut(
+    model: nn.Module,
+    layout: Layout,
+    widths: Mapping[str, int],
+    images: Tensor,
+    run: Callable[[nn.Module, Tensor], Any] | None = None,
+) -> None:
+    """Make sure that a cut model runs, and computes what the subnet computes in place.
+
+    Args:
+        model: The full-width model; it is left as it is.
+        layout: Its layout.
+        widths: Unit -> channels.
+        images: As of :func:`check`.
+        run: As of :func:`check`.
+
+    Raises:
+        GuardError: If the outputs differ or a run fails, with the first layer where it does.
+    """
+    run = run or (lambda model, images: model(images))
+    generator = torch.Generator(images.device).manual_seed(0)
+    batch = torch.randn(
+        2, *images.shape[1:], generator=generator, device=images.device, dtype=images.dtype
+    )
+    with evaluating(model):
+        place = _Record(model, layout, 'in place', run)
+        with as_subnet(model, layout, widths):
+            place.run(batch)
+        static = cut_(copy.deepcopy(model), layout, widths)
+        record = _Record(static, layout, 'cut', run)
+        record.run(batch)
+        record.compare(place, widths)
+
+
+class _Record:
+    """What every layer puts out in a forward, in order, and the model."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        how: str,
+        run: Callable[[nn.Module, Tensor], Any],
+    ) -> None:
+        self.model = model
+        self.layout = layout
+        self.how = how
+        self._run = run
+        self.layers: list[tuple[str, Tensor]] = []
+        self.outputs: list[Tensor] = []
+
+    def run(self, images: Tensor) -> None:
+        with self._watched():
+            try:
+                outputs = self._run(self.model, images)
+            except Exception as error:  # whatever the model's forward raises
+                last = self.layers[-1][0] if self.layers else 'its first layer'
+                raise GuardError(
+                    f'a subnet of {type(self.model).__name__} cannot be run {self.how} '
+                    f'({type(error).__name__}: {error}), behind {last}; {self._remedy(last)}'
+                ) from error
+        self.outputs = [y for y in tensors_in(outputs) if y.is_floating_point() and y.dim()]
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        handles = [
+            layer.register_forward_hook(
+                lambda _, __, y, name=name: self.layers.append((name, y.clone()))
+            )
+            for name, layer in layers_of(self.model).items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def compare(self, lone: _Record, widths: Mapping[str, int]) -> None:
+        """
+        Raises:
+            GuardError: If it differs from the subnet that was run alone.
+        """
+        for (name, y), (_, expected) in zip(self.layers, lone.layers):
+            if y.shape != expected.shape and name in self.layout.layers:  # masked: full width
+                y = take_side(y, self.layout.layers[name].outputs, widths)
+            if y.shape != expected.shape or _differ(y, expected):
+                raise GuardError(
+                    f'a subnet of {type(self.model).__name__} run {self.how} is not the one that '
+                    f'is run alone: they part at {name}; {self._remedy(name)}'
+                )
+        for y, expected in zip(self.outputs, lone.outputs):
+            if y.shape != expected.shape or _differ(y, expected):
+                raise GuardError(
+                    f'a subnet of {type(self.model).__name__} run {self.how} is not the one that '
+                    'is run alone: its outputs differ, though no layer does'
+                )
+
+    def _remedy(self, name: str) -> str:
+        sides = self.layout.layers.get(name)
+        units = [s.unit for s in (sides.inputs or sides.outputs) if s.unit] if sides else []
+        if not units:
+            return 'leave the units before it at full width'
+        grids = ', '.join(f"'{unit}': dict(ratios=[1.0])" for unit in dict.fromkeys(units))
+        other = "execution='sliced', or " if self.how == 'masked' else ''
+        return f'use {other}grids={{{grids}}}'
+
+
+def _differ(ours: Tensor, theirs: Tensor) -> bool:
+    ours, theirs = ours.double(), theirs.double()
+    if not theirs.numel():
+        return False
+    apart = theirs - theirs.mean([d for d in range(theirs.dim()) if d != 1] or [0], keepdim=True)
+    allowed = TOLERANCE * apart.abs().max() + ROUNDING * theirs.abs().max()
+    return not bool((ours - theirs).abs().max() <= allowed)

@@ -1,0 +1,100 @@
+"""Layers that normalise their weights: a masked pass has to run them subnet by subnet.
+
+Of a plain layer the kept outputs are the same whether what is dropped is zero or gone. A layer that
+divides by the norm of its weights (a cosine classifier, weight standardisation) sees the dropped
+weights, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .cutting import LayerCut, cut_of, kept, swapped, take
+from .layout import LayerWidths
+from .units import channel_dim, mask_of
+from .watch import evaluating, is_mixing
+
+Row = tuple[str, nn.Module, LayerWidths]
+STOCK = (nn.Linear.forward, nn.Conv2d.forward, nn.ConvTranspose2d.forward)
+
+
+def not_plain(rows: Sequence[Row]) -> list[Row]:
+    """Those of some layers that a masked pass cannot run as they are; one of each class is tried.
+
+    Args:
+        rows: Name, layer and sides.
+    """
+    smallest: dict[type, Row] = {}
+    for row in rows:
+        _, layer, _ = row
+        own = type(layer)
+        if not is_mixing(layer) or (own.forward in STOCK and not _changes_convolving(own)):
+            continue
+        if own not in smallest or layer.weight.numel() < smallest[own][1].weight.numel():
+            smallest[own] = row
+    classes = {own for own, row in smallest.items() if not _is_plain(row)}
+    return [row for row in rows if type(row[1]) in classes]
+
+
+def _changes_convolving(own: type[nn.Module]) -> bool:
+    return getattr(own, '_conv_forward', None) not in (None, nn.Conv2d._conv_forward)
+
+
+@torch.no_grad()
+def _is_plain(row: Row) -> bool:
+    name, layer, sides = row
+    if any(True for _ in layer.children()):  # deformable: its offsets' layer has sides of its own
+        return True
+    units = {s.unit: max(1, s.channels // 2) for s in (*sides.inputs, *sides.outputs) if s.unit}
+    mask = mask_of(sides.inputs, units).to(layer.weight.device)
+    size = [max(8, n) for n in layer.weight.shape[2:]]
+    x = torch.rand(2, *size, len(mask), device=mask.device, dtype=layer.weight.dtype)
+    x = (x * mask).movedim(-1, 1)
+    cut = cut_of(layer, sides, units)
+    with evaluating(layer):
+        try:
+            whole = layer(x)
+        except TypeError:  # it is given more than its input: offsets
+            return True
+        with swapped([row], {name: cut}):
+            alone = layer(take(x, {1: kept(sides.inputs, units)}))
+    whole = take(whole, {1: kept(sides.outputs, units)})
+    return bool((whole - alone).abs().max() <= 1e-3 * alone.abs().max())
+
+
+def by_subnet(
+    row: Row,
+    cuts: Sequence[Mapping[str, LayerCut]],
+    widths: Sequence[Mapping[str, int]],
+    forward: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    *args,
+) -> list[Tensor]:
+    """Run a layer with what each subnet keeps of it.
+
+    Args:
+        row: Name, layer and sides.
+        cuts: What each subnet keeps of every layer.
+        widths: Unit -> channels, of each subnet.
+        forward: The layer's own forward.
+        inputs: Full-width inputs of each subnet.
+        *args: The layer's other arguments.
+
+    Returns:
+        Full-width outputs of each subnet, zero in the channels that it lacks.
+    """
+    name, layer, sides = row
+    outputs = []
+    for cut, own, x in zip(cuts, widths, inputs, strict=True):
+        with swapped([row], {name: cut[name]}):
+            y = forward(take(x, {channel_dim(x, layer): kept(sides.inputs, own)}), *args)
+        dim = channel_dim(y, layer)
+        keep = kept(sides.outputs, own)
+        keep = torch.arange(keep) if isinstance(keep, int) else keep
+        shape = list(y.shape)
+        shape[dim] = sum(s.positions for s in sides.outputs)
+        outputs.append(y.new_zeros(shape).index_copy(dim, keep.to(y.device), y))
+    return outputs

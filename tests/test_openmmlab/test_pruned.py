@@ -1,0 +1,135 @@
+"""Whole models of OpenMMLab: watched through their heads, and built as their subnets."""
+
+import copy
+import multiprocessing
+
+import pytest
+import torch
+from mmengine.config import Config, ConfigDict
+from torch import nn
+
+from mmpse.openmmlab.outputs import image_channels, parts_of, raw_outputs
+from mmpse.openmmlab.pruned import LookError, Pruned, look
+from mmpse.registry import MODELS
+from mmpse.space import SubnetError
+
+CLASSIFIER = ConfigDict(
+    type='mmpretrain.ImageClassifier',
+    data_preprocessor=dict(mean=[0.0] * 3, std=[1.0] * 3),
+    backbone=dict(
+        type='mmpretrain.ResNet',
+        depth=18,
+        base_channels=8,
+        stem_channels=8,
+        norm_cfg=dict(type='BN'),
+    ),
+    neck=dict(type='mmpretrain.GlobalAveragePooling'),
+    head=dict(
+        type='mmpretrain.LinearClsHead',
+        num_classes=3,
+        in_channels=64,
+        loss=dict(type='mmpretrain.CrossEntropyLoss'),
+        topk=(1,),
+    ),
+)
+
+
+@pytest.fixture(scope='module')
+def full():
+    return MODELS.build(copy.deepcopy(CLASSIFIER)).eval()
+
+
+@pytest.fixture(scope='module')
+def subnet(full):
+    return look(full)[0].space(model='ImageClassifier').uniform(0.5)
+
+
+def pruned(subnet, **changes):
+    rest = Config(dict(model=copy.deepcopy(CLASSIFIER)))
+    rest.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
+    architecture = rest.model.pop('type')
+    return Pruned(architecture, subnet, **rest.model).eval()
+
+
+def test_units_of_all_parts_are_found(full):
+    layout, images = look(full)
+    assert images.shape == (1, 3, 64, 64)
+    assert parts_of(full) == ['backbone', 'head']
+    assert 'backbone.layer4.1.conv1' in layout.units
+    assert layout.fixed == {'head.fc': 'it is an output of the model'}
+
+
+def test_a_file_is_enough_to_build_a_subnet(full, subnet, tmp_path):
+    path = subnet.save(tmp_path / 'subnet.json')
+    static = pruned(str(path))
+    assert type(static) is type(full)
+    assert static.backbone.layer4[1].conv1.out_channels == 32
+    assert static.head.fc.in_features == 32
+
+
+def test_full_and_own_weights_load(full, subnet):
+    static = pruned(subnet)
+    static.load_state_dict(full.state_dict())
+    cut, whole = (m.backbone.layer4[1].conv2.weight for m in (static, full))
+    assert torch.equal(cut, whole[:32, :32])
+    again = pruned(subnet)
+    again.load_state_dict(static.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(raw_outputs(again, x), raw_outputs(static, x))
+
+
+def test_registry_builds_it(subnet):
+    rest = copy.deepcopy(CLASSIFIER)
+    architecture = rest.pop('type')
+    built = MODELS.build(
+        dict(type='mmpse.Pruned', architecture=architecture, subnet=subnet, **rest)
+    )
+    assert built.backbone.layer4[1].conv1.out_channels == 32
+
+
+def test_a_subnet_of_another_model_is_refused(subnet):
+    with pytest.raises(SubnetError, match='does not fit the subnet'):
+        pruned(
+            subnet, **{'backbone.depth': 34, 'backbone.base_channels': 16, 'head.in_channels': 128}
+        )
+
+
+def test_a_forward_that_fails_is_one_line():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x):
+            raise KeyError('tokens')
+
+    with pytest.raises(LookError, match=r"Odd fails on an image of .* \(KeyError: 'tokens'\)"):
+        look(Odd())
+
+
+def test_images_of_other_channels(full):
+    model = copy.deepcopy(full)
+    model.data_preprocessor = nn.Identity()
+    model.backbone.conv1 = nn.Conv2d(5, 8, 7, 2, 3)
+    assert image_channels(model)[0] == 5
+    assert look(model)[1].shape[1] == 5
+
+
+def _forward_sum(model, queue):
+    with torch.no_grad():
+        queue.put(float(model(torch.ones(1, 3, 64, 64)).sum()))
+
+
+@pytest.mark.slow
+def test_a_subnet_goes_to_a_spawned_process(full, subnet):
+    static = pruned(subnet)
+    static.load_state_dict(full.state_dict())
+    context = multiprocessing.get_context('spawn')
+    queue = context.Queue()
+    process = context.Process(target=_forward_sum, args=(static, queue))
+    process.start()
+    found = queue.get(timeout=120)
+    process.join()
+    with torch.no_grad():
+        assert found == pytest.approx(float(static(torch.ones(1, 3, 64, 64)).sum()), rel=1e-5)

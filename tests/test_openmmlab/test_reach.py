@@ -1,0 +1,41 @@
+"""What is reachable, and what holds it up."""
+
+import pytest
+import torch
+from tiny_tasks import write_task
+
+import mmpse
+from mmpse.openmmlab.reach import reachable
+from mmpse.openmmlab.subject import examine
+
+
+@pytest.fixture(scope='module')
+def subject(digits, tmp_path_factory):
+    config, checkpoint = write_task('detection', digits, tmp_path_factory.mktemp('task'))
+    return examine(config, checkpoint, grids={'neck.*': dict(ratios=[1.0])})
+
+
+def test_rows_are_what_the_cut_models_cost(subject):
+    reach = reachable(subject, dict(flops='60%', params='40%'))
+    subnets = dict(lowest=subject.space.tinynet, uniform=reach.uniform, full=subject.space.fullnet)
+    for name, widths in subnets.items():
+        model = mmpse.cut(subject.model.cpu(), subject.layout, widths)
+        assert mmpse.cost(model, torch.zeros(1, *subject.input_shape)) == reach.rows[name]
+    assert reach.rows['uniform']['flops'] <= 0.6 * reach.rows['full']['flops']
+    assert reach.rows['uniform']['params'] <= 0.4 * reach.rows['full']['params']
+
+
+def test_shares_of_what_keeps_its_width(subject):
+    groups = {group.layers: group for group in reachable(subject).fixed}
+    outputs = groups['bbox_head.retina_cls', 'bbox_head.retina_reg']
+    assert outputs.why == 'it is an output of the model'
+    head = subject.model.bbox_head
+    cells = 16 * 16 + 8 * 8 + 4 * 4  # of three levels
+    costs = mmpse.cost(subject.model, torch.zeros(1, *subject.input_shape))
+    weights = head.retina_cls.weight.numel() + head.retina_reg.weight.numel()
+    biases = head.retina_cls.bias.numel() + head.retina_reg.bias.numel()
+    assert outputs.full['flops'] == pytest.approx(weights * cells / costs['flops'])
+    assert outputs.full['params'] == pytest.approx((weights + biases) / costs['params'])
+    kept = next(group for layers, group in groups.items() if layers[0].startswith('neck.'))
+    assert kept.why == 'narrower ones are not in its grid' and len(kept.layers) == 6
+    assert kept.lowest['flops'] > kept.full['flops'] > 0

@@ -1,0 +1,203 @@
+"""Whole models as supernets, through SupernetHook."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from tiny_tasks import write_task
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmpse.openmmlab import compat
+from mmpse.openmmlab.configs import build_model
+from mmpse.openmmlab.distillation import build_teacher
+from mmpse.openmmlab.head_distance import head_distance
+from mmpse.slim import cut_
+
+HOOK = dict(type='mmpse.SupernetHook', n=2, execution='sliced', divisor=4)
+
+
+class Stop(Exception):
+    pass
+
+
+class Watch(Hook):
+    """Keeps what an iteration started from: its weights, and its images as the model sees them."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, hook, iteration=0, stop=False):
+        self.hook, self.iteration, self.stop = hook, iteration, stop
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter != self.iteration:
+            return
+        if self.stop:
+            raise Stop
+        self.state = copy.deepcopy(runner.model.state_dict())
+        self.subnets = self.hook.supernet.active_subnets
+        self.data = runner.model.data_preprocessor(copy.deepcopy(data_batch), True)
+
+
+@pytest.fixture
+def task(digits, tmp_path):
+    """The config of a supernet of a small model, and the files of that model."""
+
+    def make(name, epochs=1, images=16, **hook):
+        config, checkpoint = write_task(name, digits, tmp_path / name)
+        cfg = Config.fromfile(config)
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        cfg.load_from, cfg.work_dir = str(checkpoint), str(tmp_path / 'work')
+        cfg.train_dataloader.dataset.indices = images
+        if name == 'segmentation':
+            cfg.model.decode_head.dropout_ratio = 0  # random numbers of the batch, not of groups
+        cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs)
+        cfg.optim_wrapper.optimizer = dict(type='SGD', lr=1e-4)
+        cfg.randomness = dict(seed=0)
+        cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=2))
+        teacher = hook.pop('teacher', None)
+        if teacher is not None:
+            hook['teacher'] = dict(teacher, teacher=str(config), checkpoint=str(checkpoint))
+        cfg.custom_hooks = [dict(HOOK, **hook)]
+        return cfg
+
+    return make
+
+
+def runner_of(cfg):
+    cfg = copy.deepcopy(cfg)
+    cfg.experiment_name = f'{id(cfg)}'
+    runner = Runner.from_cfg(cfg)
+    return runner, next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
+
+
+def cut_models(cfg, watch, layout):
+    """Each subnet of a watched iteration as a plain model, and its images."""
+    for g, subnet in enumerate(watch.subnets):
+        model = build_model(cfg)
+        model.load_state_dict(watch.state)
+        inputs, samples = watch.data['inputs'][g::2], watch.data['data_samples'][g::2]
+        cut_(model, layout, subnet).train()
+        for norm in (m for m in model.modules() if isinstance(m, _BatchNorm)):
+            norm.train()  # with norm_eval too
+        yield model, dict(inputs=inputs, data_samples=samples)
+
+
+@pytest.mark.parametrize('name', ['classification', 'segmentation'])
+def test_a_step_adds_up_those_of_the_cut_subnets(task, name):
+    cfg = task(name, images=8)
+    cfg.optim_wrapper.optimizer.lr = 1.0  # so that weights lose no digits of the gradient
+    runner, hook = runner_of(cfg)
+    watch = Watch(hook)
+    runner.register_hook(watch)
+    runner.train()
+    layout = hook.supernet.layout
+    expected = {key: torch.zeros_like(p) for key, p in runner.model.named_parameters()}
+    for model, data in cut_models(cfg, watch, layout):
+        model.parse_losses(compat.forward_by_mode(model, data, 'loss'))[0].backward()
+        grads = {key: p.grad for key, p in model.named_parameters()}
+        for key, total in expected.items():
+            grad, region = grads[key], tuple(slice(0, n) for n in grads[key].shape)
+            total[region] += grad / 2  # the loss of the batch is the mean of the groups'
+    for key, p in runner.model.named_parameters():
+        step = watch.state[key] - p.detach()
+        assert (step - expected[key]).norm() <= 1e-2 * expected[key].norm(), key
+    assert {s.name for s in layout.units.values()} == set(hook.supernet.search_space.names)
+
+
+@pytest.mark.parametrize('name', ['classification', 'detection'])
+def test_distances_from_the_teacher_are_recorded(task, name):
+    """Every second iteration, each group's as of its subnet alone."""
+    cfg = task(name, epochs=2, fullnet=False, teacher=dict(weight=1e-3), tinynet=False)
+    runner, hook = runner_of(cfg)
+    watch = Watch(hook, iteration=2)
+    runner.register_hook(watch)
+    runner.train()
+    checkpoint = torch.load(f'{cfg.work_dir}/epoch_2.pth', weights_only=False)
+    record = checkpoint['meta']['mmpse_supernet']['record']
+    assert record['iteration'].tolist() == [0, 0, 2, 2]
+    space = hook.supernet.search_space
+    assert record['widths'][2:].tolist() == space.array(watch.subnets).tolist()
+
+    config = hook.teacher_cfg
+    teacher = build_teacher(config['teacher'], config['checkpoint'])
+    head = 'head' if name == 'classification' else 'bbox_head'
+    expected = []
+    for model, data in cut_models(cfg, watch, hook.supernet.layout):
+        with torch.no_grad():
+            of_model, of_teacher = (
+                getattr(m, head).forward(m.extract_feat(data['inputs'])) for m in (model, teacher)
+            )
+            expected.append(head_distance(getattr(model, head), of_model, of_teacher)[0])
+    torch.testing.assert_close(
+        record['loss'][2:], torch.stack(expected).double(), rtol=1e-3, atol=1e-7
+    )
+
+
+def test_label_losses_of_a_classifier_are_recorded_without_a_teacher(task):
+    cfg = task('classification')
+    runner, hook = runner_of(cfg)
+    watch = Watch(hook)
+    runner.register_hook(watch)
+    runner.train()
+    expected = [
+        float(model.parse_losses(compat.forward_by_mode(model, data, 'loss'))[0])
+        for model, data in cut_models(cfg, watch, hook.supernet.layout)
+    ]
+    scalars = runner.message_hub.log_scalars
+    for name, loss in zip(('fullnet', 'tinynet'), expected):
+        assert scalars[f'train/loss_{name}'].data[0][0] == pytest.approx(loss, rel=1e-4)
+
+
+def test_killed_and_resumed_around_a_budget(task, tmp_path):
+    sampler = dict(type='mmpse.BudgetSampler', budget=dict(flops='60%'))
+    options = dict(fullnet=False, tinynet=False, sampler=sampler, teacher=dict(every=1))
+    cfg = task('classification', epochs=4, **options)
+    results = []
+    for name, kill_at in (('whole', None), ('killed', 5)):
+        cfg.work_dir = str(tmp_path / name)
+        runner, hook = runner_of(cfg)
+        if kill_at is not None:
+            runner.register_hook(Watch(hook, kill_at, stop=True))
+            with pytest.raises(Stop):
+                runner.train()
+            torch.manual_seed(999)
+            cfg.resume, cfg.load_from = True, None
+            runner, hook = runner_of(cfg)
+        runner.train()
+        results.append((runner.model.state_dict(), hook.record.state_dict()))
+    for first, second in zip(*results):
+        assert all(torch.equal(first[key], second[key]) for key in first)
+    assert len(results[0][1]['loss']) == 4 * 2 * 2
+
+
+def test_frozen_norms_normalise_by_group_and_track_nothing(task):
+    cfg = task('detection', images=8)
+    cfg.model.backbone.update(norm_eval=True, frozen_stages=1)
+    runner, hook = runner_of(cfg)
+    watch = Watch(hook)
+    runner.register_hook(watch)
+    modes = []
+    watch.after_train_iter = lambda *args, **kwargs: modes.extend(
+        norm.training for norm in hook.supernet.norms
+    )
+    runner.train()
+    assert modes and all(modes)
+    for key, value in runner.model.state_dict().items():
+        if 'running' in key:
+            assert torch.equal(value, watch.state[key]), key
+
+
+def test_distillation_needs_a_slimmable_backbone(task):
+    cfg = task('classification', serial=True, distillation=dict())
+    cfg.optim_wrapper.accumulative_counts = 2
+    with pytest.raises(ValueError, match='give the teacher of a whole model as teacher='):
+        runner_of(cfg)[0].train()
+
+
+def test_a_grid_beside_that_of_a_backbone(supernet_cfg):
+    supernet_cfg.custom_hooks[-1].divisor = 4
+    with pytest.raises(ValueError, match='divisor of this supernet .* give them to the backbone'):
+        Runner.from_cfg(supernet_cfg).train()

@@ -1,0 +1,125 @@
+"""From a trained model to half of it, by one command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_tasks import write_task
+
+import mmpse
+from mmpse import cli
+from mmpse.api import PruneError
+from mmpse.openmmlab import measure
+from mmpse.openmmlab.outputs import raw_outputs
+from mmpse.slim.watch import tensors_in
+from mmpse.space import Subnet
+
+METRICS = dict(classification='accuracy/top1', detection='coco/bbox_mAP', segmentation='mIoU')
+SHAPES = dict(classification=(3, 32, 32), detection=(3, 128, 128), segmentation=(3, 128, 128))
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch):
+    monkeypatch.setattr(measure, 'SECONDS', 0.2)
+
+
+def without_onnx(monkeypatch):
+    """Its export takes longer than all the rest."""
+
+    def refuse(*_):
+        raise ImportError('no onnxruntime here')
+
+    monkeypatch.setattr(measure, '_onnxruntime', refuse)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', METRICS)
+def test_one_command(task, digits, tmp_path, monkeypatch, capsys):
+    if task != 'classification':
+        without_onnx(monkeypatch)
+    config, checkpoint = write_task(task, digits, tmp_path)
+    out, shape = tmp_path / 'pruned', SHAPES[task]
+    options = ['--how', 'uniform'] if task == 'segmentation' else []
+    cli.main(f'prune {config} {checkpoint} --flops 50% --epochs 1 -o {out}'.split() + options)
+    assert METRICS[task] in capsys.readouterr().out
+
+    report = json.loads((out / 'report.json').read_text())
+    full, cut = mmpse.build(config), mmpse.build(out / 'pruned.py', out / 'pruned.pth')
+    costs = [mmpse.cost(model, torch.zeros(1, *shape)) for model in (full, cut)]
+    for name, expected in (('before', costs[0]), ('cut', costs[1]), ('after', costs[1])):
+        stage = report[name]
+        assert {key: stage[key] for key in expected} == expected
+        assert stage['latency_ms'] > 0 and METRICS[task] in stage
+        assert ('onnxruntime_ms' in stage) == (task == 'classification')
+    assert 0.45 < costs[1]['flops'] / costs[0]['flops'] <= 0.5
+    assert report['after']['bytes'] == pytest.approx((out / 'pruned.pth').stat().st_size, abs=2000)
+    assert report['widths'] == dict(Subnet.load(out / 'subnet.json'))
+
+    page = (out / 'report.html').read_text()
+    assert all(unit in page for unit in report['widths'])
+    assert page.count('<img') >= (4 if task == 'classification' else 12)
+    assert 'Cannot be shown' not in page
+
+
+@pytest.mark.slow
+def test_a_fine_tuning_that_diverges(digits, tmp_path):
+    config, checkpoint = write_task('segmentation', digits, tmp_path)
+    config.write_text(config.read_text().replace('lr=0.01', 'lr=1e30').replace('=1.0', '=1e30'))
+    with pytest.raises(PruneError, match=r'the fine-tuning diverged.*cut\.pth'):
+        mmpse.prune(config, checkpoint, flops='50%', how='uniform', out=tmp_path / 'out')
+    assert not (tmp_path / 'out/pruned.pth').exists()
+
+
+def test_the_config_that_it_writes_needs_no_import():
+    """What is pruned is a registered model wherever mmpse is."""
+    code = (
+        'import mmpse; from mmpse.registry import MODELS; '
+        " print(MODELS.get('mmpse.Pruned').__name__)"
+    )
+    ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert ended.stdout.strip().endswith('Pruned'), ended.stderr
+
+
+@pytest.mark.slow
+def test_what_it_writes_is_what_it_returns(digits, tmp_path, monkeypatch):
+    without_onnx(monkeypatch)
+    config, checkpoint = write_task('classification', digits, tmp_path)
+    text = config.read_text()
+    begin, end = text.index('val_dataloader ='), text.index('train_cfg =')
+    config.write_text((text[:begin] + text[end:]).replace('val_cfg = dict()\n', ''))
+    result = mmpse.prune(
+        config, checkpoint, params='40%', how='uniform', tune=False, out=tmp_path / 'out'
+    )
+
+    # the config has no validation data: there is no metric, and the page says so
+    assert set(result.table['after']) == {'flops', 'params', 'bytes', 'latency_ms'}
+    assert 'no metric can be shown' in (tmp_path / 'out/report.html').read_text()
+    assert 'no metric can be shown' in (tmp_path / 'out/prune.log').read_text()
+
+    model = mmpse.build(tmp_path / 'out/pruned.py', tmp_path / 'out/pruned.pth')
+    images = torch.randn(2, *SHAPES['classification'])
+    with torch.no_grad():
+        for one, other in zip(
+            tensors_in(raw_outputs(model, images)),
+            tensors_in(raw_outputs(result.model, images)),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, other)
+    assert sum(p.numel() for p in model.parameters()) == result.table['after']['params']
+
+    # once more with --resume: nothing is done again, and the result is the same
+    files = {path: path.stat().st_mtime_ns for path in Path(tmp_path, 'out/steps').rglob('*.*')}
+    again = mmpse.prune(
+        config,
+        checkpoint,
+        params='40%',
+        how='uniform',
+        tune=False,
+        out=tmp_path / 'out',
+        resume=True,
+    )
+    assert again.table == result.table and again.subnet == result.subnet
+    assert files == {path: path.stat().st_mtime_ns for path in files}
