@@ -38,6 +38,14 @@ class LayerCut(NamedTuple):
     tensors: dict[str, dict[int, Keep]]
     numbers: dict[str, int]
 
+    def to(self, device: torch.device) -> LayerCut:
+        """The same with its numbers on a device, so that no pass has to copy them there."""
+        tensors = {
+            name: {d: k if isinstance(k, int) else k.to(device) for d, k in dims.items()}
+            for name, dims in self.tensors.items()
+        }
+        return self._replace(tensors=tensors)
+
 
 def kept(side: Side, widths: Mapping[str, int]) -> Keep:
     """Positions of a side that a subnet keeps: of every unit its first channels."""
@@ -47,7 +55,7 @@ def kept(side: Side, widths: Mapping[str, int]) -> Keep:
     runs, at = [], 0
     for segment in side:
         width = widths.get(segment.unit, segment.channels)
-        runs.append(torch.arange(at, at + width * segment.repeat))
+        runs.append(torch.arange(at, at + width * segment.repeat, device='cpu'))
         at += segment.positions
     positions = torch.cat(runs)
     return at if len(positions) == at else positions
@@ -148,7 +156,7 @@ def cut_(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> nn.Modu
         parent = model.get_submodule(name.rpartition('.')[0])
         if getattr(parent, 'conv', None) is layer:  # mmcv's ConvModule repeats the numbers
             for key, value in cut.numbers.items():
-                if getattr(parent, key, None) == before[key]:
+                if vars(parent).get(key) == before[key]:
                     setattr(parent, key, value)
     return model
 
@@ -166,7 +174,8 @@ def as_subnet(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> It
     """
     check_widths(layout, widths)
     layers = list(layers_in(model, layout))
-    cuts = {name: cut_of(layer, sides, widths) for name, layer, sides in layers}
+    device = next(model.parameters()).device
+    cuts = {name: cut_of(layer, sides, widths).to(device) for name, layer, sides in layers}
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     before = [dict(norm._buffers) for norm in norms]
     try:

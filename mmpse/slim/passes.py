@@ -193,8 +193,9 @@ class Supernet:
         if subnet not in self._cuts:
             if len(self._cuts) >= CACHED:
                 self._cuts.pop(next(iter(self._cuts)))
+            device = next(self.model.parameters()).device
             self._cuts[subnet] = {
-                name: cut_of(layer, sides, subnet)
+                name: cut_of(layer, sides, subnet).to(device)
                 for part in self.parts.values()
                 for name, layer, sides in part.layers
             }
@@ -274,8 +275,12 @@ class _Part:
             def of_group(k: int, x: Tensor, g: int = g, subnet: Subnet = subnet) -> Tensor:
                 if not x.dim() or len(x) != batch:
                     return x
-                side = self.inputs.get(k)
-                return take_side(x[g :: len(subnets)], side, subnet)
+                own = take_side(x[g :: len(subnets)], self.inputs.get(k), subnet)
+                if len(subnets) == 1:
+                    return own
+                last = x.dim() == 4 and is_channels_last(x)
+                layout = torch.channels_last if last else torch.contiguous_format
+                return own.clone(memory_format=layout)  # some layers write into their inputs
 
             own_args, own_kwargs = map_tensors(of_group, (args, kwargs))
             own = {name: w[g] for name, w in weights.items()}
@@ -355,11 +360,16 @@ class _Part:
 
     def _by_subnet(self, row: Row, forward: Callable[..., Tensor], x: Tensor, *args) -> Tensor:
         subnets = self.supernet.active_subnets
-        n = len(subnets)
-        inputs = x.chunk(n) if self.chunked else [x[g::n] for g in range(n)]
         cuts = [self.supernet.cuts(subnet) for subnet in subnets]
-        outputs = by_subnet(row, cuts, subnets, forward, inputs, *args)
-        return torch.cat(outputs) if self.chunked else interleave(outputs)
+        return self._joined(by_subnet(row, cuts, subnets, forward, self._groups(x), *args))
+
+    def _groups(self, x: Tensor) -> Sequence[Tensor]:
+        """The groups' shares of a tensor inside of a masked pass."""
+        groups = len(self.supernet.active_subnets)
+        return x.chunk(groups) if self.chunked else [x[g::groups] for g in range(groups)]
+
+    def _joined(self, parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat(parts) if self.chunked else interleave(parts)
 
     def _normalise(
         self, norm: _BatchNorm, forward: Callable, mask: Tensor | None, x: Tensor
@@ -368,6 +378,10 @@ class _Part:
         groups, channels = len(self.supernet.active_subnets), x.shape[1]
         if not norm.training or x.dim() < 2:
             y = forward(x)
+            return y if mask is None else self._masked_channels(y, mask)
+        if type(norm).forward is not _BatchNorm.forward:  # it does more: an activation of its own
+            with untracked([norm]):
+                y = self._joined([forward(part) for part in self._groups(x)])
             return y if mask is None else self._masked_channels(y, mask)
         # The affine parameters carry the mask, so that dropped channels come out as exact zeros
         # and get no gradient, without another pass over the activation.

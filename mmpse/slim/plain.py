@@ -93,7 +93,7 @@ def by_subnet(
             y = forward(take(x, {channel_dim(x, layer): kept(sides.inputs, own)}), *args)
         dim = channel_dim(y, layer)
         keep = kept(sides.outputs, own)
-        keep = torch.arange(keep) if isinstance(keep, int) else keep
+        keep = torch.arange(keep, device='cpu') if isinstance(keep, int) else keep
         shape = list(y.shape)
         shape[dim] = sum(s.positions for s in sides.outputs)
         outputs.append(y.new_zeros(shape).index_copy(dim, keep.to(y.device), y))

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from .cutting import dims_of, layers_in
 from .layout import Layout, Side
-from .watch import is_channelwise
 
 IMPORTANCES = ('l1', 'l2', 'bn', 'taylor')
 
@@ -35,12 +35,13 @@ def importances(model: nn.Module, layout: Layout, by: str = 'l1') -> dict[str, T
     """
     if by not in IMPORTANCES:
         raise ValueError(f'channels are sorted by one of {IMPORTANCES}, got {by!r}')
-    total = {name: torch.zeros(unit.width) for name, unit in layout.units.items()}
+    total = {name: torch.zeros(unit.width, device='cpu') for name, unit in layout.units.items()}
     scaled: set[str] = set()
     if by == 'bn':
         for _, layer, sides in layers_in(model, layout):
-            if is_channelwise(layer) and layer.weight is not None:
-                scaled |= _add(total, sides.outputs, layer.weight.abs())
+            if isinstance(layer, (_NormBase, nn.GroupNorm)) and layer.weight is not None:
+                scale = layer.weight.abs()
+                scaled |= _add(total, sides.outputs, scale / scale.mean().clamp(min=1e-12))
     for name, layer, sides in layers_in(model, layout):
         if sides.inputs is None or not sides.outputs:
             continue
@@ -77,7 +78,7 @@ def orders(layout: Layout, importance: Mapping[str, Tensor]) -> dict[str, Tensor
     for name, unit in layout.units.items():
         blocks = importance[name].view(-1, unit.step).sum(1)
         blocks = blocks.argsort(descending=True, stable=True)
-        channels = blocks[:, None] * unit.step + torch.arange(unit.step)
+        channels = blocks[:, None] * unit.step + torch.arange(unit.step, device='cpu')
         result[name] = channels.flatten()
     return result
 
@@ -126,7 +127,7 @@ def _positions(side: Side, order: Mapping[str, Tensor]) -> Tensor:
     """Old position of every new one."""
     runs, at = [], 0
     for unit, channels, repeat in side:
-        channel = torch.arange(channels) if unit is None else order[unit]
-        runs.append(at + (channel[:, None] * repeat + torch.arange(repeat)).flatten())
+        channel = torch.arange(channels, device='cpu') if unit is None else order[unit]
+        runs.append(at + (channel[:, None] * repeat + torch.arange(repeat, device='cpu')).flatten())
         at += channels * repeat
     return torch.cat(runs)

@@ -88,10 +88,13 @@ class _Finder:
                 self._pass(None)
                 for name in track([n for n in self.order if is_mixing(self.layers[n])]):
                     self._pass(name)
-                self._unite()
+                with torch.device('cpu'):  # whatever the default is
+                    self._unite()
                 for tensor in loose_tensors(self.model):
                     self._check_loose(*tensor)
-                return self._with_leaks(self._layout())
+                with torch.device('cpu'):
+                    layout = self._layout()
+                return self._with_leaks(layout)
         finally:
             torch.set_num_threads(threads)
 
@@ -145,7 +148,7 @@ class _Finder:
             stack.enter_context(stubbed(self.model, see, self.layers))
             for name in {*self.parts, *self.carriers}:
                 stack.enter_context(self._boundaries(name, note))
-            outputs = self.run(self.images.expand(2 * bits, -1, -1, -1))
+            outputs = self.run(self.images.repeat(2 * bits, 1, 1, 1))  # some write into them
         if writer is None:
             return
         if has_nan(outputs):
@@ -394,7 +397,9 @@ class _Finder:
 def mask_of(side: Side, widths: Mapping[str, int]) -> Tensor:
     """Which positions of a side subnets of these widths use, bool ``(positions,)``."""
     runs = [
-        (torch.arange(s.channels) < widths.get(s.unit, s.channels)).repeat_interleave(s.repeat)
+        (torch.arange(s.channels, device='cpu') < widths.get(s.unit, s.channels)).repeat_interleave(
+            s.repeat
+        )
         for s in side
     ]
     return torch.cat(runs)
@@ -487,8 +492,12 @@ def outputs_of(layer: nn.Module) -> range:
 
 
 def channel_dim(x: Tensor, layer: nn.Module | None = None) -> int:
-    """Which dimension of a tensor holds channels: 1 of images and vectors, the last of tokens."""
-    return x.dim() - 1 if isinstance(layer, nn.Linear) or x.dim() == 3 else 1
+    """Which dimension of a tensor holds channels: 1 of images and vectors, the last of tokens.
+
+    A layer that reads the tensor knows better: 1, the last for a linear one.
+    """
+    tokens = x.dim() == 3 if layer is None else isinstance(layer, nn.Linear)
+    return x.dim() - 1 if tokens else 1
 
 
 def spread(marks: Tensor, y: Tensor, dim: int) -> Tensor:

@@ -414,3 +414,59 @@ class TestLayersThatNormaliseWeights(ToyTester):
 class TestLayersThatNormaliseWeightsInChannelsLast(TestLayersThatNormaliseWeights):
     def build(self):
         return super().build().to(memory_format=torch.channels_last)
+
+
+class NormAndActivation(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x).sigmoid()
+
+
+class TestNormThatDoesMore(ToyTester):
+    units = {'0': 12, '2': 10}
+
+    def build(self):
+        return nn.Sequential(
+            nn.Conv2d(3, 12, 3),
+            NormAndActivation(12),
+            nn.Conv2d(12, 10, 3),
+            NormAndActivation(10),
+            nn.Conv2d(10, 4, 1),
+        )
+
+
+def sequence(m, x):
+    x = m.norm(m.stem(x).flatten(2)).relu()  # (images, channels, pixels)
+    return m.head(x.mean(2))
+
+
+class TestNormOfSequences(ToyTester):
+    units = {'stem': 16}
+
+    def build(self):
+        return Toy(
+            sequence, stem=nn.Conv2d(3, 16, 3), norm=nn.BatchNorm1d(16), head=nn.Linear(16, 4)
+        )
+
+
+class Recurrent(nn.Module):
+    """A layer that reads what it wrote."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.step, self.head = conv(3, 12), conv(12, 12), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x.sub_(0.1))  # in place, as some preprocessing does
+        for _ in range(3):
+            x = self.step(x)
+        return self.head(x)
+
+
+class TestRecurrence(ToyTester):
+    units = {'stem.0': 12}
+
+    def build(self):
+        return Recurrent()
+
+    def run(self, model, images):
+        return model(images.clone())
