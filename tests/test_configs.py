@@ -90,7 +90,16 @@ def test_config_builds(path):
 def test_there_are_configs_of_every_kind():
     kinds = {path.parent.name for path in CONFIGS}
     assert kinds == {
-        *('quickstart', 'supernet', 'search', 'retrain', 'detection', 'segmentation', 'cifar10')
+        *(
+            'quickstart',
+            'supernet',
+            'search',
+            'retrain',
+            'detection',
+            'segmentation',
+            'cifar10',
+            'bccd',
+        )
     }
 
 

@@ -1,4 +1,4 @@
-# The detector that docs/results.md prunes as a whole: 957 M FLOPs, trained from scratch for 16 epochs.
+# The detector that docs/results.md prunes as a whole: 957 M FLOPs, trained from scratch, 16 epochs.
 _base_ = '../_base_/detectors/retinanet_resnet18-w0p5_fpn_bccd.py'
 model = dict(
     neck=dict(out_channels=96),
