@@ -160,7 +160,7 @@ def prune(args: argparse.Namespace) -> None:
     )
     options = {name: getattr(args, name) for name in names.split()}
     result = api.prune(args.config, args.checkpoint, grids=_grids(args), **options)
-    if not args.dry_run:
+    if not args.dry_run and result is not None:  # the first of several processes says it
         print(f'{result.out}: pruned.py, pruned.pth, subnet.json, report.html, report.json')
 
 

@@ -1,12 +1,14 @@
 """From a trained model to half of it, by one command."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from tiny_tasks import write_task
 
 import mmpse
@@ -123,3 +125,17 @@ def test_what_it_writes_is_what_it_returns(digits, tmp_path, monkeypatch):
     )
     assert again.table == result.table and again.subnet == result.subnet
     assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.slow
+def test_the_first_of_two_processes_decides_and_both_train(digits, tmp_path):
+    config, checkpoint = write_task('classification', digits, tmp_path)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2']
+    command += ['--master-port', '29553', '-m', 'mmpse', 'prune', str(config), str(checkpoint)]
+    command += ['--flops', '50%', '--epochs', '1', '--launcher', 'pytorch', '-o', 'two']
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    report = json.loads((tmp_path / 'two/report.json').read_text())
+    assert report['after']['flops'] < 0.55 * report['before']['flops']
+    log = next((tmp_path / 'two/steps/finetune').glob('*/*.log')).read_text()
+    assert 'Distributed launcher: pytorch' in log and 'GPU number: 2' in log

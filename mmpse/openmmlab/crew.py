@@ -28,7 +28,8 @@ class Crew:
 
     def __init__(self, launcher: str) -> None:
         self.launcher = launcher
-        if launcher != 'none' and not dist.is_distributed():
+        self._started = launcher != 'none' and not dist.is_distributed()
+        if self._started:
             if torch.cuda.is_available():
                 dist.init_dist(launcher, timeout=PATIENCE)
             else:  # MMEngine's launcher takes a GPU for granted
@@ -47,11 +48,18 @@ class Crew:
     def __exit__(self, *_: Any) -> None:
         self._alone.__exit__(None, None, None)
         self._tell(None)
+        self._end()
 
     def follow(self) -> None:
         """Train whatever the first process trains, until it is done."""
         while (job := self._tell(None)) is not None:
             train(*job, self.launcher)
+        self._end()
+
+    def _end(self) -> None:
+        if self._started:  # a process that ends with gloo's threads running aborts
+            dist.barrier()
+            torch.distributed.destroy_process_group()
 
     def train(self, config: str | os.PathLike, work_dir: str | os.PathLike) -> str:
         """Train by a config in all processes; the last checkpoint."""
