@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmpse.registry import MODELS
+from mmpse.openmmlab.configs import build_model
 
 from .graph import between, line
 from .network import ExportError, kind_of
@@ -46,8 +46,7 @@ def evaluate_onnx(
     source = INPUTS if about['preprocess'] else 'images'
     part = between(onnx.load(path), source, about['raw'])
     network = loaded(part, runtime)
-    with _scope(cfg):
-        model = MODELS.build(ConfigDict(cfg.model)).eval()
+    model = build_model(cfg).eval()
     kind = kind_of(model)
     if kind == 'module' or kind != about['kind']:
         raise ExportError(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmpse.files import written
+from mmpse.files import check_writable, written
 
 from .agreement import Agreement
 from .graph import joined, line, to_onnx, where
@@ -80,10 +80,12 @@ def export_onnx(
 
     Raises:
         ImportError: If a runtime is not installed.
+        OSError: If the file cannot be written.
         ExportError: If the model cannot be exported so; the head or operator that stops it is
             named. Nothing is written then.
     """
     _check(model, input_shape)
+    check_writable(out)
     for runtime in runtimes:
         check_runtime(runtime, FILES)
     network = Network(model, preprocess=preprocess, decode=decode, nms=nms, argmax=argmax)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpse.files import written
+from mmpse.files import check_writable, written
 
 from .graph import line
 from .network import ExportError
@@ -47,6 +47,7 @@ def quantize(
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     about = read_metadata(path)
+    check_writable(out)
     reader = _Reader(images)
     with tempfile.TemporaryDirectory() as folder, written(out) as (temporary,):
         folded = Path(folder, 'folded.onnx')  # normalisations in their convolutions

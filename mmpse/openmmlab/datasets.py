@@ -82,6 +82,17 @@ def replace_leaves(config: Mapping[str, Any], change: Callable[[Mapping], dict])
     return change(config)
 
 
+def unrepeated(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A dataset without what repeats its images."""
+    if is_type(config, ConcatDataset, DATASETS):
+        return dict(config, datasets=[unrepeated(one) for one in config['datasets']])
+    if is_type(config, (RepeatDataset, ClassBalancedDataset), DATASETS):
+        return unrepeated(config['dataset'])
+    if _is_wrapper(config):
+        return dict(config, dataset=unrepeated(config['dataset']))
+    return config
+
+
 def _is_wrapper(config: Mapping[str, Any]) -> bool:
     """Whether a dataset has the images of another one, repeated or mixed."""
     mix = ('mmdet.MultiImageMixDataset', 'mmseg.MultiImageMixDataset')

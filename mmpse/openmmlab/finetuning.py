@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmpse.space import Subnet
 
@@ -76,18 +73,3 @@ def run_changes(
     own = changes.get('custom_hooks', cfg.get('custom_hooks') or [])
     changes['custom_hooks'] = [*own, *hooks]
     return changes
-
-
-def finetune(config: str | os.PathLike, work_dir: str | os.PathLike, launcher: str = 'none') -> str:
-    """Train by a config, or go on with a training that was interrupted.
-
-    Returns:
-        The last checkpoint.
-    """
-    cfg = Config.fromfile(config)
-    cfg.work_dir, cfg.launcher = str(work_dir), launcher
-    latest = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
-    if latest is not None and Path(latest).is_file():
-        cfg.resume, cfg.load_from = True, latest
-    Runner.from_cfg(cfg).train()
-    return find_latest_checkpoint(cfg.work_dir)

@@ -7,12 +7,14 @@ import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from rich.progress import track
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,6 +24,11 @@ from mmpse.slim.cutting import untracked
 from . import compat
 
 Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
+
+
+def progress(description: str) -> Track:
+    """A progress bar with the time that is left."""
+    return partial(track, description=description, transient=True)
 
 
 def training_batches(

@@ -95,7 +95,7 @@ def supernet_changes(
         tinynet=False,
         sampler=dict(type='mmpse.BudgetSampler', budget=_around(subject, budget)),
         execution=_execution(subject),
-        teacher=dict(teacher),
+        teacher=dict(teacher, every=1),  # a short training has few losses to record
         ratios=list(RATIOS),
         divisor=divisor,
         grids=grids and {key: dict(grid) for key, grid in grids.items()},

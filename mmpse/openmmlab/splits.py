@@ -18,7 +18,15 @@ from mmengine.registry import METRICS, TRANSFORMS, DefaultScope
 
 from mmpse.registry import DATASETS
 
-from .datasets import build_leaf, last_phase, leaves_of, pipeline_of, replace_leaves, with_pipeline
+from .datasets import (
+    build_leaf,
+    last_phase,
+    leaves_of,
+    pipeline_of,
+    replace_leaves,
+    unrepeated,
+    with_pipeline,
+)
 from .kinds import default_of, is_kind
 from .losses import batch_size_of
 from .types import find_type, is_type
@@ -35,7 +43,7 @@ class HeldOut(NamedTuple):
     calibration: ConfigDict  # training images in a fixed random order, as training ends with them
     held_out: ConfigDict  # the images held out, as the config validates
     train: ConfigDict  # all other images, as the config trains
-    unseen: ConfigDict  # the images held out, as training ends with them
+    unseen: ConfigDict  # the images held out, shuffled, as training ends with them
     evaluator: Any  # the config's val_evaluator, for the images held out
     images: int  # how many are held out
     total: int  # how many there are, without repetitions
@@ -100,7 +108,7 @@ def held_out(cfg: Config, images: int | None = None, seed: int = 0) -> HeldOut:
         judged = _judged(dataset, parts, pipeline)
         train = _rest(dataset, parts)
         last = last_phase(dataset, content.get('custom_hooks') or [])
-        calibration, unseen = _rest(last, parts), _rest(last, parts, rest=False)
+        calibration, unseen = _rest(last, parts), unrepeated(_rest(last, parts, rest=False))
 
     train, unseen = dict(loader, dataset=train), dict(loader, dataset=unseen)
     calibration = _in_order(loader, calibration, seed)
@@ -110,6 +118,8 @@ def held_out(cfg: Config, images: int | None = None, seed: int = 0) -> HeldOut:
         one['sampler'] = dict(type='DefaultSampler', shuffle=False)
         one.pop('batch_sampler', None)
         one.pop('num_batch_per_epoch', None)
+    # BatchNorms may take the statistics of batches, and data sets are sorted by class
+    unseen['sampler'] = dict(type='DefaultSampler', shuffle=True, seed=seed)
     return HeldOut(
         *map(ConfigDict, copy.deepcopy((calibration, validation, train, unseen))),
         evaluator,

@@ -5,10 +5,12 @@ import small
 import torch
 from mmdet.structures import DetDataSample
 from small import built
+from torch import nn
 
 from mmpse.deploy import ExportError
 from mmpse.deploy.agreement import compare_boxes
-from mmpse.deploy.network import Network
+from mmpse.deploy.network import Network, Preprocess
+from mmpse.registry import MODELS
 
 FAMILIES = [small.retinanet, small.atss, small.fcos, small.rtmdet, small.yolox]
 SIZES = [(128, 160), (160, 96)]
@@ -32,7 +34,7 @@ def decoded(network, images):
 @pytest.mark.parametrize('family', FAMILIES, ids=lambda family: family.__name__)
 def test_boxes_are_mmdets(family, size):
     model = built(family)
-    images = torch.randn(2, 3, *size)
+    images = small.noise(2, *size)
     expected = predictions(model, images)
     found = decoded(Network(model, decode=True, nms=True), images)
     assert sum(map(len, expected)) > 20
@@ -52,7 +54,7 @@ def test_boxes_are_mmdets(family, size):
 def test_candidates_are_mmdets(family):
     """Without suppression: those that mmdet suppresses among."""
     model = built(family)
-    images = torch.randn(2, 3, 128, 160)
+    images = small.noise(2, 128, 160)
     network = Network(model, decode=True)
     found, meta = decoded(network, images), dict(img_shape=(128, 160))
     expected = model.bbox_head.predict_by_feat(
@@ -92,3 +94,24 @@ def test_heads_that_cannot_be_decoded(maker, change, message):
 def test_suppression_without_boxes():
     with pytest.raises(ExportError, match='nms needs decoded boxes'):
         Network(built(small.retinanet), nms=True)
+
+
+@pytest.mark.parametrize(
+    'preprocessor',
+    [
+        dict(type='mmdet.DetDataPreprocessor', pad_size_divisor=32),  # YOLOX: nothing but padding
+        dict(type='mmdet.DetDataPreprocessor', pad_size_divisor=16, pad_value=2, **small.BGR),
+        dict(type='mmdet.DetDataPreprocessor', **small.RGB),
+        dict(type='mmseg.SegDataPreProcessor', size=(64, 64), **small.RGB),  # pads in training
+        dict(type='mmpretrain.ClsDataPreprocessor', mean=[127.0], std=[60.0], to_rgb=True),
+    ],
+)
+def test_preprocessing_is_the_data_preprocessors(preprocessor):
+    model = nn.Module()
+    model.data_preprocessor = MODELS.build(preprocessor)
+    images = torch.randint(0, 256, (2, 3, 50, 77), dtype=torch.uint8)
+    samples = [DetDataSample(metainfo=dict(img_shape=(50, 77))) for _ in images]
+    if 'Cls' in preprocessor['type']:
+        samples = None
+    expected = model.data_preprocessor(dict(inputs=list(images.flip(1)), data_samples=samples))
+    torch.testing.assert_close(Preprocess(model)(images), expected['inputs'])

@@ -152,6 +152,10 @@ def test_every_image_is_trained_on_or_held_out(name):
     assert len(batch['inputs']) == min(cfg.train_dataloader.batch_size, len(paths['train']))
     assert all(labels in sample for sample in samples(batch))
     assert split.train.get('sampler') == cfg.train_dataloader.sampler
+    unseen = build(cfg, split.unseen)
+    assert sorted(names(unseen.dataset)) == sorted(paths['held_out'])
+    assert sum(len(batch['inputs']) for batch in unseen) == 16
+    assert list(unseen.sampler) != sorted(unseen.sampler)  # data sets are sorted by class
     assert next(iter(parts['calibration']))['inputs'][0].shape[0] == 3
 
 

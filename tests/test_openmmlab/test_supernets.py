@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from test_distillation import build, faster_rcnn
 from tiny_tasks import write_task
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -14,6 +15,7 @@ from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs import build_model
 from mmpse.openmmlab.distillation import build_teacher
 from mmpse.openmmlab.head_distance import head_distance
+from mmpse.openmmlab.supernets import find_supernet
 from mmpse.slim import cut_
 
 HOOK = dict(type='mmpse.SupernetHook', n=2, execution='sliced', divisor=4)
@@ -52,9 +54,10 @@ def task(digits, tmp_path):
         cfg.load_from, cfg.work_dir = str(checkpoint), str(tmp_path / 'work')
         cfg.train_dataloader.dataset.indices = images
         if name == 'segmentation':
-            cfg.model.decode_head.dropout_ratio = 0  # random numbers of the batch, not of groups
+            # no random numbers of the batch, and channels that stay are the first ones
+            cfg.model.decode_head.update(dropout_ratio=0, concat_input=False)
         cfg.train_cfg = dict(by_epoch=True, max_epochs=epochs)
-        cfg.optim_wrapper.optimizer = dict(type='SGD', lr=1e-4)
+        cfg.optim_wrapper = dict(optimizer=dict(type='SGD', lr=1e-4))
         cfg.randomness = dict(seed=0)
         cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=2))
         teacher = hook.pop('teacher', None)
@@ -201,3 +204,15 @@ def test_a_grid_beside_that_of_a_backbone(supernet_cfg):
     supernet_cfg.custom_hooks[-1].divisor = 4
     with pytest.raises(ValueError, match='divisor of this supernet .* give them to the backbone'):
         Runner.from_cfg(supernet_cfg).train()
+
+
+def test_units_that_run_on_regions_stay_whole():
+    model = build(faster_rcnn(), 'mmdet').eval()
+    supernet, costs = find_supernet(model, Config(dict(model={})), dict(divisor=4), (3, 64, 64))
+    space = supernet.search_space
+    assert supernet.held and all(name.startswith('roi_head') for name in supernet.held)
+    for unit in space.units:
+        assert (len(unit.candidates) == 1) == (unit.name in supernet.held)
+    supernet.activate([space.tinynet])
+    tiny, full = costs['flops'](space.array([space.tinynet, space.fullnet]))
+    assert tiny < full
