@@ -33,9 +33,7 @@ mmdet::ssd/ssd300_coco.py
 mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py
 mmdet::centernet/centernet_r18-dcnv2_8xb16-crop512-140e_coco.py
 mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py
-mmdet::faster_rcnn/faster-rcnn_r50-caffe-c4_1x_coco.py
 mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py
-mmdet::gn+ws/faster-rcnn_r50_fpn_gn-ws-all_1x_coco.py
 mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py
 mmdet::htc/htc_r50_fpn_1x_coco.py
 mmdet::dcnv2/faster-rcnn_r50-mdconv-group4-c3-c5_fpn_1x_coco.py

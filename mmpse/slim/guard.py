@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from mmpse.space import SearchSpace
 
-from .cutting import as_subnet, cut_
+from .cutting import as_subnet, cut_, kept, take
 from .layout import Layout
-from .passes import EXECUTIONS, Supernet, take_side
+from .passes import EXECUTIONS, Supernet
+from .units import channel_dim
 from .watch import evaluating, layers_of, tensors_in
 
 TOLERANCE = 1e-3  # of how far a tensor's values lie apart
@@ -173,7 +174,8 @@ class _Record:
         """
         for (name, y), (_, expected) in zip(self.layers, lone.layers):
             if y.shape != expected.shape and name in self.layout.layers:  # masked: full width
-                y = take_side(y, self.layout.layers[name].outputs, widths)
+                dim = channel_dim(y, self.model.get_submodule(name))
+                y = take(y, {dim: kept(self.layout.layers[name].outputs, widths)})
             if y.shape != expected.shape or _differ(y, expected):
                 raise GuardError(
                     f'a subnet of {type(self.model).__name__} run {self.how} is not the one that '

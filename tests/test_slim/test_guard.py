@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from mmpse.slim import GuardError, check, check_cut, find_units
@@ -72,3 +73,22 @@ def test_a_cut_model_that_cannot_run_is_found():
     layout, space = found(model)
     with pytest.raises(GuardError, match='cut'):
         check_cut(model, layout, space.tinynet, IMAGES)
+
+
+class LinearOfPixels(nn.Module):
+    """As in ConvNeXt: linear layers on ``(B, H, W, C)``."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(16, 24), nn.Linear(24, 16)
+
+    def forward(self, x):
+        return self.down(F.gelu(self.up(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+
+
+def test_linear_layers_on_pixels():
+    model = chain(LinearOfPixels())
+    layout, space = found(model)
+    assert '3.up' in layout.units
+    check(model, layout, space, IMAGES)
+    check_cut(model, layout, space.tinynet, IMAGES)
