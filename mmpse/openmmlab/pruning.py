@@ -17,7 +17,7 @@ from torch import nn
 
 from mmpse.evaluation import recalibrate
 from mmpse.files import write_json
-from mmpse.slim import cut_, sort_
+from mmpse.slim import check_cut, cut_, sort_
 from mmpse.space import Budget, Subnet, uniform_within
 
 from .checkpoints import load_weights, read_checkpoint, save_checkpoint
@@ -28,6 +28,7 @@ from .finetuning import finetune_changes, pruned_changes
 from .latency import cost_from_dict, fit_latency, within_latency
 from .losses import batch_size_of, images_of, preprocessed, progress, training_batches
 from .measure import measure
+from .outputs import raw_outputs
 from .reach import NAMES, reachable
 from .recipe import finetune
 from .report import summary, write_report
@@ -292,11 +293,13 @@ class Pruning:
             pruned_changes(self.cfg, subnet),
             f'{type(self.subject.model).__name__} pruned to {limits} by mmpse.',
         )
-        model = cut_(copy.deepcopy(self.subject.model), self.subject.layout, subnet)
+        subject = self.subject
+        check_cut(subject.model, subject.layout, subnet, subject.images, raw_outputs)
+        model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
         path = self.steps.folder / 'cut.pth'
         if not path.exists():
             recalibrate(model, self.batches)
-            save_checkpoint(path, model, dataset_meta(self.subject))
+            save_checkpoint(path, model, dataset_meta(subject))
         load_weights(model, path)
         self.evaluate('cut', model)
         return model

@@ -44,6 +44,7 @@ class Subject:
         space: Their widths.
         costs: Resource -> cost of any subnet of the whole model.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for.
+        images: The small image that the units were found on, ``(1, C, H, W)``.
     """
 
     cfg: Config
@@ -53,6 +54,7 @@ class Subject:
     space: SearchSpace
     costs: dict[str, Cost]
     input_shape: tuple[int, int, int]
+    images: Tensor
 
     @property
     def scope(self) -> str:
@@ -116,7 +118,8 @@ def examine(
     else:
         space = layout.space(RATIOS, divisor, grids, model=type(model).__name__)
     costs = whole_costs(model, layout, space, shape)
-    return Subject(cfg, model.to(get_device()), weights, layout, space, costs, shape)
+    images = images.to(get_device())
+    return Subject(cfg, model.to(get_device()), weights, layout, space, costs, shape, images)
 
 
 def _check_whole(model: nn.Module, weights: Report, cfg: Config) -> None:

@@ -15,12 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.models import SlimmableBackbone, backbone_costs, find_backbone
 from mmpse.resources import model_cost
-from mmpse.slim import Supernet
+from mmpse.slim import Supernet, check
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet, TableCost
 
 from .configs import ConfigError, default_input_shape
-from .outputs import deployed_outputs
+from .outputs import deployed_outputs, raw_outputs
 from .pruned import look
 
 
@@ -91,6 +91,7 @@ def find_supernet(
     revert_sync_batchnorm(model)  # every process has its own subnets
     layout, images = look(model, shape and shape[1:])
     supernet = whole_supernet(model, layout, **grid)
+    check(model, layout, supernet.search_space, images, raw_outputs)
     shape = tuple(images.shape[1:]) if shape is None else (images.shape[1], *shape[1:])
     return supernet, whole_costs(model, layout, supernet.search_space, shape)
 
