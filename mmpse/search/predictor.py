@@ -57,7 +57,8 @@ class Predictor:
         space: The search space.
         cost: The cost that is limited, of several that of the budget's first resource.
         reference: The subnet to improve on ``(units,)``, the uniform one of the budget, say.
-        widths: Subnets of the record ``(n, units)``.
+        widths: Subnets of the record ``(n, units)``. One that was seen often (the fullnet, say)
+            belongs in it once, with its mean loss: what is odd about it does not average out.
         losses: Their losses ``(n,)``, or differences to the original network's on the same images;
             lower is better.
         weights: Of the subnets ``(n,)``, as one over the variance of their losses.

@@ -140,7 +140,7 @@ def predictor(
     Args:
         errors: Of the lower bound.
         refined: Share of the scores of the record that is not of subnets of 0.4 to 2 times the
-            budget, but of what single refits to those hold to be the best.
+            budget, but of what each of so many refits to those holds to be the best.
         finalists: So many of the best are judged beside uniform, with a quarter of the scores;
             uniform is kept unless one of them is better by more than a standard error.
         unsure: Take the best one even where its bound is not positive.
@@ -160,16 +160,16 @@ def predictor(
         if last:
             options = world.widths[world.inside] - 1
             of_refits = fit(networks, losses).tables()[:last, range(len(world.space)), options]
-            new = world.inside[of_refits.sum(axis=2).argmin(axis=1)]
-            networks, losses = np.append(networks, new), np.append(losses, -score(new))
+            for row in of_refits.sum(axis=2):  # none twice: what is odd about it would count twice
+                row[np.isin(world.inside, networks)] = np.inf
+                networks = np.append(networks, world.inside[row.argmin()])
+            losses = np.append(losses, -score(networks[-last:]))
         model = fit(networks, losses)
         if unsure:
             return int(world.inside[model.predict(world.widths[world.inside]).argmin()])
         best = world.numbers(model.best(world.budget, errors, count=max(1, finalists)))
-        if not len(best):
-            return world.uniform
-        if not repeats:
-            return int(best[0])
+        if not len(best) or not repeats:
+            return int(best[0]) if len(best) else world.uniform
         judged = np.append(world.uniform, best)
         scores = score(np.repeat(judged, repeats)).reshape(-1, repeats)
         error = np.sqrt(scores.var(axis=1, ddof=1).mean() * 2 / repeats)
@@ -204,9 +204,8 @@ def simulate(
     """
     gains, used = [], 0
     uniform = world.accuracy[world.uniform].mean()
-    trainings = world.accuracy.shape[1]
     for repetition in range(repetitions):
-        left_out = repetition % trainings
+        left_out = repetition % world.accuracy.shape[1]
         accuracy = np.delete(world.accuracy, left_out, axis=1).mean(axis=1)
         rng = np.random.default_rng([repetition, count])
 
