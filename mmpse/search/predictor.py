@@ -16,7 +16,7 @@ from .ridge import Ridge
 FEWEST = 4  # subnets from which anything can be told: two coefficients are always there
 POWERS = (0.25, 0.0, 0.5, 1.0)  # of the widths; the first one unless another is clearly better
 # Standard deviations of the refits between a gain and its lower bound. tools/evidence/simulate.py:
-# 0 gains as much but is worse than uniform two to three times as often, 1 gains less.
+# 0 gains a little more, but is worse than uniform up to three times as often; 1 gains less.
 ERRORS = 0.5
 
 
