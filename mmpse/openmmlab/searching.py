@@ -12,7 +12,7 @@ import torch
 from mmengine.device import is_cuda_available
 
 from mmpse.engine.checkpoint import supernet_state
-from mmpse.search import allocate, notch_table
+from mmpse.search import notch_table
 from mmpse.search.record import predictor_of
 from mmpse.space import Budget, uniform_within
 
@@ -34,7 +34,8 @@ class Chosen(NamedTuple):
     """What the losses of a supernet say.
 
     Attributes:
-        widths: The best few subnets ``(subnets, units)``.
+        widths: The best few subnets ``(subnets, units)``; none where nothing is surely better than
+            uniform pruning.
         notches: What a notch of each unit costs, as a table.
         losses: How many losses it rests on.
     """
@@ -157,9 +158,7 @@ def choose_by_record(subject: Subject, budget: Budget, checkpoint: str | os.Path
     space = subject.space
     reference = uniform_within(space, budget)
     predictor = predictor_of(space, budget, reference, iterations, widths.astype(np.int64), losses)
-    added, refits = predictor.tables()
-    rows = allocate(space, budget, added, refits=refits, starts=reference[None], count=BEST)
-    return Chosen(rows, notch_table(predictor.notches()), len(losses))
+    return Chosen(predictor.best(budget, count=BEST), notch_table(predictor.notches()), len(losses))
 
 
 def unseen_batches(subject: Subject, split: HeldOut, seed: int) -> list[Any]:

@@ -19,9 +19,9 @@ def allocate(
     budget: Budget,
     losses: np.ndarray,
     *,
-    refits: np.ndarray | None = None,
-    errors: float = 1.0,
+    errors: float = 0.0,
     floor: float | Sequence[float] = 0.0,
+    ceiling: float | Sequence[float] = 1.0,
     starts: np.ndarray | None = None,
     count: int = 1,
 ) -> np.ndarray:
@@ -36,17 +36,18 @@ def allocate(
     first resource, but not where other limits, a gap in the costs or losses that fall with narrower
     widths are in the way. No unit of it can be widened within the limits without losing more.
 
-    With ``refits`` the loss of a subnet is an upper bound: ``errors`` standard deviations of its
-    refits above it. So the tables of :meth:`Predictor.tables` give the subnet whose gain over the
-    reference has the highest lower bound.
+    Of several fits the mean counts, and an upper bound if ``errors`` is given: the sum of the mean
+    and so many standard deviations over the fits.
 
     Args:
         space: The search space.
         budget: The budget.
-        losses: Loss of every candidate, ``(units, candidates)``; rows are padded with anything.
-        refits: The same as further fits have it, ``(refits, units, candidates)``.
-        errors: Standard deviations between the loss and its bound.
+        losses: Loss of every candidate, ``(units, candidates)`` or ``(fits, units, candidates)``;
+            rows of units with fewer candidates are padded with anything.
+        errors: Standard deviations over the fits between the loss and its upper bound.
         floor: Least width as a share of the full one, of all units or of each ``(units,)``.
+        ceiling: Largest width, likewise; of a unit with no candidate between them the narrowest one
+            above the floor is taken.
         starts: Further subnets ``(starts, units)`` to start from, where they meet the limits and
             the floor; what is found is no worse than any of them that is in the window.
         count: Number of subnets.
@@ -57,9 +58,9 @@ def allocate(
 
     Raises:
         BudgetError: If the narrowest widths that the floor allows are above the budget.
-        ValueError: If ``losses`` or ``refits`` are not of the space, or not finite.
+        ValueError: If ``losses`` are not of the space, or not finite.
     """
-    problem = _Problem(space, budget, losses, refits, errors, floor)
+    problem = _Problem(space, budget, losses, errors, floor, ceiling)
     begin = [problem.cut(problem.widest)]
     if starts is not None:
         begin += [taken for taken in problem.taken(starts) if problem.within(taken)]
@@ -82,36 +83,40 @@ class _Problem:
         space: SearchSpace,
         budget: Budget,
         losses: np.ndarray,
-        refits: np.ndarray | None,
         errors: float,
         floor: float | Sequence[float],
+        ceiling: float | Sequence[float],
     ) -> None:
         table = width_table(space)
-        losses = np.asarray(losses, dtype=float)
-        refits = np.empty((0, *table.shape)) if refits is None else np.asarray(refits, dtype=float)
-        if losses.shape != table.shape or refits.shape[1:] != table.shape:
+        fits = np.asarray(losses, dtype=float)
+        if fits.shape[-2:] != table.shape or fits.ndim not in (2, 3):
             raise ValueError(
-                f'expected losses (units, candidates) = {table.shape} and refits of the same, got '
-                f'{losses.shape} and {refits.shape[1:]}'
+                f'expected losses (units, candidates) = {table.shape}, or (fits, units, '
+                f'candidates), got {fits.shape}'
             )
+        fits = fits.reshape(-1, *table.shape)
         listed = table > 0
-        if not (np.isfinite(losses[listed]).all() and np.isfinite(refits[:, listed]).all()):
+        if not np.isfinite(fits[:, listed]).all():
             raise ValueError('expected a finite loss for every candidate, got some that are not')
-        full = table.max(axis=1, keepdims=True)
-        floors = np.reshape(np.broadcast_to(floor, len(table)), (-1, 1))
-        allowed = listed & (table >= np.minimum(floors, 1) * full)
+        fits = np.where(listed, fits, 0.0)
+        share = table / table.max(axis=1, keepdims=True)
+        floors, ceilings = (
+            np.reshape(np.broadcast_to(bound, len(table)), (-1, 1)) for bound in (floor, ceiling)
+        )
+        allowed = listed & (share >= np.minimum(floors, 1) - ROUNDING)
+        narrowest = np.where(allowed, share, np.inf).min(axis=1, keepdims=True)
+        allowed &= share <= np.maximum(ceilings, narrowest) + ROUNDING
 
         self.table = np.concatenate([table, np.eye(1, table.shape[1], dtype=table.dtype)])
         self.unit = np.repeat(np.arange(len(self.table)), table.shape[1])
         self.option = np.arange(len(self.unit))
         self.start = self.option.reshape(self.table.shape)[:, 0]
         self.allowed = self._options(allowed, last=True)
-        self.loss = self._options(np.where(listed, losses, 0.0))
+        self.loss = self._options(fits.mean(axis=0))
         self.rounding = ROUNDING * np.ptp(self.loss)
-        spread = np.where(listed, refits - (refits.mean(axis=0) if len(refits) else 0.0), 0.0)
-        self.spread = np.empty((len(self.unit), len(refits)))  # its norm is the error of the loss
-        for column, values in zip(self.spread.T, spread):
-            column[:] = self._options(values) * errors / np.sqrt(len(refits))
+        # by option and fit; of a subnet the norm of its sum is `errors` standard deviations
+        spread = [self._options(values) for values in fits - fits.mean(axis=0)]
+        self.spread = np.stack(spread, axis=1) * errors / np.sqrt(len(fits))
 
         resources = {budget.resource: (budget.cost, budget.high), **budget.others}
         # costs are rounded: those below the whole number below the limit are within it
@@ -131,7 +136,7 @@ class _Problem:
 
         by_unit = self.allowed.reshape(self.table.shape)
         self.narrowest = self.start + by_unit.argmax(axis=1)
-        self.widest = self.start + self.table.argmax(axis=1)
+        self.widest = self.start + by_unit.shape[1] - 1 - by_unit[:, ::-1].argmax(axis=1)
         for name, cost, limit in zip(resources, self.cost(self.narrowest), self.limits):
             if cost > limit:
                 raise BudgetError(
@@ -253,7 +258,7 @@ class _Problem:
 
         loss = self._change(self.loss, taken)[options]
         value = loss[:, None] + (loss + self.loss[taken].sum())
-        if self.spread.size:
+        if self.spread.any():
             before = self.spread[taken].sum(axis=0)
             one = self._change(self.spread, taken)[options]
             alone = (one * (one + 2 * before)).sum(axis=1)

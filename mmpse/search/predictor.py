@@ -7,12 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmpse.space import Cost, SearchSpace, TableCost
+from mmpse.space import Budget, Cost, SearchSpace, TableCost
 from mmpse.space.sampling import width_table
 
+from .allocate import allocate
 from .ridge import Ridge
 
-FEWEST = 4  # subnets from which anything can be told: two coefficients that are always there
+FEWEST = 4  # subnets from which anything can be told: two coefficients are always there
+POWERS = (0.25, 0.0, 0.5, 1.0)  # of the widths; the first one unless another is clearly better
+# Standard deviations of the refits between a gain and its lower bound. tools/evidence/simulate.py:
+# 0 gains a little more, but is worse than uniform up to three times as often; 1 gains less.
+ERRORS = 0.5
 
 
 class Notch(NamedTuple):
@@ -27,15 +32,20 @@ class Notch(NamedTuple):
 
 
 class Predictor:
-    """An additive model of the loss: ``a + sum_u b_u log2(width_u / full width_u)``.
+    """An additive model of the loss: ``a + sum_u b_u f(width_u / reference width_u)``.
 
-    Ridge regression on a record of subnets and losses, to find subnets that lose less than a
-    reference of the same cost. What ridge draws to zero is how the slopes ``b_u`` differ from what
-    the cost alone would say: that a unit matters in proportion to its share of the reference's
-    cost. So a record that tells nothing makes no subnet better than the reference that does not
-    cost more, and it takes evidence to prefer one. Leave-one-out cross-validation says how much,
-    and whether squares of the logarithms are worth adding. Bootstrap refits say how sure the model
-    is. Source: this project.
+    ``f`` falls with the width: ``f(r) = (r ** -p - 1) / p``, or ``-log(r)`` for ``p = 0``. The
+    power ``p`` is 1/4 unless leave-one-out cross-validation says 0, 1/2 or 1 by more than a
+    standard error.
+
+    It is fitted by ridge regression to a record of subnets and losses, to find subnets that lose
+    less than a reference of the same cost. What ridge draws to zero is how the slopes ``b_u``
+    differ from what the cost alone would say: that a unit matters in proportion to its share of the
+    reference's cost. So a record that tells nothing makes no subnet better than the reference
+    unless it costs more, and it takes evidence to prefer one. How much evidence leave-one-out
+    cross-validation says. The model is the mean of bootstrap refits, whose penalties are drawn in
+    proportion to how well they predict: how far the refits are apart says how sure it is. Source:
+    this project.
 
     The record may hold fewer subnets than there are units, and units whose width never changes:
     what it does not tell is as the cost says. Of fewer than four subnets, of equal losses or equal
@@ -47,7 +57,8 @@ class Predictor:
         space: The search space.
         cost: The cost that is limited, of several that of the budget's first resource.
         reference: The subnet to improve on ``(units,)``, the uniform one of the budget, say.
-        widths: Subnets of the record ``(n, units)``.
+        widths: Subnets of the record ``(n, units)``. One that was seen often (the fullnet, say)
+            belongs in it once, with its mean loss: what is odd about it does not average out.
         losses: Their losses ``(n,)``, or differences to the original network's on the same images;
             lower is better.
         weights: Of the subnets ``(n,)``, as one over the variance of their losses.
@@ -55,8 +66,8 @@ class Predictor:
         seed: Of the bootstrap samples.
 
     Attributes:
-        shares: Per cent of cost for one per cent of a unit's width, ``(units,)``.
-        squares: Whether squares were added.
+        shares: Per cent by which the cost grows with one per cent of a unit's width ``(units,)``.
+        power: The power ``p``.
 
     Raises:
         ValueError: If the record is empty or of another space, has losses that are not finite, or
@@ -77,82 +88,104 @@ class Predictor:
         widths, losses, weights = _checked(space, widths, losses, weights)
         self.space, self.reference = space, np.asarray(reference)
         self._cost = cost.tables(space)
-        self._full = np.array([unit.max_width for unit in space.units], dtype=float)
-        x = np.log2(widths / self._full)
         self.shares = cost_shares(self._cost, self.reference)
-
-        count, units = widths.shape
-        rng = np.random.default_rng(seed)
-        samples = rng.multinomial(count, np.full(count, 1 / count), size=refits)
-        samples = np.concatenate([np.ones((1, count)), samples]) * weights  # the record, refits
-        self.squares = False
-        self._slopes = np.zeros((1 + refits, 2 * units))  # of the logarithms and of their squares
-        self._constants = np.full(1 + refits, np.average(losses, weights=weights))
-        if count < FEWEST or np.ptp(losses) == 0 or not np.ptp(x, axis=0).any():
+        self.power = POWERS[0]
+        self._constants = np.full(refits, np.average(losses, weights=weights))
+        self._slopes = np.zeros((refits, len(space)))
+        count = len(losses)
+        if count < FEWEST or not np.ptp(losses) or not np.ptp(widths, axis=0).any():
             return
-        fixed = np.stack([np.ones(count), x @ self.shares], axis=1)
-        straight = Ridge(fixed, x, losses, weights)
-        curved = Ridge(fixed, np.concatenate([x, x**2], axis=1), losses, weights)
-        better = straight.errors - curved.errors
-        self.squares = bool(better.mean() > better.std() / np.sqrt(count))
-        a, b = (curved if self.squares else straight).fit(samples)
-        self._constants = a[:, 0]
-        self._slopes[:, : b.shape[1]] = b
-        self._slopes[:, :units] += a[:, 1:] * self.shares
+
+        fits = {}
+        for power in POWERS:
+            x = _falls(widths / self.reference, power)
+            fixed = np.stack([np.ones(count), x @ self.shares], axis=1)
+            fits[power] = Ridge(fixed, x, losses, weights)
+        self.power = _power({power: fit.errors for power, fit in fits.items()})
+        fit = fits[self.power]
+        rng = np.random.default_rng(seed)
+        samples = rng.multinomial(count, np.full(count, 1 / count), size=refits) * weights
+        samples[~samples.any(axis=1)] = weights  # drawn were only subnets of weight zero
+        a, b = fit.fit(samples, rng.choice(fit.penalties, size=refits, p=fit.likelihoods))
+        self._constants, self._slopes = a[:, 0], b + a[:, 1:] * self.shares
 
     def predict(self, widths: np.ndarray) -> np.ndarray:
         """Losses ``(subnets,)`` of subnets ``(subnets, units)``."""
-        return self._losses(widths, slice(1))[:, 0]
+        return self._falls(widths) @ self._slopes.mean(axis=0) + self._constants.mean()
 
-    def lower_bound_gain(self, widths: np.ndarray, errors: float = 1.0) -> np.ndarray:
-        """By how much subnets ``(subnets, units)`` lose less than the reference, at least.
+    def lower_bound_gain(self, widths: np.ndarray, errors: float = ERRORS) -> np.ndarray:
+        """By how much subnets lose less than the reference, at least.
 
         Args:
-            widths: The subnets.
+            widths: Subnets ``(subnets, units)``.
             errors: By how many standard deviations over the refits the bound is below the gain.
 
         Returns:
             Array ``(subnets,)``.
         """
-        gains = self._losses(self.reference[None]) - self._losses(widths)
-        return gains[:, 0] - errors * gains[:, 1:].std(axis=1)
+        gains = self._falls(widths) @ -self._slopes.T
+        return gains.mean(axis=1) - errors * gains.std(axis=1)
 
-    def tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """What each candidate of a unit adds to the loss of the reference.
+    def best(
+        self,
+        budget: Budget,
+        errors: float = ERRORS,
+        reach: float = 3.0,
+        floor: float | Sequence[float] = 0.0,
+        count: int = 1,
+    ) -> np.ndarray:
+        """The subnets within a budget whose gain over the reference has the highest lower bound.
+
+        Args:
+            budget: The budget.
+            errors: See :meth:`lower_bound_gain`.
+            reach: How many times wider or narrower than in the reference a unit can get; what is
+                far from it is predicted badly.
+            floor: See :func:`mmpse.search.allocate`.
+            count: Number of subnets.
 
         Returns:
-            Array ``(units, candidates)``, and that of the refits ``(refits, units, candidates)``,
-            zero where a unit has fewer candidates: ``losses`` and ``refits`` of
-            :func:`mmpse.search.allocate`, which finds the highest lower bound of the gain.
+            Integer array ``(subnets, units)``, the best first. Only those whose bound is positive:
+            it is empty where nothing is surely better than the reference.
         """
-        units = len(self.space)
+        share = self.reference / [unit.max_width for unit in self.space.units]
+        found = allocate(
+            self.space,
+            budget,
+            self.tables(),
+            errors=errors,
+            floor=np.maximum(floor, share / reach),
+            ceiling=share * reach,
+            starts=self.reference[None],
+            count=count,
+        )
+        return found[self.lower_bound_gain(found, errors) > 0]
+
+    def tables(self) -> np.ndarray:
+        """What each candidate of a unit adds to the loss of the reference, by every refit.
+
+        Returns:
+            Array ``(refits, units, candidates)``, zero where a unit has fewer candidates.
+        """
         table = width_table(self.space)
-        x = np.log2(np.where(table, table, 1) / self._full[:, None])
-        at = np.log2(self.reference / self._full)[:, None]
-        slopes, squares = self._slopes[:, :units, None], self._slopes[:, units:, None]
-        added = np.where(table, slopes * (x - at) + squares * (x**2 - at**2), 0.0)
-        return added[0], added[1:]
+        falls = self._falls(np.where(table, table, 1).T).T
+        return np.where(table, self._slopes[:, :, None] * falls, 0.0)
 
     def notches(self) -> list[Notch]:
-        """What a notch of each unit of the reference costs, but of those at their narrowest."""
-        added, refits = self.tables()
+        """What a notch of each unit of the reference costs; units at their narrowest have none."""
+        added, notches = self.tables(), []
         whole, beside = self._cost(self.reference[None])[0], self._cost.beside(self.reference)
-        notches = []
         for u, at in enumerate(self._cost.index(self.reference[None])[0]):
             if at:
-                unit, error = self.space.units[u], refits[:, u, at - 1].std()
+                unit, losses = self.space.units[u], added[:, u, at - 1]
+                saved = float(beside[u][at] - beside[u][at - 1]) / whole
                 pair = unit.candidates[at], unit.candidates[at - 1]
-                saved = (beside[u][at] - beside[u][at - 1]) / whole
-                loss = float(added[u, at - 1])
-                notches.append(Notch(unit.name, *pair, loss, float(error), float(saved)))
+                notches.append(Notch(unit.name, *pair, losses.mean(), losses.std(), saved))
         return notches
 
-    def _losses(self, widths: np.ndarray, fits: slice = slice(None)) -> np.ndarray:
-        """Losses ``(subnets, 1 + refits)``."""
-        x = np.log2(np.asarray(widths) / self._full)
-        slopes = self._slopes[fits].T
-        losses = x @ slopes[: x.shape[1]] + self._constants[fits]
-        return losses + x**2 @ slopes[x.shape[1] :] if self.squares else losses
+    def _falls(self, widths: np.ndarray) -> np.ndarray:
+        """``f`` of every width; both ``(subnets, units)``."""
+        return _falls(np.asarray(widths) / self.reference, self.power)
 
 
 def notch_table(notches: Sequence[Notch]) -> str:
@@ -165,15 +198,14 @@ def notch_table(notches: Sequence[Notch]) -> str:
     for notch in sorted(notches, key=rate):
         change = f'{notch.width} -> {notch.narrower}'
         loss, error = f'{notch.loss:+.4g}', f'+- {notch.error:.2g}'
-        rows.append(
-            (notch.unit, change, loss, error, f'{-notch.saved:+.1%}', f'{rate(notch) / 100:.3g}')
-        )
+        cost, of_cost = f'{-notch.saved:+.1%}', f'{rate(notch) / 100:.3g}'
+        rows.append((notch.unit, change, loss, error, cost, of_cost))
     sizes = [max(map(len, column)) for column in zip(*rows)]
     return '\n'.join('  '.join(map(str.ljust, row, sizes)).rstrip() for row in rows)
 
 
 def cost_shares(cost: TableCost, widths: np.ndarray) -> np.ndarray:
-    """By how many per cent a cost grows with one per cent of a unit's width, ``(units,)``.
+    """Per cent by which a cost grows with one per cent of each unit's width, ``(units,)``.
 
     From the candidates next to those of a subnet ``(units,)``; 0 for a unit that has only one, or
     whose cost does not grow.
@@ -189,6 +221,21 @@ def cost_shares(cost: TableCost, widths: np.ndarray) -> np.ndarray:
     return shares
 
 
+def _falls(ratios: np.ndarray, power: float) -> np.ndarray:
+    return (ratios**-power - 1) / power if power else -np.log(ratios)
+
+
+def _power(errors: dict[float, np.ndarray]) -> float:
+    """The power that predicts best, if it is better than the first by more than a standard error.
+
+    Args:
+        errors: Power -> squared errors of the subnets left out, ``(n,)``.
+    """
+    best = min(errors, key=lambda power: errors[power].mean())
+    better = errors[POWERS[0]] - errors[best]
+    return best if better.mean() > better.std() / np.sqrt(len(better)) else POWERS[0]
+
+
 def _checked(
     space: SearchSpace,
     widths: np.ndarray,
@@ -200,13 +247,13 @@ def _checked(
     count = len(losses)
     if not count or widths.shape != (count, len(space)) or weights.shape != (count,):
         raise ValueError(
-            f'expected a record of widths (n, {len(space)}), losses (n,) and weights (n,) with n '
-            f'of at least 1, got {widths.shape}, {losses.shape} and {weights.shape}'
+            f'expected a record of widths (n, {len(space)}), losses (n,) and weights (n,) of at '
+            f'least one subnet, got {widths.shape}, {losses.shape} and {weights.shape}'
         )
-    if not np.isfinite(losses).all() or not (widths > 0).all():
+    bad = (~np.isfinite(losses)).sum() + (widths <= 0).sum()
+    if bad:
         raise ValueError(
-            f'expected finite losses and positive widths, got {(~np.isfinite(losses)).sum()} '
-            f'losses that are not finite and {(widths <= 0).sum()} such widths; leave those '
+            f'expected finite losses and positive widths, got {bad} that are not; leave those '
             'subnets out of the record'
         )
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():

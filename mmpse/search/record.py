@@ -6,7 +6,6 @@ import numpy as np
 
 from mmpse.space import Budget, SearchSpace
 
-from .allocate import allocate
 from .predictor import Predictor
 
 FLOOR = 0.01  # of the median loss: what is less is taken for that
@@ -63,11 +62,14 @@ def best_widths(
     losses: np.ndarray,
     count: int = 1,
 ) -> np.ndarray:
-    """Subnets ``(count, units)`` whose gain over a reference is the surest by the record.
+    """Subnets ``(subnets, units)`` whose gain over a reference is the surest by the record.
 
     Args:
-        count: How many; see :func:`predictor_of` for the others.
+        count: How many at most; see :func:`predictor_of` for the others.
+
+    Returns:
+        The best first; the reference where nothing is surely better.
     """
     predictor = predictor_of(space, budget, reference, iterations, widths, losses)
-    added, refits = predictor.tables()
-    return allocate(space, budget, added, refits=refits, starts=reference[None], count=count)
+    found = predictor.best(budget, count=count)
+    return found if len(found) else reference[None]
