@@ -65,6 +65,7 @@ def test_search_within_flops_and_latency(cfg, tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(latency_table, 'measure_latencies', measure)
+    init_default_scope(cfg.default_scope)
     table = LatencyTable(cfg.model.to_dict(), cfg.train_cfg.input_shape, tmp_path / 'table.json')
     table.build(points=2, rounds=1)
     _, full = table.cost()(table.space.array([table.space.tinynet, table.space.fullnet]))
