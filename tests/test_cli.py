@@ -50,7 +50,8 @@ def test_the_tools_are_commands(command, capsys):
     assert f'usage: mmpse {command} ' in capsys.readouterr().out
 
 
-def test_units_are_listed_with_what_writes_and_reads_them(detector, capsys):
+def test_units_are_listed_with_what_writes_and_reads_them(detector, capsys, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '160')
     cli.main(['units', str(detector[0]), '--keep', 'neck.*'])
     lines = capsys.readouterr().out.splitlines()
     unit = next(line for line in lines if line.startswith('│ backbone.layer1.0.conv1 '))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from search_runs import log_of, search
 
 from mmpse.engine import Archive, ArchiveError, read_archive

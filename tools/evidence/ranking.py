@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from mmpse.engine import SupernetHook
 from mmpse.engine.judge import Judge, calibration_batches
 from mmpse.engine.search_loop import memory_format_of
 from mmpse.engine.stage_judge import StageJudge
+from mmpse.evaluation.batches import HeldBatches
 from mmpse.files import written
 from mmpse.models import (
     StageWiseClassifier,
@@ -272,7 +274,7 @@ class Experiment:
         )
         batches, scores = judge.calibration, {}
         for count in RECALIBRATIONS:
-            judge.calibration = batches[:count]
+            judge.calibration = HeldBatches(itertools.islice(batches, count))
             scores[count] = [
                 # without any batch the statistics are those of the supernet, which tracked none
                 (judge(subnet) if count else judge.evaluate(judge.slice(subnet))).score
