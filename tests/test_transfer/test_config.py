@@ -291,7 +291,8 @@ def test_the_old_loading_does_not_come_over_the_checkpoint(detector, subnet, tmp
     made = plan(detector, path, file)
     assert made.weights == f'{file} for the backbone; at random start neck, bbox_head'
     cfg = transfer(detector, tmp_path / 'new.py', path, file)
-    assert made.weights in ' '.join((tmp_path / 'new.py').read_text().split('\n# '))
+    text = (tmp_path / 'new.py').read_text().replace('\n# ', '')  # where a line is wrapped
+    assert made.weights.replace(' ', '') in text.replace(' ', '')
     state = at_the_first_iteration(cfg, tmp_path)
     assert all((v == 0.75).all() for k, v in state.items() if k.startswith('backbone.') and v.dim())
     assert not (state['neck.lateral_convs.0.conv.weight'] == 0.75).any()
