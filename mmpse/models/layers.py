@@ -18,6 +18,18 @@ from torch import Tensor, nn
 
 from mmpse.openmmlab import compat
 from mmpse.registry import MODELS
+from mmpse.slim.functions import ChunkedBatchNorm, interleave, is_channels_last
+
+__all__ = [
+    'ChunkedBatchNorm',
+    'InPlaceReLU6',
+    'PrefixSlices',
+    'SlimmableBN2d',
+    'SlimmableConv2d',
+    'SlimmableLinear',
+    'interleave',
+    'is_channels_last',
+]
 
 
 @MODELS.register_module()
@@ -159,61 +171,6 @@ class SlimmableBN2d(nn.BatchNorm2d):
         return compat.unsafe_view(y, x.shape)
 
 
-class ChunkedBatchNorm(torch.autograd.Function):
-    """Batch normalisation of every chunk of a batch by its own statistics and parameters.
-
-    It writes the chunks into one tensor, where ``torch.cat`` of ``F.batch_norm`` would pass over
-    the activation once more.
-
-    Shapes: ``x`` ``(B, C, H, W)``, channels_last; ``weight`` and ``bias`` ``(chunks, C)``.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        y = torch.empty_like(x)
-        mean, inverse_std = torch.empty_like(weight), torch.empty_like(weight)
-        parts = x.chunk(len(weight)), weight, bias, y.chunk(len(weight)), mean, inverse_std
-        for x_g, weight_g, bias_g, *out in zip(*parts, strict=True):
-            torch.native_batch_norm(x_g, weight_g, bias_g, None, None, True, 0.0, eps, out=out)
-        ctx.save_for_backward(x, weight, mean, inverse_std)
-        ctx.eps = eps
-        return y
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        x, weight, mean, inverse_std = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_x, grad_weight, grad_bias = map(torch.empty_like, (x, weight, weight))
-        groups = len(weight)
-        # the native operator writes nowhere but into tensors of its own, which have to be copied
-        # together; in mixed precision that is still cheaper than the sum below, and a subnet alone
-        # trains bit for bit as the stock layer
-        native = groups == 1 or x.dtype != weight.dtype
-        parts = grad.chunk(groups), x.chunk(groups), weight, mean, inverse_std
-        targets = grad_x.chunk(groups), grad_weight, grad_bias
-        for grad_g, x_g, weight_g, mean_g, inverse_std_g, *of_chunk in zip(
-            *parts, *targets, strict=True
-        ):
-            of_chunk_g = (grad_g, x_g, weight_g, mean_g, inverse_std_g)
-            values = compat.batch_norm_backward(*of_chunk_g, ctx.eps, [native, True, True])
-            for target, value in zip(of_chunk, values, strict=True):
-                if value is not None:
-                    target.copy_(value)
-        if not native:  # scale * grad + slope * x + offset, for every chunk and channel
-            pixels = x.numel() // weight.numel()
-            scale = weight * inverse_std
-            slope = -scale * inverse_std * grad_weight / pixels
-            offset = -scale * grad_bias / pixels - slope * mean
-
-            def by_chunk(tensor: Tensor) -> Tensor:
-                return tensor.permute(0, 2, 3, 1).view(groups, pixels, -1)
-
-            torch.addcmul(offset[:, None], by_chunk(x), slope[:, None], out=by_chunk(grad_x))
-            by_chunk(grad_x).addcmul_(by_chunk(grad), scale[:, None])
-        return grad_x, grad_weight, grad_bias, None
-
-
 @MODELS.register_module()
 class InPlaceReLU6(nn.ReLU6):
     """The stock layer, which in place trains without a copy of its input.
@@ -243,23 +200,3 @@ class ClampInPlace(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         (y,) = ctx.saved_tensors
         return compat.clamp_backward(grad, y, *ctx.limits), None, None
-
-
-def interleave(parts: Sequence[Tensor]) -> Tensor:
-    """Put the groups' tensors back in the batch's order: image ``i`` from group ``i % n``.
-
-    Args:
-        parts: n tensors of one shape ``(B / n, ...)``.
-
-    Returns:
-        Tensor ``(B, ...)`` in the memory layout of the parts.
-    """
-    if parts[0].is_contiguous():
-        return torch.stack(parts, dim=1).flatten(0, 1)
-    # stacked as (B / n, n, H, W, C), so that channels_last stays channels_last
-    return torch.stack([p.permute(0, 2, 3, 1) for p in parts], 1).flatten(0, 1).permute(0, 3, 1, 2)
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether ``x`` lies in memory as channels_last and not also as NCHW."""
-    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,8 +141,3 @@ def _work(
     finally:
         model.train(training)
     return list(work.values())
-
-
-def median_seconds(times: Iterable[Sequence[float]]) -> list[float]:
-    """The median of every measurement's rounds."""
-    return [statistics.median(rounds) for rounds in times]
