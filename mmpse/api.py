@@ -11,11 +11,11 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from mmpse.openmmlab.crew import Crew
-from mmpse.openmmlab.latency import fit_latency
-from mmpse.openmmlab.pruning import HOWS, Order, Pruning
-from mmpse.openmmlab.reach import reachable
-from mmpse.openmmlab.steps import PruneError, Steps
+from mmpse.openmmlab.pruning.crew import Crew
+from mmpse.openmmlab.pruning.latency import fit_latency
+from mmpse.openmmlab.pruning.order import HOWS, Order, Pruning
+from mmpse.openmmlab.pruning.reach import reachable
+from mmpse.openmmlab.pruning.steps import PruneError, Steps
 from mmpse.space import Subnet
 
 __all__ = ['HOWS', 'PruneError', 'Result', 'prune']

@@ -166,8 +166,8 @@ def prune(args: argparse.Namespace) -> None:
 
 def units(args: argparse.Namespace) -> None:
     """``mmpse units``."""
-    from mmpse.openmmlab.reach import reachable
-    from mmpse.openmmlab.subject import examine
+    from mmpse.openmmlab.pruning.reach import reachable
+    from mmpse.openmmlab.pruning.subject import examine
     from mmpse.visualization import text_table
 
     subject = examine(

@@ -39,8 +39,8 @@ def build(
         >>> type(model).__name__
         'ImageClassifier'
     """
-    from mmpse.openmmlab.checkpoints import load_weights
-    from mmpse.openmmlab.configs import build_model, load_config
+    from mmpse.openmmlab.checkpoints.loading import load_weights
+    from mmpse.openmmlab.configs.files import build_model, load_config
 
     model = build_model(load_config(config)).eval()
     if checkpoint is not None:
@@ -66,7 +66,7 @@ def units(model: nn.Module, images: Tensor | None = None) -> Layout:
         (64, 'it is an output of the model')
     """
     if is_openmmlab(model):
-        from mmpse.openmmlab.pruned import look
+        from mmpse.openmmlab.models.pruned import look
 
         return look(model, None if images is None else images.shape[2:])[0]
     if images is None:
@@ -147,7 +147,7 @@ def cost(model: nn.Module, images: Tensor) -> dict[str, int]:
     """
     run: Callable[[Tensor], Any] | None = None
     if is_openmmlab(model):
-        from mmpse.openmmlab.outputs import deployed_outputs
+        from mmpse.openmmlab.models.outputs import deployed_outputs
 
         run = partial(deployed_outputs, model)
     flops = layer_costs(model, images, run)['flops']

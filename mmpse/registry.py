@@ -11,15 +11,19 @@ def _child(parent: Registry, *locations: str) -> Registry:
     return Registry(parent.name, parent=parent, scope='mmpse', locations=list(locations))
 
 
-MODELS = _child(root.MODELS, 'mmpse.models', 'mmpse.openmmlab.pruned')
+MODELS = _child(root.MODELS, 'mmpse.models', 'mmpse.openmmlab.models.pruned')
 HOOKS = _child(
-    root.HOOKS, 'mmpse.engine', 'mmpse.openmmlab.distillation', 'mmpse.openmmlab.seeding'
+    root.HOOKS,
+    'mmpse.openmmlab.supernet.hook',
+    'mmpse.openmmlab.supernet.channels_last',
+    'mmpse.openmmlab.teaching.hook',
+    'mmpse.openmmlab.seeding',
 )
-LOOPS = _child(root.LOOPS, 'mmpse.engine')
-OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.engine')
-TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.engine')
-DATASETS = _child(root.DATASETS, 'mmpse.datasets', 'mmpse.openmmlab.datasets')
-PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmpse.openmmlab.schedule')
+LOOPS = _child(root.LOOPS, 'mmpse.openmmlab.search.loops', 'mmpse.openmmlab.stagewise.loop')
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.openmmlab.supernet.bfloat16')
+TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.openmmlab.supernet.samplers')
+DATASETS = _child(root.DATASETS, 'mmpse.datasets', 'mmpse.openmmlab.configs.datasets')
+PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmpse.openmmlab.pruning.schedule')
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmpse.models')
 
 __all__ = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmengine.runner import Runner
 
-from mmpse.engine import read_archive
+from mmpse.openmmlab.search.archive import read_archive
 
 SHARED = ('budget', 'input_shape', 'metric', 'calibration')
 

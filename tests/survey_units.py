@@ -12,9 +12,9 @@ from functools import partial
 
 import torch
 
-from mmpse.openmmlab.configs import build_model, load_config
-from mmpse.openmmlab.outputs import raw_outputs
-from mmpse.openmmlab.pruned import look
+from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.models.outputs import raw_outputs
+from mmpse.openmmlab.models.pruned import look
 from mmpse.resources.cost import model_cost
 from mmpse.slim import GuardError, Supernet, check
 

@@ -5,8 +5,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS as UPSTREAM_MODELS
 
 from mmpse.command import of_user, run_command
-from mmpse.evaluation import ranking_agreement
 from mmpse.files import write_json
+from mmpse.openmmlab.search.ranking import ranking_agreement
 from mmpse.registry import LOOPS, MODELS
 from mmpse.space import Subnet
 

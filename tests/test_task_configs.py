@@ -22,8 +22,8 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from task_data import HEIGHT, WIDTH, write_ade20k, write_cityscapes, write_coco, write_voc
 
-from mmpse.engine import read_archive
 from mmpse.models import find_backbone, measure
+from mmpse.openmmlab.search.archive import read_archive
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmpse.openmmlab.checkpoints import save_checkpoint
-from mmpse.openmmlab.configs import build_model
+from mmpse.openmmlab.checkpoints.loading import save_checkpoint
+from mmpse.openmmlab.configs.files import build_model
 
 COMMON = """
 default_scope = '{scope}'

@@ -27,7 +27,7 @@ from mmpse.deploy import (
     export_onnx,
     quantize,
 )
-from mmpse.openmmlab.configs import load_config
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.transfer import backbone_of, export_plain, load_model
 
 

@@ -14,9 +14,9 @@ from mmengine.runner import CheckpointLoader, Runner
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.command import run_command
-from mmpse.engine.checkpoint import check_statistics
 from mmpse.files import check_writable, plain, write_json
 from mmpse.openmmlab.showing import count_images, show_predictions
+from mmpse.openmmlab.supernet.checkpoint import check_statistics
 
 
 def parse_args() -> argparse.Namespace:

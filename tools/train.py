@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.command import run_command
-from mmpse.engine import resume_latest
+from mmpse.openmmlab.search.resume import resume_latest
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import OPTIM_WRAPPERS
 

@@ -13,7 +13,7 @@ from mmengine.config import Config
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.command import run_command
-from mmpse.openmmlab.configs import write_config
+from mmpse.openmmlab.configs.files import write_config
 from mmpse.transfer import complexity, new_backbone
 from mmpse.transfer.config import plan
 

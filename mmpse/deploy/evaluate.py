@@ -14,7 +14,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmpse.openmmlab.configs import build_model
+from mmpse.openmmlab.configs.files import build_model
 
 from .graph import between, line
 from .network import ExportError, kind_of

@@ -9,7 +9,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from mmpse.openmmlab.scores import divergence
+from mmpse.openmmlab.teaching.scores import divergence
 from mmpse.registry import MODELS
 
 from .slimmable import find_backbone

@@ -15,7 +15,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from mmpse.openmmlab.scores import divergence, is_sigmoid
+from mmpse.openmmlab.teaching.scores import divergence, is_sigmoid
 
 from .slimmable import SlimmableBackbone
 

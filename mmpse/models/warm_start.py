@@ -9,8 +9,8 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.checkpoints import listed, read_checkpoint, weights_in
-from mmpse.openmmlab.layouts import to_mmpretrain
+from mmpse.openmmlab.checkpoints.layouts import to_mmpretrain
+from mmpse.openmmlab.checkpoints.loading import listed, read_checkpoint, weights_in
 from mmpse.registry import WEIGHT_INITIALIZERS
 
 from .slimmable import SlimmableBackbone

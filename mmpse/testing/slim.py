@@ -14,8 +14,8 @@ from mmengine.analysis import FlopAnalyzer, parameter_count
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpse.openmmlab.outputs import parts_of, raw_outputs
-from mmpse.openmmlab.pruned import look
+from mmpse.openmmlab.models.outputs import parts_of, raw_outputs
+from mmpse.openmmlab.models.pruned import look
 from mmpse.resources.cost import model_cost
 from mmpse.slim import EXECUTIONS, Layout, Supernet, as_subnet, cut_, find_units, sort_
 from mmpse.slim.cutting import cut_of, layers_in, take

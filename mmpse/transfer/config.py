@@ -10,12 +10,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmpse.engine.checkpoint import of_supernet
 from mmpse.models import SliceError, SlimmableBackbone, count
 from mmpse.models.stock import FAMILIES, PACKAGES, Slimmable
 from mmpse.models.warm_start import load_public
-from mmpse.openmmlab.checkpoints import collapsed, listed, read_checkpoint, weights_in
-from mmpse.openmmlab.configs import (
+from mmpse.openmmlab.checkpoints.loading import collapsed, listed, read_checkpoint, weights_in
+from mmpse.openmmlab.configs.files import (
     ConfigError,
     build_model,
     changed,
@@ -24,7 +23,8 @@ from mmpse.openmmlab.configs import (
     neutral,
     write_config,
 )
-from mmpse.openmmlab.images import channels_of
+from mmpse.openmmlab.configs.images import channels_of
+from mmpse.openmmlab.supernet.checkpoint import of_supernet
 from mmpse.openmmlab.types import find_type, is_type
 from mmpse.registry import MODELS
 from mmpse.space import Subnet

@@ -17,11 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmpse.deploy import ExportError
 from mmpse.deploy.agreement import compare
 from mmpse.deploy.network import Raw
-from mmpse.engine.checkpoint import check_statistics
 from mmpse.files import written
 from mmpse.models import SliceError
-from mmpse.openmmlab.checkpoints import read_checkpoint, weights_in
-from mmpse.openmmlab.configs import build_model, load_config
+from mmpse.openmmlab.checkpoints.loading import read_checkpoint, weights_in
+from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.supernet.checkpoint import check_statistics
 
 from .plain import PlainBackbone
 

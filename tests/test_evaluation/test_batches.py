@@ -11,8 +11,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
-from mmpse.evaluation import HeldBatches
-from mmpse.evaluation.batches import copied, nbytes
+from mmpse.openmmlab.supernet.batches import HeldBatches, copied, nbytes
 
 
 def classified(k):

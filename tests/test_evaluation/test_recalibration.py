@@ -8,7 +8,7 @@ from mmseg.models import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmpse.evaluation import recalibrate
+from mmpse.openmmlab.models.recalibration import recalibrate
 
 
 class Net(BaseModel):

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpse.openmmlab.configs import (
+from mmpse.openmmlab.configs.files import (
     ConfigError,
     build_model,
     default_input_shape,

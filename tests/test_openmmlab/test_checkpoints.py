@@ -15,7 +15,7 @@ from timm import create_model
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
 
-from mmpse.openmmlab.checkpoints import (
+from mmpse.openmmlab.checkpoints.loading import (
     CheckpointError,
     load_weights,
     read_checkpoint,

@@ -19,8 +19,8 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpse.openmmlab.distillation import DistillationHook
-from mmpse.openmmlab.head_distance import head_distance
+from mmpse.openmmlab.teaching.head_distance import head_distance
+from mmpse.openmmlab.teaching.hook import DistillationHook
 from mmpse.registry import HOOKS, MODELS
 
 ANCHORS = dict(type='mmdet.AnchorGenerator', scales=[8], ratios=[1.0], strides=[4, 8, 16, 32])
@@ -342,7 +342,7 @@ def test_the_teacher_itself_is_at_no_distance(teach, name):
 )
 def test_one_line_says_what_is_compared(teach, name, line, monkeypatch):
     said = []
-    monkeypatch.setattr('mmpse.openmmlab.distillation.print_log', lambda x, **_: said.append(x))
+    monkeypatch.setattr('mmpse.openmmlab.teaching.hook.print_log', lambda x, **_: said.append(x))
     config, package = KINDS[name]
     hook, runner, _ = teach(build(config(4, 8), package).train(), config(), package, every=1)
     for _ in range(2):
@@ -542,7 +542,7 @@ class OwnModel(BaseModel):
 
 def test_what_is_not_a_function_of_the_parts_is_left_out(teach, monkeypatch):
     said = []
-    monkeypatch.setattr('mmpse.openmmlab.distillation.print_log', lambda x, **_: said.append(x))
+    monkeypatch.setattr('mmpse.openmmlab.teaching.hook.print_log', lambda x, **_: said.append(x))
     student = OwnModel(2)
     hook, runner, teacher = teach(student, dict(type=OwnModel, width=4), 'mmengine', every=1)
     images = torch.randn(4, 3, 8, 8)

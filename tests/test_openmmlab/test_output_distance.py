@@ -10,8 +10,8 @@ from mmseg.models import CrossEntropyLoss
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from mmpse.openmmlab.head_distance import detection_distance, head_distance
-from mmpse.openmmlab.output_distance import output_distance
+from mmpse.openmmlab.teaching.head_distance import detection_distance, head_distance
+from mmpse.openmmlab.teaching.output_distance import output_distance
 
 
 def test_distance_is_zero_of_itself_and_one_of_the_mean():

@@ -8,8 +8,8 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import nn
 
-from mmpse.openmmlab.outputs import image_channels, parts_of, raw_outputs
-from mmpse.openmmlab.pruned import LookError, Pruned, look
+from mmpse.openmmlab.models.outputs import image_channels, parts_of, raw_outputs
+from mmpse.openmmlab.models.pruned import LookError, Pruned, look
 from mmpse.registry import MODELS
 from mmpse.space import SubnetError
 

@@ -5,8 +5,8 @@ import torch
 from tiny_tasks import write_task
 
 import mmpse
-from mmpse.openmmlab.reach import reachable
-from mmpse.openmmlab.subject import examine
+from mmpse.openmmlab.pruning.reach import reachable
+from mmpse.openmmlab.pruning.subject import examine
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS, PARAM_SCHEDULERS, DefaultScope
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
-from mmpse.openmmlab.recipe import finetune
+from mmpse.openmmlab.pruning.recipe import finetune
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
@@ -169,9 +169,9 @@ def test_mixed_precision_without_a_gpu(monkeypatch):
     cfg.optim_wrapper.update(
         type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16', clip_grad=dict(max_norm=35)
     )
-    monkeypatch.setattr('mmpse.openmmlab.recipe.is_cuda_available', lambda: True)
+    monkeypatch.setattr('mmpse.openmmlab.pruning.recipe.is_cuda_available', lambda: True)
     assert finetune(cfg).changes['optim_wrapper'].keys() == {'optimizer'}
-    monkeypatch.setattr('mmpse.openmmlab.recipe.is_cuda_available', lambda: False)
+    monkeypatch.setattr('mmpse.openmmlab.pruning.recipe.is_cuda_available', lambda: False)
     recipe = finetune(cfg)
     text = cfg.pretty_text + '\n'
     merged = Config.fromstring(text, '.py')

@@ -9,9 +9,9 @@ from mmengine.runner import Runner
 from tiny_tasks import write_task
 
 import mmpse.api
-from mmpse.openmmlab.searching import supernet_end
+from mmpse.openmmlab.configs.splits import held_out
+from mmpse.openmmlab.pruning.searching import supernet_end
 from mmpse.openmmlab.seeding import SeedHook
-from mmpse.openmmlab.splits import held_out
 
 
 class Killed(Exception):

@@ -26,7 +26,7 @@ from task_data import (
     write_voc_boxes,
 )
 
-from mmpse.openmmlab.splits import held_out
+from mmpse.openmmlab.configs.splits import held_out
 from mmpse.registry import DATASETS
 
 # each with the different images in its training set

@@ -12,10 +12,10 @@ from tiny_tasks import write_task
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.configs import build_model
-from mmpse.openmmlab.distillation import build_teacher
-from mmpse.openmmlab.head_distance import head_distance
-from mmpse.openmmlab.supernets import find_supernet
+from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.supernet.building import find_supernet
+from mmpse.openmmlab.teaching.head_distance import head_distance
+from mmpse.openmmlab.teaching.hook import build_teacher
 from mmpse.slim import cut_
 
 HOOK = dict(type='mmpse.SupernetHook', n=2, execution='sliced', divisor=4)

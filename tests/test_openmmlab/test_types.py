@@ -7,9 +7,9 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmpse.engine import EvolutionSearchLoop, RandomSearchLoop
-from mmpse.engine.resume import is_search
 from mmpse.models import FitToBackbone, WarmStart
+from mmpse.openmmlab.search.loops import EvolutionSearchLoop, RandomSearchLoop
+from mmpse.openmmlab.search.resume import is_search
 from mmpse.openmmlab.types import find_type, is_type
 from mmpse.registry import WEIGHT_INITIALIZERS
 

@@ -7,8 +7,14 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmpse.openmmlab.configs import ConfigError, base_name, importing, load_config, write_config
-from mmpse.openmmlab.source import python_source
+from mmpse.openmmlab.configs.files import (
+    ConfigError,
+    base_name,
+    importing,
+    load_config,
+    write_config,
+)
+from mmpse.openmmlab.configs.source import python_source
 
 RETINA = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 OLD = """
@@ -242,7 +248,7 @@ def test_a_package_that_is_not_installed_is_named(package, old, monkeypatch):
         return found
 
     monkeypatch.setattr(importlib.util, 'find_spec', without(find_spec))
-    monkeypatch.setattr('mmpse.openmmlab.configs.find_spec', without(find_spec))
+    monkeypatch.setattr('mmpse.openmmlab.configs.files.find_spec', without(find_spec))
     monkeypatch.setattr(importlib.metadata, 'distribution', without(distribution))
     with pytest.raises(ConfigError, match=f'no module {package}, .*: pip install onedl-{package}'):
         load_config(f'{package}::_base_/default_runtime.py')

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmpse.openmmlab.configs import build_model, load_config
+from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.testing import SlimTester
 
 

@@ -8,8 +8,9 @@ import torch
 from command_line import QUICK, run
 from mmengine.config import Config
 
-from mmpse.engine import Archive, Judged, LossRecord
 from mmpse.models import SlimmableMobileNetV2, SlimmableResNet, measure
+from mmpse.openmmlab.search.archive import Archive, Judged
+from mmpse.openmmlab.supernet.record import LossRecord
 from mmpse.registry import MODELS
 
 

@@ -7,9 +7,9 @@ from conftest import ROOT
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmpse.engine import read_archive
-from mmpse.engine.checkpoint import supernet_state
 from mmpse.models import measure
+from mmpse.openmmlab.search.archive import read_archive
+from mmpse.openmmlab.supernet.checkpoint import supernet_state
 from mmpse.space import Subnet
 
 

@@ -19,8 +19,8 @@ from conftest import ROOT, small
 from mmengine.config import Config
 from tiny_tasks import write_task
 
-from mmpse.engine import ArchiveError, read_archive
-from mmpse.engine.checkpoint import supernet_state
+from mmpse.openmmlab.search.archive import ArchiveError, read_archive
+from mmpse.openmmlab.supernet.checkpoint import supernet_state
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_supernet_training_survives_kill_9(supernet_file, tmp_path, when):
 
 NOTE_JUDGED = """
 import os
-from mmpse.engine import Judge
+from mmpse.openmmlab.search.judge import Judge
 
 judge = Judge.__call__
 
@@ -260,7 +260,7 @@ def test_failing_process_ends_the_search(search_file, tmp_path, failure, message
 FAILING = """
 import os
 from mmengine import dist
-from mmpse.engine import Judge
+from mmpse.openmmlab.search.judge import Judge
 
 judge, count = Judge.__call__, []
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 from mmengine.config import Config
 
 from mmpse.models import SlimmableMobileNetV2, SlimmableResNet, SlimmableVGG
-from mmpse.openmmlab.configs import build_model
+from mmpse.openmmlab.configs.files import build_model
 from mmpse.openmmlab.errors import CheckpointError
 from mmpse.transfer import (
     ExportError,

@@ -20,7 +20,7 @@ from mmseg.apis import init_model
 from PIL import Image
 
 from mmpse.models import SlimmableResNet
-from mmpse.openmmlab.configs import build_model
+from mmpse.openmmlab.configs.files import build_model
 from mmpse.transfer import transfer
 
 SIZE = 96

@@ -13,8 +13,8 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
 from mmpse.command import run_command
-from mmpse.engine.checkpoint import supernet_state
 from mmpse.models import backbone_costs
+from mmpse.openmmlab.supernet.checkpoint import supernet_state
 from mmpse.registry import MODELS
 from mmpse.visualization import training_losses
 

@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mmpse.command import run_command
-from mmpse.engine import read_archive, read_identity
-from mmpse.evaluation import ranking_agreement
 from mmpse.files import write_json
+from mmpse.openmmlab.search.archive import read_archive, read_identity
+from mmpse.openmmlab.search.ranking import ranking_agreement
 from mmpse.space import Subnet
 
 

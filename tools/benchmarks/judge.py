@@ -28,10 +28,10 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from mmpse.command import run_command
-from mmpse.engine import Judge
-from mmpse.evaluation import recalibrate
 from mmpse.files import write_json
 from mmpse.models import find_backbone, model_costs
+from mmpse.openmmlab.models.recalibration import recalibrate
+from mmpse.openmmlab.search.judge import Judge
 from mmpse.registry import MODELS
 from mmpse.space import nearest_uniform
 

@@ -18,10 +18,10 @@ from rich.progress import track
 from rich.table import Table
 
 from mmpse.command import run_command
-from mmpse.engine.checkpoint import supernet_state
-from mmpse.engine.loss_record import relative_losses
 from mmpse.files import write_json
 from mmpse.models import SlimmableMobileNetV2, backbone_costs
+from mmpse.openmmlab.supernet.checkpoint import supernet_state
+from mmpse.openmmlab.supernet.record import relative_losses
 from mmpse.space import (
     SAMPLERS,
     Budget,

@@ -32,9 +32,9 @@ from rich.table import Table
 
 import mmpse  # noqa: F401
 from mmpse.command import run_command
-from mmpse.engine.execution import now
 from mmpse.files import write_json
 from mmpse.models import find_backbone
+from mmpse.openmmlab.supernet.execution import now
 
 NETWORKS = {
     'MobileNetV2-1.5x': dict(type='mmpse.SlimmableMobileNetV2', widen_factor=1.5),
@@ -217,7 +217,9 @@ def measure(network: str, layout: str, dtype: str, args) -> list[dict]:
     peaks: dict[tuple[str, int], int] = {}
     # forked from a process that has imported all this, and run nothing yet
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(['mmpretrain.models', 'mmpse.models', 'mmpse.engine'])
+    context.set_forkserver_preload(
+        ['mmpretrain.models', 'mmpse.models', 'mmpse.openmmlab.supernet.hook']
+    )
     turns = list(itertools.product(range(args.rounds), modes))
     for seed, mode in track(turns, description=f'{network}, {layout}, {dtype}', transient=True):
         with ProcessPoolExecutor(1, context) as process:

@@ -36,7 +36,6 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmpse.command import run_command
-from mmpse.engine import SupernetHook, resume_latest
 from mmpse.models import (
     backbone_costs,
     costs_of,
@@ -45,6 +44,8 @@ from mmpse.models import (
     model_costs,
     with_subnet,
 )
+from mmpse.openmmlab.search.resume import resume_latest
+from mmpse.openmmlab.supernet.hook import SupernetHook
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import HOOKS, MODELS
 from mmpse.space import Subnet, nearest_uniform

@@ -29,10 +29,10 @@ from mmengine.runner import Runner
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import mmpse
-from mmpse.engine import resume_latest
 from mmpse.files import write_json
 from mmpse.models import device_name
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.search.resume import resume_latest
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERVAL = 500  # steps between the checkpoints of a training by the clock

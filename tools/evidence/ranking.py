@@ -29,11 +29,6 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmpse.command import run_command
-from mmpse.engine import SupernetHook
-from mmpse.engine.judge import Judge, calibration_batches
-from mmpse.engine.search_loop import memory_format_of
-from mmpse.engine.stage_judge import StageJudge
-from mmpse.evaluation.batches import HeldBatches
 from mmpse.files import written
 from mmpse.models import (
     StageWiseClassifier,
@@ -42,6 +37,11 @@ from mmpse.models import (
     measure,
     with_subnet,
 )
+from mmpse.openmmlab.search.base import memory_format_of
+from mmpse.openmmlab.search.judge import Judge, calibration_batches
+from mmpse.openmmlab.stagewise.judge import StageJudge
+from mmpse.openmmlab.supernet.batches import HeldBatches
+from mmpse.openmmlab.supernet.hook import SupernetHook
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import HOOKS, MODELS
 from mmpse.space import SearchSpace, SpreadSampler, Subnet

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy.stats import kendalltau, spearmanr
 from tables import note, provenance, spread, table
 
-from mmpse.evaluation import ranking_agreement
+from mmpse.openmmlab.search.ranking import ranking_agreement
 
 OURS = (
     'parallel-masked',

@@ -1,0 +1,1 @@
+"""Any checkpoint of a model, read into it and written."""

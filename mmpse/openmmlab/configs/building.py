@@ -1,0 +1,150 @@
+"""A config's model, built without its downloads; and the config without what loads weights."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from mmpse.openmmlab import compat
+from mmpse.openmmlab.errors import ConfigError, name_of, one_line
+from mmpse.openmmlab.types import is_type
+from mmpse.registry import MODELS
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, in its scope, on this machine alone.
+
+    Nothing is downloaded or read: whatever would load weights (``init_cfg``, ``pretrained``, a
+    teacher's checkpoint) is left out, and the model's own random initialisation is done.
+    Synchronised BatchNorms, which need a distributed job, become plain ones.
+
+    Raises:
+        ConfigError: If a class that it names is missing, or refuses its arguments.
+    """
+    model = ConfigDict(copy.deepcopy(cfg.model))
+    if cfg.get('data_preprocessor') is not None:  # as the runner does
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    scope = cfg.get('default_scope') or 'mmengine'
+    try:
+        with DefaultScope.overwrite_default_scope(scope), _quiet():
+            built = MODELS.build(_offline(model, scope))
+            if hasattr(built, 'init_weights'):
+                built.init_weights()
+    except Exception as error:  # constructors raise whatever they do
+        reason = f'{type(error).__name__}: {one_line(error)}'
+        raise ConfigError(f'cannot build the model of {name_of(cfg)} ({reason})') from error
+    return revert_sync_batchnorm(built)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, mmengine does not tell how every single weight is initialised."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _offline(value: Any, scope: str) -> Any:
+    """A model's config that reads nothing and needs no distributed job."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_offline(item, scope) for item in value)
+    if not isinstance(value, Mapping):
+        return value
+    value = ConfigDict({k: _offline(v, scope) for k, v in value.items()})
+    value.update(_loading(value))
+    if value.get('teacher_ckpt') is not None:
+        value.teacher_ckpt = None
+    teacher = value.get('teacher_config')
+    if isinstance(teacher, str) and not Path(teacher).is_file():
+        # mmdet looks for it in a checkout of its repository
+        name = f'{scope}::{teacher.removeprefix("configs/")}'
+        teacher = Config.fromfile(compat.config_path(name))
+        value.teacher_config = dict(model=_offline(teacher.model, scope))
+    if isinstance(value.get('norm_cfg'), Mapping):
+        value.norm_cfg = _local_norm(value.norm_cfg)
+    return value
+
+
+def _local_norm(norm_cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    """mmcv's synchronised BatchNorm cannot even be constructed outside a distributed job."""
+    if not is_type(norm_cfg, 'MMSyncBN'):
+        return norm_cfg
+    kept = ('eps', 'momentum', 'affine', 'track_running_stats', 'requires_grad')
+    return ConfigDict(type='BN', **{k: norm_cfg[k] for k in kept if k in norm_cfg})
+
+
+def neutral(cfg: Config) -> dict[str, Any]:
+    """The changes after which a config loads no weights from anywhere: all start at random.
+
+    ``load_from`` and ``resume``, and whatever loads in the model or a part of it (an ``init_cfg``
+    with a checkpoint, ``mmpse.WarmStart`` included; ``pretrained``). A random initialisation stays,
+    and so do the weights of a teacher.
+
+    Returns:
+        Changes for :func:`write_config`, e.g.
+        ``{'load_from': None, 'model': {'backbone': {'init_cfg': None}}}``; ``{}``: it loads none.
+    """
+    changes: dict[str, Any] = {}
+    if cfg.get('load_from') is not None:
+        changes['load_from'] = None
+    if cfg.get('resume'):  # without load_from, the latest checkpoint of the work dir
+        changes['resume'] = False
+    if model := _without_loading(cfg.model):
+        changes['model'] = model
+    return changes
+
+
+def _without_loading(config: Mapping[str, Any]) -> dict[str, Any]:
+    changes = _loading(config)
+    for key, value in config.items():
+        if str(key).startswith('teacher') or key in changes:
+            continue
+        if isinstance(value, Mapping):
+            if change := _without_loading(value):
+                changes[key] = change
+        elif isinstance(value, (list, tuple)):  # replaced as a whole by one that inherits
+            items = [
+                merged(item, _without_loading(item)) if isinstance(item, Mapping) else item
+                for item in value
+            ]
+            if items != list(value):
+                changes[key] = type(value)(items)
+    return changes
+
+
+def _loading(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a module's own config load nothing."""
+    changes: dict[str, Any] = {}
+    init = config.get('init_cfg')
+    if isinstance(init, Mapping) and 'checkpoint' in init:
+        changes['init_cfg'] = None
+    elif isinstance(init, (list, tuple)):
+        kept = [one for one in init if 'checkpoint' not in one]
+        if len(kept) < len(init):
+            changes['init_cfg'] = kept or None
+    if config.get('pretrained'):  # init_cfg by its old name; timm's is a bool
+        changes['pretrained'] = False if config['pretrained'] is True else None
+    if config.get('checkpoint_path'):  # timm's
+        changes['checkpoint_path'] = ''
+    return changes
+
+
+def merged(config: Mapping[str, Any], changes: Mapping[str, Any]) -> ConfigDict:
+    """A config with changes, as one that inherits from it has them."""
+    result = ConfigDict(copy.deepcopy(config))
+    result.merge(copy.deepcopy(changes))
+    return result

@@ -1,0 +1,101 @@
+"""What a config says of the images that its model is tested with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from mmpse.openmmlab.errors import ConfigError, name_of
+from mmpse.registry import DATASETS
+
+
+def default_input_shape(cfg: Config, model: nn.Module) -> tuple[int, int, int]:
+    """Shape (C, H, W) of an image as the model gets it in tests.
+
+    The channels are those of the first layer. The size is that of the test pipeline: of its crop,
+    padding or resize, rounded up as the data preprocessor pads; where it keeps the ratio of the
+    sides, the largest. Where it leaves the size open, that of the training's crops, and last that
+    of the first image of the test data.
+
+    Raises:
+        ConfigError: If nothing tells the size.
+    """
+    channels = channels_of(model)
+    size = _test_size(cfg) or _train_crop(cfg) or _size_of_first_image(cfg)
+    if size is None:
+        raise ConfigError(
+            f'{name_of(cfg)} does not tell the size of its images; give the input shape {channels} '
+            'HEIGHT WIDTH'
+        )
+    # a teacher-student model has a preprocessor in its preprocessor
+    divisor = max(getattr(m, 'pad_size_divisor', None) or 1 for m in model.modules())
+    height, width = (-(-side // divisor) * divisor for side in size)
+    return channels, height, width
+
+
+def channels_of(model: nn.Module) -> int:
+    """How many channels the first layer of a model reads."""
+    for layer in model.modules():
+        if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
+            return layer.weight.shape[1] * getattr(layer, 'groups', 1)
+    raise ConfigError(f'{type(model).__name__} has no convolution and no linear layer')
+
+
+def _pipelines(cfg: Config, *splits: str) -> Iterator[list]:
+    for split in splits:
+        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+        while isinstance(dataset, Mapping):
+            if dataset.get('pipeline'):
+                yield dataset['pipeline']
+            dataset = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
+
+
+def _test_size(cfg: Config) -> tuple[int, int] | None:
+    """(H, W) that a pipeline leaves an image with; None if it follows the image's own."""
+    slide = cfg.model.get('test_cfg') or {}
+    if slide.get('crop_size'):  # of a segmentor that looks through a window
+        return _pair(slide['crop_size'])
+    pipeline = next(_pipelines(cfg, 'test', 'val'), [])
+    size = None
+    for transform in pipeline:
+        if transform.get('crop_size') or transform.get('size'):  # (W, H) of a crop or a padding
+            size = _pair(transform.get('crop_size') or transform['size'])[::-1]
+        elif transform.get('scale'):
+            scale = transform['scale']
+            width, height = _pair(scale)
+            if transform.get('keep_ratio') and isinstance(scale, (list, tuple)):
+                width, height = max(scale), min(scale)
+                if width > 2 * height:  # a bound that few images reach
+                    continue
+            size = height, width
+    return size
+
+
+def _train_crop(cfg: Config) -> tuple[int, int] | None:
+    for pipeline in _pipelines(cfg, 'train'):
+        for transform in reversed(pipeline):
+            if transform.get('crop_size'):
+                return _pair(transform['crop_size'])
+    return None
+
+
+def _size_of_first_image(cfg: Config) -> tuple[int, int] | None:
+    for split in ('test', 'val', 'train'):
+        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+        if dataset is not None:
+            try:
+                with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+                    image = DATASETS.build(copy.deepcopy(dataset))[0]['inputs']
+                return tuple(image.shape[-2:])
+            except Exception:  # the data may be elsewhere
+                continue
+    return None
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)

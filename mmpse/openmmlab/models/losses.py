@@ -1,0 +1,132 @@
+"""What a model loses on batches of training images, the same images for every subnet."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from rich.progress import track
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmpse.openmmlab import compat
+from mmpse.registry import DATASETS
+from mmpse.slim.cutting import untracked
+
+Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
+
+
+def progress(description: str) -> Track:
+    """A progress bar with the time that is left."""
+    return partial(track, description=description, transient=True)
+
+
+def training_batches(
+    dataloader: Mapping[str, Any], images: int, scope: str | None, seed: int = 0
+) -> list[Any]:
+    """The first batches of a dataloader, as many as hold ``images`` images, but at least eight.
+
+    Batches are smaller than in training, if need be: their losses are compared pair by pair.
+
+    Args:
+        dataloader: Config of the dataloader; its sampler's order is fixed.
+        images: Images in all, or fewer if there are not so many.
+        scope: Default scope of the config.
+        seed: Seed of the augmentation.
+    """
+    config = dict(dataloader, num_workers=0, persistent_workers=False)
+    size = max(1, min(batch_size_of(config), images // 8))
+    if 'batch_size' in config:
+        config['batch_size'] = size
+    with DefaultScope.overwrite_default_scope(scope), repeatable(seed):
+        loader = Runner.build_dataloader(config, seed=seed)
+        return list(itertools.islice(loader, -(-images // size)))
+
+
+@contextmanager
+def repeatable(seed: int) -> Iterator[None]:
+    """In a ``with`` block the same random numbers are drawn every time; those outside go on."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def batch_size_of(dataloader: Mapping[str, Any]) -> int:
+    """Images of a batch, whether the dataloader says so or its batch sampler."""
+    return dataloader.get('batch_size') or dataloader['batch_sampler']['batch_size']
+
+
+def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:
+    """Images of a dataloader's dataset."""
+    with DefaultScope.overwrite_default_scope(scope):
+        return len(DATASETS.build(dataloader['dataset']))
+
+
+def preprocessed(model: nn.Module, batches: Sequence[Any]) -> list[dict[str, Any]]:
+    """Batches as the model's forward takes them, without Mixup and the like."""
+    preprocessor = model.data_preprocessor
+    augments = getattr(preprocessor, 'batch_augments', None)
+    if augments is not None:
+        preprocessor.batch_augments = None
+    try:
+        ready = [preprocessor(copy.deepcopy(batch), True) for batch in batches]
+    finally:
+        if augments is not None:
+            preprocessor.batch_augments = augments
+    return [dict(batch) if isinstance(batch, Mapping) else batch for batch in ready]
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """For the time of a ``with`` block BatchNorms take the statistics of each batch.
+
+    So a subnet needs no recalibration to be judged by its loss. Everything else is in eval mode.
+    """
+    modes = {module: module.training for module in model.modules()}
+    norms = [m for m in modes if isinstance(m, _BatchNorm)]
+    model.eval()
+    for norm in norms:
+        norm.train()
+    try:
+        with untracked(norms):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@torch.no_grad()
+def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torch.Tensor:
+    """The label loss of each batch ``(batches,)``.
+
+    What is drawn at random (a detector's samples) is drawn alike every time.
+
+    Args:
+        model: The model.
+        batches: As :func:`preprocessed` gives them.
+    """
+    losses = []
+    with torch.random.fork_rng(devices=[]):
+        for number, batch in enumerate(batches):
+            torch.manual_seed(number)
+            # a copy: heads write into the samples
+            data = dict(batch, data_samples=copy.deepcopy(batch['data_samples']))
+            parsed, _ = model.parse_losses(compat.forward_by_mode(model, data, mode='loss'))
+            losses.append(parsed.detach().cpu())
+    return torch.stack(losses).double()

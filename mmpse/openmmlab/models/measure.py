@@ -1,0 +1,96 @@
+"""What a model takes on this machine: bytes of its file, milliseconds of its forward."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
+from rich.progress import track
+from torch import Tensor, nn
+
+from mmpse.models.latency import measure_latencies
+from mmpse.openmmlab.checkpoints.loading import save_checkpoint
+from mmpse.openmmlab.errors import one_line
+from mmpse.openmmlab.pruning.subject import Subject
+
+from .outputs import deployed_outputs
+
+SECONDS, ROUNDS = 15, (3, 50)  # of measuring, about; at least and at most
+
+
+def measure(
+    subject: Subject, models: Mapping[str, nn.Module], log: MMLogger
+) -> dict[str, dict[str, float]]:
+    """Measure models beside each other, interleaved, so that a slow moment meets them all.
+
+    Args:
+        subject: What they come from.
+        models: Name -> full or cut model in eval mode.
+        log: Is told why a runtime is left out.
+
+    Returns:
+        Name -> ``'bytes'`` of a file of the weights; ``'latency_ms'``, the median forward of one
+        image up to the raw outputs in PyTorch on this device; ``'onnxruntime_ms'`` on a CPU, if
+        that is installed and the models can be exported.
+    """
+    images = torch.randn(1, *subject.input_shape, device=get_device())
+    result = {name: dict(bytes=file_size(model)) for name, model in models.items()}
+    runtimes = dict(latency_ms=_torch)
+    if images.device.type == 'cpu':
+        runtimes['onnxruntime_ms'] = _onnxruntime
+    for key, prepare in runtimes.items():
+        try:
+            calls = {name: prepare(model, images) for name, model in models.items()}
+        except Exception as error:  # exporters raise whatever they do
+            log.info(f'{key} is left out: {one_line(error)}')
+            continue
+        for name, milliseconds in medians(calls).items():
+            result[name][key] = milliseconds
+    return result
+
+
+def file_size(model: nn.Module) -> int:
+    """Bytes of the file that holds a model's weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'weights.pth')
+        save_checkpoint(path, model)
+        return path.stat().st_size
+
+
+def medians(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Milliseconds that calls take, the median of as many rounds as fit into the time."""
+    for call in calls.values():
+        call()
+    start = time.perf_counter()
+    for call in calls.values():
+        call()
+    each = 2 * (time.perf_counter() - start)  # every call runs twice in a round
+    least, most = ROUNDS
+    rounds = int(min(most, max(least, SECONDS / each)))
+    follow = partial(track, description='measuring latency', transient=True)
+    times = measure_latencies(calls, rounds, min(5, rounds), follow)
+    return {name: round(1e3 * statistics.median(of), 4) for name, of in times.items()}
+
+
+def _torch(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    @torch.no_grad()
+    def call() -> None:
+        deployed_outputs(model, images)
+        if images.device.type == 'cuda':
+            torch.cuda.synchronize(images.device)
+
+    return call
+
+
+def _onnxruntime(model: nn.Module, images: Tensor) -> Callable[[], Any]:
+    from mmpse.deploy import prepared  # it needs optional requirements
+
+    return prepared(model, images, 'onnxruntime')

@@ -1,0 +1,66 @@
+"""Recomputing BatchNorm statistics for one subnet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmpse.openmmlab import compat
+from mmpse.openmmlab.supernet.batches import HeldBatches
+
+
+@torch.no_grad()
+def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> int:
+    """Set every BatchNorm's running statistics to their mean over ``batches``.
+
+    A supernet keeps no running statistics of its subnets, so that each is recalibrated on training
+    images before it is judged. Every batch has the same weight.
+
+    Args:
+        model: A static model; its training mode is left as it was.
+        batches: Batches as the training dataloader gives them. For many models, hand them over as
+            :class:`HeldBatches`.
+
+    Returns:
+        Number of recalibrated layers; 0 if the model has no BatchNorm with running statistics.
+
+    Raises:
+        ValueError: If there are no batches.
+    """
+    if not batches:
+        raise ValueError('recalibration needs at least one batch of training images, got none')
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return 0
+    was_training, momenta = model.training, [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+    for batch in batches if isinstance(batches, HeldBatches) else HeldBatches(batches):
+        compat.forward_by_mode(model, _preprocess(model, batch), 'tensor')
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.train(was_training)
+    return len(norms)
+
+
+def _preprocess(model: BaseModel, batch: Any) -> Any:
+    """A batch as a model sees it in training, but without Mixup and the like.
+
+    Segmentors pad crops of unequal sizes in training only.
+    """
+    preprocessor = model.data_preprocessor
+    augments = getattr(preprocessor, 'batch_augments', None)
+    if augments is not None:
+        preprocessor.batch_augments = None
+    try:
+        return preprocessor(batch, True)
+    finally:
+        if augments is not None:
+            preprocessor.batch_augments = augments

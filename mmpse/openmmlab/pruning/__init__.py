@@ -1,0 +1,1 @@
+"""`mmpse prune`: the steps from a trained model to a pruned one."""

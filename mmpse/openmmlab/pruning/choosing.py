@@ -1,0 +1,82 @@
+"""Choosing widths for a trained model: uniform, by sensitivity; judged beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mmpse.openmmlab.models.losses import Track, batch_losses, batch_statistics
+from mmpse.search.allocate import allocate
+from mmpse.search.sensitivity import Curves
+from mmpse.slim.cutting import as_subnet
+from mmpse.space import Budget, uniform_within
+
+from .subject import Subject
+
+
+class Judgement(NamedTuple):
+    """How a candidate did on images that its choice did not see.
+
+    Attributes:
+        name: How it was chosen.
+        widths: Channels of each unit.
+        loss: Mean loss of the batches.
+        gain: How much less it loses than uniform pruning, mean over the batches.
+        error: Standard error of that.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    loss: float
+    gain: float
+    error: float
+
+
+def by_sensitivity(
+    subject: Subject,
+    budget: Budget,
+    sensitivity: Mapping[str, Mapping[int, float]],
+    count: int = 3,
+) -> np.ndarray:
+    """Widths that should lose least, each unit taken by itself; the best few ``(subnets, units)``.
+
+    Args:
+        sensitivity: Unit -> width -> loss, as :func:`measure_sensitivity` gives it.
+    """
+    widths = {unit: list(points) for unit, points in sensitivity.items()}
+    losses = {unit: list(points.values()) for unit, points in sensitivity.items()}
+    table = Curves(subject.space, widths, losses).table()
+    starts = uniform_within(subject.space, budget)[None]
+    return allocate(subject.space, budget, table, starts=starts, count=count)
+
+
+@torch.no_grad()
+def judge(
+    subject: Subject,
+    candidates: Sequence[tuple[str, Sequence[int]]],
+    batches: Sequence[Mapping[str, Any]],
+    track: Track = iter,
+) -> list[Judgement]:
+    """Compare candidates by their losses on the same batches; the first one is uniform pruning."""
+    rows: list[tuple[str, tuple[int, ...], torch.Tensor]] = []
+    for name, widths in track(candidates):
+        subnet = dict(zip(subject.space.names, map(int, widths), strict=True))
+        with as_subnet(subject.model, subject.layout, subnet), batch_statistics(subject.model):
+            losses = batch_losses(subject.model, batches)
+        rows.append((name, tuple(subnet.values()), losses))
+    uniform = rows[0][2]
+    judged = []
+    for name, widths, losses in rows:
+        gain = uniform - losses
+        error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float('inf')
+        judged.append(Judgement(name, widths, float(losses.mean()), float(gain.mean()), error))
+    return judged
+
+
+def winner(judged: Sequence[Judgement]) -> Judgement:
+    """The candidate of the least loss, if it beats uniform by more than a standard error."""
+    best = min(judged, key=lambda row: row.loss)
+    return best if best.gain > best.error else judged[0]

@@ -1,0 +1,92 @@
+"""Pruning in the processes of MMEngine's launcher: the first one decides, all of them train."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from typing import Any
+
+import torch
+from mmengine import dist
+from mmengine.config import Config
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmpse.openmmlab import compat
+
+PATIENCE = datetime.timedelta(days=1)  # while the first process chooses, the others wait
+WRAPPER = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+
+
+class Crew:
+    """The processes of a job; a context in the first one, which the others :meth:`follow`.
+
+    Inside the context MMEngine sees a job of one process, but in :meth:`train`.
+
+    Args:
+        launcher: MMEngine's launcher; ``'none'``: there is one process.
+    """
+
+    def __init__(self, launcher: str) -> None:
+        self.launcher = launcher
+        self._started = launcher != 'none' and not dist.is_distributed()
+        if self._started:
+            if torch.cuda.is_available():
+                dist.init_dist(launcher, timeout=PATIENCE)
+            else:  # MMEngine's launcher takes a GPU for granted
+                torch.distributed.init_process_group('gloo', timeout=PATIENCE)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first process."""
+        return dist.is_main_process()
+
+    def __enter__(self) -> Crew:
+        self._alone = compat.alone()
+        self._alone.__enter__()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._alone.__exit__(None, None, None)
+        self._tell(None)
+        self._end()
+
+    def follow(self) -> None:
+        """Train whatever the first process trains, until it is done."""
+        while (job := self._tell(None)) is not None:
+            train(*job, self.launcher)
+        self._end()
+
+    def _end(self) -> None:
+        if self._started:  # a process that ends with gloo's threads running aborts
+            dist.barrier()
+            torch.distributed.destroy_process_group()
+
+    def train(self, config: str | os.PathLike, work_dir: str | os.PathLike) -> str:
+        """Train by a config in all processes; the last checkpoint."""
+        self._alone.__exit__(None, None, None)
+        try:
+            self._tell((str(config), str(work_dir)))
+            return train(config, work_dir, self.launcher)
+        finally:
+            self._alone = compat.alone()
+            self._alone.__enter__()
+
+    @staticmethod
+    def _tell(job: tuple[str, str] | None) -> tuple[str, str] | None:
+        """What the first process tells the others."""
+        message = [job]
+        dist.broadcast_object_list(message)
+        return message[0]
+
+
+def train(config: str | os.PathLike, work_dir: str | os.PathLike, launcher: str = 'none') -> str:
+    """Train by a config, or go on with a training that was interrupted; the last checkpoint."""
+    cfg = Config.fromfile(config)
+    cfg.work_dir, cfg.launcher = str(work_dir), launcher
+    if launcher != 'none' and not torch.cuda.is_available():
+        cfg.setdefault('model_wrapper_cfg', WRAPPER)
+    latest = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
+    if latest is not None and os.path.isfile(latest):
+        cfg.resume, cfg.load_from = True, latest
+    Runner.from_cfg(cfg).train()
+    return find_latest_checkpoint(cfg.work_dir)

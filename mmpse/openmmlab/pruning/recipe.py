@@ -1,0 +1,289 @@
+"""How a pruned model is fine-tuned: the user's own recipe, made shorter."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.device import is_cuda_available
+from mmengine.hooks import EarlyStoppingHook, EMAHook
+from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, DefaultScope
+from mmengine.registry import PARAM_SCHEDULERS as SCHEDULERS
+
+from mmpse.openmmlab.types import default_of, find_type, is_kind, is_type
+
+SHARE = 0.25  # of the config's training, by default
+# the peak learning rate for a share of the config's training, as a factor of its own
+SHARES, FACTORS = (0.1, 0.25, 0.5), (0.1, 0.3, 1.0)
+WARMUP, WARMUP_EPOCHS, WARMUP_ITERS = 0.05, 1, 1000  # share of the schedule; at most
+CHECKPOINTS = 4  # at least, in a run
+AMP_ONLY = ('loss_scale', 'dtype', 'use_fp16')  # arguments of AmpOptimWrapper
+MOST_MOMENTUM = 0.1  # of an average of weights
+# arguments of hooks: the epoch or iteration from which they act
+POSITIONS = dict(switch_epoch='epoch', begin_epoch='epoch', begin_iter='iteration')
+
+
+class Recipe(NamedTuple):
+    """A fine-tuning."""
+
+    changes: dict[str, Any]  # of the config, for one that has it as ``_base_``
+    text: str  # what was decided and why, in one line
+    total: int  # length of the whole schedule
+    unit: str  # of that length: 'epoch' or 'iteration', as the config counts
+
+
+def finetune(
+    cfg: Config,
+    epochs: int | None = None,
+    lr_factor: float | None = None,
+    *,
+    steps_per_epoch: int | None = None,
+    begin: int = 0,
+    end: int | None = None,
+) -> Recipe:
+    """Make the training of a config a fine-tuning of a pruned model.
+
+    * It takes a quarter of the config's epochs or iterations.
+    * The peak learning rate is 0.1 of the config's for a tenth of its training, 0.3 for a quarter,
+      the same from a half of it on, and linear in between.
+    * After a warm-up over 5 % (at most an epoch, or 1000 iterations) one cosine ends at zero: it
+      replaces all schedulers of the config.
+    * Hooks that act from some epoch on, or in the last ones, do so at the same share of the
+      training, rounded in favour of the last phase. An average of weights (EMA) reaches back over
+      the same share of it.
+    * Nothing is chosen by the validation split: no early stop, no best checkpoint.
+    * All else stays: optimizer, paramwise settings, batch size, clipping, data, how often it
+      validates. Mixed precision that needs a GPU becomes float32 where there is none.
+
+    A supernet and the fine-tuning after it may share one schedule: ``finetune(cfg, 12, end=4)`` and
+    ``finetune(cfg, 12, begin=4)`` are its two parts, each for a run of its own.
+
+    Args:
+        cfg: The config that trained the model.
+        epochs: Length of the fine-tuning.
+        lr_factor: Peak learning rate, as a factor of the config's.
+        steps_per_epoch: Iterations that make an epoch; needed for ``epochs`` with a config that
+            counts iterations.
+        begin: Where in the schedule the run begins, in the unit in which the config counts.
+        end: Where it ends; by default with the schedule.
+
+    Raises:
+        ValueError: If the config has no length or no learning rate, or an argument makes no sense.
+    """
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        plan = _Plan.of(cfg, epochs, steps_per_epoch, begin, end)
+        rate, peak = _peak(cfg)
+        share = plan.total / plan.original
+        if lr_factor is None:
+            lr_factor = float(np.interp(share, SHARES, FACTORS))
+        elif not lr_factor > 0:
+            raise ValueError(f'lr_factor={lr_factor} must be above 0; it is usually 0.1 to 1')
+        notes: list[str] = []
+        optim_wrapper = _optim_wrapper(cfg, peak * lr_factor, notes)
+        changes: dict[str, Any] = dict(
+            train_cfg=_train_cfg(cfg.train_cfg, plan),
+            optim_wrapper=optim_wrapper,
+            param_scheduler=[_scheduler(plan)],
+        )
+        hooks = _plain(cfg, 'custom_hooks') or []
+        moved = [hook for hook in (_moved(hook, plan, notes) for hook in hooks) if hook is not None]
+        if moved != hooks:
+            changes['custom_hooks'] = moved
+        checkpoint = _checkpoint(cfg, plan)
+        if checkpoint:
+            changes['default_hooks'] = dict(checkpoint=checkpoint)
+    text = (
+        f'{plan.count(plan.total)}, {share:.2g} of the {plan.original} of the config; peak '
+        f'learning rate {peak * lr_factor:.3g}, {lr_factor:.3g} of its {rate} {peak:.3g}; '
+        f'a warm-up over {plan.count(plan.warmup)}, then one cosine to 0'
+    )
+    if plan.length < plan.total:
+        text += f'; of these, {plan.begin} to {plan.end}'
+    return Recipe(changes, '; '.join([text, *notes]), plan.total, plan.unit)
+
+
+class _Plan(NamedTuple):
+    """Lengths, in the unit in which a config counts."""
+
+    original: int  # of the config's training
+    total: int  # of the schedule
+    begin: int  # of the run, a part of it
+    end: int
+    unit: str  # 'epoch' or 'iteration'
+
+    @classmethod
+    def of(
+        cls, cfg: Config, epochs: int | None, steps_per_epoch: int | None, begin: int, end: Any
+    ) -> _Plan:
+        train_cfg = cfg.get('train_cfg') or {}
+        unit = 'epoch' if train_cfg.get('max_epochs') else 'iteration'
+        original = train_cfg.get(f'max_{_short(unit)}s')
+        if not original:
+            raise ValueError(
+                'the config says neither train_cfg.max_epochs nor train_cfg.max_iters; give the '
+                'config that the model was trained by'
+            )
+        if epochs is None:
+            total = max(1, round(SHARE * original))
+        elif epochs != int(epochs) or epochs < 1:
+            raise ValueError(f'epochs={epochs} must be a whole number, at least 1')
+        elif unit == 'epoch':
+            total = int(epochs)
+        elif steps_per_epoch is None:
+            raise ValueError(
+                f'epochs={epochs} of a config that counts iterations (train_cfg.max_iters='
+                f'{original}) needs steps_per_epoch: training images / images of a batch'
+            )
+        else:
+            total = int(epochs) * steps_per_epoch
+        end = total if end is None else end
+        if not 0 <= begin < end <= total:
+            raise ValueError(
+                f'begin={begin}, end={end} is no part of a schedule of {total} {unit}s; choose '
+                f'0 <= begin < end <= {total}'
+            )
+        return cls(original, total, begin, end, unit)
+
+    @property
+    def length(self) -> int:
+        return self.end - self.begin
+
+    @property
+    def warmup(self) -> float:
+        most = WARMUP_EPOCHS if self.unit == 'epoch' else WARMUP_ITERS
+        return min(round(WARMUP * self.total, 3), most)
+
+    def move(self, position: int, unit: str | None = None) -> int:
+        """Where in the run is what was somewhere in the config's training; below 0: before it."""
+        moved = position * self.total // self.original
+        return moved - self.begin if unit in (None, self.unit) else moved
+
+    def count(self, length: float) -> str:
+        return f'{length:g} {self.unit}{"s" * (length != 1)}'
+
+
+def _short(unit: str) -> str:
+    return dict(epoch='epoch', iteration='iter')[unit]
+
+
+def _plain(cfg: Config, key: str) -> Any:
+    """A part of a config without the objects of new-style configs."""
+    return cfg.to_dict().get(key)
+
+
+def _peak(cfg: Config) -> tuple[str, float]:
+    """The highest learning rate of a config, and what says it."""
+    schedulers = cfg.get('param_scheduler') or []
+    for scheduler in [schedulers] if isinstance(schedulers, Mapping) else schedulers:
+        if is_type(scheduler, 'OneCycleLR', SCHEDULERS):
+            return 'eta_max', float(scheduler['eta_max'])
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    if 'lr' not in optimizer:
+        raise ValueError(
+            'the config has no optim_wrapper.optimizer.lr (several optimizers cannot be scheduled '
+            'by one recipe); set it'
+        )
+    return 'lr', float(optimizer['lr'])
+
+
+def _optim_wrapper(cfg: Config, lr: float, notes: list[str]) -> dict[str, Any]:
+    # by the class itself: mmpse.BFloat16OptimWrapper needs no GPU
+    amp = find_type('AmpOptimWrapper', OPTIM_WRAPPERS)
+    if is_cuda_available() or find_type(cfg.optim_wrapper, OPTIM_WRAPPERS) is not amp:
+        return dict(optimizer=dict(lr=lr))
+    notes.append('float32, since AmpOptimWrapper needs a GPU and there is none')
+    old = _plain(cfg, 'optim_wrapper')
+    kept = {key: value for key, value in old.items() if key not in AMP_ONLY}
+    return dict(kept, _delete_=True, type='OptimWrapper', optimizer=dict(kept['optimizer'], lr=lr))
+
+
+def _scheduler(plan: _Plan) -> dict[str, Any]:
+    scheduler = dict(type='mmpse.WarmupCosineLR', total=plan.total, warmup=plan.warmup)
+    if plan.begin:
+        scheduler['start'] = plan.begin
+    if plan.unit == 'epoch':
+        return dict(scheduler, by_epoch=True, convert_to_iter_based=True)
+    return dict(scheduler, by_epoch=False)
+
+
+def _train_cfg(train_cfg: Mapping[str, Any], plan: _Plan) -> dict[str, Any]:
+    changes: dict[str, Any] = {f'max_{_short(plan.unit)}s': plan.length}
+    if 'val_begin' in train_cfg:
+        changes['val_begin'] = max(1, plan.move(train_cfg['val_begin']))
+    if train_cfg.get('dynamic_intervals'):
+        changes['dynamic_intervals'] = [
+            (max(0, plan.move(milestone)), interval)
+            for milestone, interval in train_cfg['dynamic_intervals']
+        ]
+    return changes
+
+
+def _checkpoint(cfg: Config, plan: _Plan) -> dict[str, Any]:
+    """Changes of the hook that saves checkpoints."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    changes: dict[str, Any] = {}
+    most = max(1, plan.length // CHECKPOINTS)
+    if hook.get('by_epoch', True) == (plan.unit == 'epoch') and hook.get('interval', -1) > most:
+        changes['interval'] = most
+    if hook.get('save_best'):
+        changes['save_best'] = None
+    return changes
+
+
+# Hooks
+
+
+def _moved(hook: Mapping[str, Any], plan: _Plan, notes: list[str]) -> dict[str, Any] | None:
+    """A hook in a shorter training, or in a part of it; None: it has no place there."""
+    hook, name = dict(hook), getattr(find_type(hook, HOOKS), '__name__', hook['type'])
+    if is_type(hook, EarlyStoppingHook, HOOKS):
+        notes.append(f'no {name}')
+        return None
+    known = {'schedule', 'num_last_epochs', *POSITIONS}
+    for key, unit in POSITIONS.items():
+        position = hook.get(key, default_of(hook, key, HOOKS))
+        if position:
+            hook[key] = max(0, plan.move(position, unit))
+            if unit == plan.unit and hook[key] >= plan.length and plan.end < plan.total:
+                return None  # not in this part
+    last = hook.get('num_last_epochs', default_of(hook, 'num_last_epochs', HOOKS))
+    if last is not None:
+        after = plan.total - plan.end
+        last = math.ceil(last * plan.total / plan.original) - after
+        if last < 0 or last == 0 and after:
+            return None
+        hook['num_last_epochs'] = last
+    if is_kind(hook, 'mmpretrain.SwitchRecipeHook', HOOKS):
+        hook['schedule'] = _switches(hook['schedule'], plan)
+        if not hook['schedule']:
+            return None
+    if is_type(hook, EMAHook, HOOKS):
+        _shorten_average(hook, plan)
+    for key, value in hook.items():
+        counts = re.search('epoch|iter', key) and 'interval' not in key and key not in known
+        if counts and type(value) is int:
+            notes.append(f'{name}.{key}={value} as in the config')
+    return hook
+
+
+def _switches(schedule: Sequence[Mapping[str, Any]], plan: _Plan) -> list[dict[str, Any]]:
+    """Switches of a SwitchRecipeHook, which count epochs from 1; later ones of one epoch win."""
+    switches: dict[int, dict[str, Any]] = {}
+    for item in sorted(schedule, key=lambda item: item['action_epoch']):
+        epoch = max(0, plan.move(item['action_epoch'] - 1)) + 1
+        if epoch <= plan.length:
+            switches[epoch] = {**switches.get(epoch, {}), **item, 'action_epoch': epoch}
+    return list(switches.values())
+
+
+def _shorten_average(hook: dict[str, Any], plan: _Plan) -> None:
+    """Let an average forget the weights before the fine-tuning as fast as it forgot the first."""
+    average = dict(type=hook.get('ema_type', default_of(hook, 'ema_type', HOOKS)))
+    momentum = hook.get('momentum', default_of(average, 'momentum', MODELS))
+    if momentum is not None and momentum < MOST_MOMENTUM and plan.total < plan.original:
+        longer = momentum * plan.original / plan.total
+        hook['momentum'] = float(f'{min(longer, MOST_MOMENTUM):.3g}')

@@ -1,0 +1,208 @@
+"""A user's trained model, and what pruning needs to know of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from rich.progress import track
+from torch import Tensor, nn
+
+from mmpse.openmmlab.checkpoints.loading import CheckpointError, Report, listed, load_weights
+from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
+from mmpse.openmmlab.errors import ConfigError, name_of, one_line
+from mmpse.openmmlab.models.outputs import deployed_outputs
+from mmpse.openmmlab.models.pruned import look
+from mmpse.openmmlab.supernet.building import whole_costs, whole_supernet
+from mmpse.registry import DATASETS
+from mmpse.slim.layout import Layout
+from mmpse.space import Cost, SearchSpace, Subnet
+
+RATIOS = (0.125, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+@dataclass
+class Subject:
+    """A trained model and its units.
+
+    Attributes:
+        cfg: Its config.
+        model: The full-width model with its weights, in eval mode.
+        weights: What the checkpoint gave to it.
+        layout: Its units.
+        space: Their widths.
+        costs: Resource -> cost of any subnet of the whole model.
+        input_shape: ``(C, H, W)`` of the image that FLOPs are counted for.
+        images: The small image that the units were found on, ``(1, C, H, W)``.
+    """
+
+    cfg: Config
+    model: nn.Module
+    weights: Report
+    layout: Layout
+    space: SearchSpace
+    costs: dict[str, Cost]
+    input_shape: tuple[int, int, int]
+    images: Tensor
+
+    @property
+    def scope(self) -> str:
+        """The default scope of the config."""
+        return self.cfg.get('default_scope') or 'mmengine'
+
+    def cost_of(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """Resources of one subnet."""
+        row = self.space.array([widths])
+        return {name: int(cost(row)[0]) for name, cost in self.costs.items()}
+
+    def run(self, model: nn.Module, images: Tensor) -> Any:
+        """What the model, full or cut, puts out for images when it is deployed."""
+        return deployed_outputs(model, images)
+
+    def subnet(self, widths: Sequence[int], **source: Any) -> Subnet:
+        """A subnet with what it costs and where it came from."""
+        subnet = self.space.subnet(widths)
+        resources = dict(self.cost_of(subnet), input_shape=list(self.input_shape))
+        return self.space.subnet(widths, resources=resources, source=source)
+
+
+def examine(
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike | Mapping[str, Any] | None,
+    input_shape: Sequence[int] | None = None,
+    divisor: int = 8,
+    grids: Mapping[str, Mapping[str, Any]] | None = None,
+    shared: bool = False,
+    show: bool = False,
+) -> Subject:
+    """Build a model from its config, load its weights, and find its units.
+
+    Args:
+        config: Any config of a classifier, detector or segmentor.
+        checkpoint: Its trained weights, all of them; ``None`` leaves them random.
+        input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
+            config's tests.
+        divisor: Widths are multiples of it.
+        grids: Units that need other widths, see :class:`mmpse.space.SearchSpace`.
+        shared: Whether subnets are to share batches: the widths are those of a supernet then.
+        show: Whether to show progress.
+
+    Raises:
+        ConfigError, CheckpointError: If the config or the checkpoint cannot be used.
+        LookError: If the model cannot be watched.
+        ValueError: If nothing of it can be pruned.
+    """
+    cfg = load_config(config)
+    model = build_model(cfg).eval()
+    weights = Report('nowhere', 0, (), (), (), None)
+    if checkpoint is not None:
+        weights = load_weights(model, checkpoint)
+        _check_whole(model, weights, cfg)
+    shape = tuple(input_shape or default_input_shape(cfg, model))
+    follow = partial(track, description='finding units', transient=True) if show else iter
+    layout, images = look(model, shape[1:], follow)
+    shape = (images.shape[1], *shape[1:])
+    if shared:
+        space = whole_supernet(model, layout, RATIOS, divisor, grids).search_space
+    else:
+        space = layout.space(RATIOS, divisor, grids, model=type(model).__name__)
+    costs = whole_costs(model, layout, space, shape)
+    images = images.to(get_device())
+    return Subject(cfg, model.to(get_device()), weights, layout, space, costs, shape, images)
+
+
+def _check_whole(model: nn.Module, weights: Report, cfg: Config) -> None:
+    """Only a trained model can be pruned: one with the backbone alone would have a random head.
+
+    Raises:
+        CheckpointError: If weights are missing, but for heads that only training needs.
+    """
+    parameters = [name for name, _ in model.named_parameters()]
+    lacking = [
+        name
+        for name in weights.random
+        if not name.startswith('auxiliary_head')
+        and any(f'{parameter}.'.startswith(f'{name}.') for parameter in parameters)
+    ]
+    if lacking:
+        instead = f'has {listed(weights.unused)} instead' if weights.unused else 'has nothing else'
+        raise CheckpointError(
+            f'{weights.source} is of another model: it lacks {listed(lacking)} of the '
+            f'{type(model).__name__} of {name_of(cfg)}, and {instead}; give the checkpoint that '
+            'was trained by this config'
+        )
+
+
+def dataset_meta(subject: Subject) -> dict[str, Any] | None:
+    """The classes and colours of the data: of the checkpoint, else of the validation data."""
+    if subject.weights.dataset_meta is not None:
+        return subject.weights.dataset_meta
+    loader = subject.cfg.get('val_dataloader') or subject.cfg.get('train_dataloader')
+    if loader is None:
+        return None
+    with DefaultScope.overwrite_default_scope(subject.scope):
+        return dict(DATASETS.build(loader['dataset']).metainfo)
+
+
+def validates(cfg: Config) -> bool:
+    """Whether a config says how to validate."""
+    return bool(cfg.get('val_dataloader') and cfg.get('val_evaluator'))
+
+
+@torch.no_grad()
+def evaluate(subject: Subject, model: nn.Module, show: bool = False) -> dict[str, float]:
+    """The metrics of a model on the config's validation split.
+
+    Args:
+        subject: Whose config it is.
+        model: The model, full or cut, in eval mode.
+        show: Whether to show progress.
+
+    Returns:
+        The metrics; none if the config does not validate.
+
+    Raises:
+        ConfigError: If its evaluator cannot be built.
+    """
+    cfg = subject.cfg
+    if not validates(cfg):
+        return {}
+    with DefaultScope.overwrite_default_scope(subject.scope):
+        loader = Runner.build_dataloader(dict(cfg.val_dataloader), seed=0)
+        try:
+            evaluator = Runner.build_evaluator(None, cfg.val_evaluator)
+        except (KeyError, TypeError, ValueError) as error:  # of the registry, or of the metric
+            raise ConfigError(
+                f'cannot build the val_evaluator of {name_of(cfg)} ({one_line(error)})'
+            ) from error
+        evaluator.dataset_meta = loader.dataset.metainfo
+        model.eval()
+        follow = partial(track, description='validating', transient=True) if show else iter
+        for batch in follow(loader):
+            evaluator.process(data_samples=model.val_step(batch), data_batch=batch)
+        metrics = evaluator.evaluate(len(loader.dataset))
+    return {name: float(value) for name, value in metrics.items() if is_number(value)}
+
+
+def is_number(value: Any) -> bool:
+    """Whether a metric is a number."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def fingerprint(path: str | os.PathLike) -> str:
+    """SHA-256 of a file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Searches of a trained supernet, as loops of MMEngine."""

@@ -1,0 +1,1 @@
+"""Stage-wise search (arXiv 2011.04908)."""

@@ -1,0 +1,1 @@
+"""Training any model as a supernet, by a hook of MMEngine."""

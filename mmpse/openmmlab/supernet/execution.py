@@ -1,0 +1,102 @@
+"""Which execution of the subnets is the fastest here."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from mmpse.models import EXECUTIONS
+from mmpse.openmmlab import compat
+from mmpse.space import Subnet
+
+from .batches import copied
+from .building import Shared
+
+
+def measure_executions(
+    model: nn.Module,
+    supernet: Shared,
+    optim_wrapper: OptimWrapper,
+    data_batch: Any,
+    draws: Sequence[Sequence[Subnet]],
+) -> dict[str, float]:
+    """Median seconds of a forward and backward in each execution; ``inf``: out of memory.
+
+    Weights, optimizer, buffers and random states are left as they were; gradients are cleared.
+
+    Args:
+        model: The model in training mode, not wrapped.
+        supernet: What of it the subnets share.
+        optim_wrapper: Gives the context of the forward (mixed precision).
+        data_batch: A batch as the training dataloader gives it.
+        draws: The subnets of one step each; the first step of an execution warms up.
+    """
+    # gradient checkpointing cannot meet sliced execution
+    executions = ('masked',) if getattr(supernet, 'with_cp', False) else EXECUTIONS
+    times = {}
+    with left_as_it_was(model):
+        # one after the other, as training goes on with one: in turn, each would pay for the
+        # memory that the other left
+        for execution in executions:
+            try:
+                seconds = [
+                    _seconds(model, supernet, optim_wrapper, copied(data_batch), subnets, execution)
+                    for subnets in draws
+                ]
+                times[execution] = statistics.median(seconds[1:])
+            except (MemoryError, torch.OutOfMemoryError):
+                times[execution] = math.inf
+            model.zero_grad()
+            torch.cuda.empty_cache()
+    return times
+
+
+def _seconds(
+    model: nn.Module,
+    supernet: Shared,
+    optim_wrapper: OptimWrapper,
+    batch: Any,
+    subnets: Sequence[Subnet],
+    execution: str,
+) -> float:
+    """Seconds of one forward and backward."""
+    model.zero_grad()
+    start = now()
+    with supernet.active(subnets, execution), optim_wrapper.optim_context(model):
+        data = model.data_preprocessor(batch, True)
+        losses = compat.forward_by_mode(model, data, 'loss')
+    model.parse_losses(losses)[0].backward()
+    return now() - start
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put buffers and random states back afterwards."""
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+
+
+def now() -> float:
+    """Seconds, when the device has done what it was told so far."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,282 @@
+"""A teacher for any model of OpenMMLab: the model that it was cut from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from operator import itemgetter
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.hooks import Hook
+from mmengine.hub import get_config
+from mmengine.logging import print_log
+from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmpse.models.warm_start import load_public, read_checkpoint
+from mmpse.openmmlab.models.calls import (
+    Call,
+    CallError,
+    mapped,
+    noted_calls,
+    parts,
+    repeat,
+    tensors,
+)
+from mmpse.registry import HOOKS, MODELS
+
+from .head_distance import head_distance
+from .output_distance import difference, output_distance
+
+
+@HOOKS.register_module()
+class DistillationHook(Hook):
+    """Teaches a model by another one, in training only: a pruned model by what it was cut from.
+
+    In every ``every``-th iteration the teacher sees the images that the model saw, and
+    ``loss_distill`` joins the model's losses: how far the model's raw outputs, which its own
+    forward gave, are from the teacher's.
+
+    * Heads: :func:`head_distance`, ``KL(teacher || model)`` of the scores, by softmax or sigmoid as
+      in the head's loss, and for detectors the boxes. Heads that see regions, as the second stage
+      of a detector, see other regions than the teacher's, and are left out.
+    * The neck of a detector or segmentor: :func:`output_distance`, where it has the teacher's
+      channels: which of them a narrower neck kept is not known here.
+
+    The mean of these is the distance.
+
+    What is compared and what is not is said in one line of the log. The teacher is in no
+    checkpoint, and validation and test do not know it. The images are preprocessed once, by the
+    model.
+
+    Args:
+        teacher: The teacher's config: a file, a name such as ``'mmdet::...'``, or the config of a
+            model.
+        checkpoint: Its weights, all of them; see :func:`mmpse.models.load_public`.
+        every: A teacher's forward costs about a third of a training step. It is saved in all but
+            every ``every``-th iteration, whose ``loss_distill`` is ``every`` times as large.
+        weight: Of the distillation beside the model's own losses.
+
+    Raises:
+        ValueError: Before the first iteration, if the checkpoint does not fit the teacher, or the
+            teacher's images are normalised otherwise. In it, if the outputs of the two cannot be
+            compared.
+
+    Examples:
+        >>> custom_hooks = [
+        ...     dict(
+        ...         type='mmpse.DistillationHook',
+        ...         teacher='my_retinanet.py',
+        ...         checkpoint='epoch_12.pth',
+        ...     )
+        ... ]
+    """
+
+    def __init__(
+        self,
+        teacher: str | Mapping[str, Any],
+        checkpoint: str,
+        every: int = 2,
+        weight: float = 1.0,
+    ) -> None:
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f'every must be a positive whole number of iterations, got {every!r}')
+        if not weight > 0:
+            raise ValueError(f'weight must be positive, got {weight!r}')
+        self.teacher_cfg = teacher
+        self.checkpoint = checkpoint
+        self.every = every
+        self.weight = weight
+
+    def before_train(self, runner: Runner) -> None:
+        model = runner.model
+        self.model = model.module if is_model_wrapper(model) else model
+        self.teaching = Teaching(self.model, self.teacher_cfg, self.checkpoint, 'DistillationHook')
+        self.teacher = self.teaching.teacher
+        self._listening = ExitStack()
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
+        if runner.iter % self.every == 0:
+            # listening ends with the iteration: nobody copies, saves or tests a model with it
+            self._listening.enter_context(self.teaching.joining(self.weight * self.every))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
+        self._listening.close()
+
+    def after_train(self, runner: Runner) -> None:
+        del self.model, self.teacher, self.teaching
+
+
+class Teaching:
+    """A frozen model, and how far the raw outputs of another one are from its own.
+
+    Args:
+        student: The other model, not wrapped.
+        config, checkpoint: ``teacher`` and ``checkpoint`` of :class:`DistillationHook`.
+        who: For messages, what uses the teacher.
+
+    Attributes:
+        teacher: The frozen model.
+        of_groups: Distances of the heads' outputs, ``(groups,)``, in the last taught forward.
+
+    Raises:
+        ValueError: If the checkpoint does not fit, or its images are normalised otherwise.
+    """
+
+    def __init__(
+        self, student: nn.Module, config: str | Mapping[str, Any], checkpoint: str, who: str
+    ) -> None:
+        self.student = student
+        self.who = who
+        # training draws the same random numbers as without a teacher
+        with torch.random.fork_rng(devices=[]):
+            self.teacher = build_teacher(config, checkpoint)
+        check_normalisation(student, self.teacher, who)
+        self.teacher.to(next(student.parameters()).device)
+        self.of_groups: Tensor | None = None
+        self._form: dict[str, str] = {}  # of each part, in words
+        self._told = False
+
+    @contextmanager
+    def joining(self, factor: float, groups: int = 0) -> Iterator[None]:
+        """In a ``with`` block ``loss_distill`` joins the losses of the student.
+
+        Args:
+            factor: What the distance is multiplied by.
+            groups: Image ``i`` is of group ``i % groups``; each is measured too.
+        """
+
+        def join(
+            module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
+        ) -> dict[str, Any] | None:
+            noted, calls[:] = list(calls), []
+            if kwargs.get('mode') != 'loss':
+                return None
+            return {**output, 'loss_distill': factor * self._loss(noted, groups)}
+
+        with noted_calls(self.student) as calls:
+            handle = self.student.register_forward_hook(join, with_kwargs=True)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    def _loss(self, calls: Sequence[Call], groups: int) -> Tensor:
+        with torch.no_grad():
+            taught = repeat(calls, self.teacher)
+        outputs = {call.part: (call.output, other) for call, other in zip(calls, taught)}
+        features = 'neck' if 'neck' in outputs else 'backbone'
+        terms, of_groups, left_out = {}, [], {}
+        for part, (output, other) in outputs.items():
+            if part in ('backbone', 'neck') or not _has_gradient(output):
+                continue
+            if part.startswith('auxiliary_head'):
+                left_out[part] = 'does not predict'
+            elif isinstance(other, CallError):
+                left_out[part] = str(other)
+            else:
+                terms[part] = self._head_term(part, output, other)
+                of_groups.append(self._of_groups(part, output, other, groups))
+        self.of_groups = torch.stack(of_groups).mean(0) if of_groups else None
+        output, other = outputs.get(features, (None, None))
+        classifier = hasattr(getattr(self.student, 'head', None), 'loss_module')
+        if not classifier and _has_gradient(output):
+            problem = str(other) if isinstance(other, CallError) else difference(output, other)
+            if problem:
+                left_out[features] = problem
+            else:
+                terms[features] = output_distance(output, other).mean()
+                self._form[features] = 'raw outputs'
+        if not self._told:
+            self._told = True
+            self._tell(terms, left_out, outputs)
+        return torch.stack(list(terms.values())).mean()
+
+    def _head_term(self, part: str, output: Any, other: Any) -> Tensor:
+        problem = difference(output, other)
+        if problem:
+            raise ValueError(
+                f'{self.who}: {part} cannot be compared with the teacher: {problem}; give the '
+                'model that this one was cut from, of the same classes'
+            )
+        distance, self._form[part] = head_distance(parts(self.student)[part], output, other)
+        return distance
+
+    @torch.no_grad()
+    def _of_groups(self, part: str, output: Any, other: Any, groups: int) -> Tensor:
+        head, distances = parts(self.student)[part], []
+        for g in range(groups):
+            of_group = itemgetter(slice(g, None, groups))
+            distances.append(
+                head_distance(head, *(mapped(of_group, x) for x in (output, other)))[0]
+            )
+        return torch.stack(distances).float() if groups else torch.empty(0)
+
+    def _tell(self, terms: Mapping[str, Any], left_out: dict[str, str], outputs: Mapping) -> None:
+        """Say once what is compared, and what is not."""
+        for name, part in parts(self.student).items():
+            if name not in outputs and next(part.parameters(), None) is not None:
+                left_out[name] = 'is not called on whole images'
+        but = '; '.join(f'{part} {why}' for part, why in left_out.items())
+        if not terms:
+            raise ValueError(
+                f'{self.who}: nothing of this {type(self.student).__name__} can be compared with '
+                f'the teacher: {but or "it has no head that puts out tensors"}; train it without '
+                'a teacher'
+            )
+        names = ', '.join(f'{part} ({self._form[part]})' for part in terms)
+        print_log(
+            f'{self.who}: the teacher is compared in {names}' + (f'; left out: {but}' * bool(but)),
+            logger='current',
+        )
+
+
+def build_teacher(teacher: str | Mapping[str, Any], checkpoint: str) -> BaseModel:
+    """A frozen model with the weights of a checkpoint, whose parts give what they do in training.
+
+    Args:
+        teacher, checkpoint: See :class:`DistillationHook`.
+
+    Raises:
+        ValueError: If the checkpoint does not fit.
+    """
+    scope = None
+    if isinstance(teacher, str):
+        cfg = get_config(teacher) if '::' in teacher else Config.fromfile(teacher)
+        scope, config = cfg.get('default_scope'), cfg.model
+        if 'data_preprocessor' in cfg:  # the runner hands it to the model
+            config.setdefault('data_preprocessor', cfg.data_preprocessor)
+    else:
+        config = ConfigDict(copy.deepcopy(teacher))  # detectors read theirs by attributes
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(config)
+    load_public(model, read_checkpoint(checkpoint), checkpoint)
+    model.requires_grad_(False).eval()
+    for part in parts(model).values():
+        # by this flag some heads choose what they put out (FCOS scales its boxes); the layers in
+        # them, normalisation and dropout, stay in evaluation
+        part.training = next(part.children(), None) is not None
+    return model
+
+
+def check_normalisation(model: nn.Module, teacher: nn.Module, who: str) -> None:
+    """Raise an error if two models' preprocessors normalise images differently."""
+    for key in ('mean', 'std'):
+        own, other = (getattr(m.data_preprocessor, key, None) for m in (model, teacher))
+        if torch.is_tensor(own) and torch.is_tensor(other) and own.tolist() != other.tolist():
+            raise ValueError(
+                f'{who}: the data preprocessors of the model and of the teacher have {key}='
+                f'{own.flatten().tolist()} and {other.flatten().tolist()}, but the teacher '
+                "sees the model's images; give a teacher of the same data_preprocessor"
+            )
+
+
+def _has_gradient(outputs: Any) -> bool:
+    return any(x.requires_grad for x in tensors(outputs))

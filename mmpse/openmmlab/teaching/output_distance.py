@@ -1,0 +1,79 @@
+"""How far a model's raw outputs are from a teacher's, whatever they are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmpse.openmmlab.models.calls import tensors
+
+
+def output_distance(outputs: Any, teacher_outputs: Any) -> Tensor:
+    """How far the raw outputs of a model are from a teacher's, for every image.
+
+    The mean squared difference, as a share of the teacher's variance in the batch: 0 for the
+    teacher itself, about 1 for a model that gives the teacher's mean wherever it is asked. Levels
+    of a pyramid (tensors of one list, with equally many channels) are measured together, level by
+    level with equal weight; the distance is the mean over such groups, for instance over the
+    classes and the boxes of a detector.
+
+    Args:
+        outputs: Nested lists, tuples and dicts of tensors ``(images, ...)``.
+        teacher_outputs: The same of the teacher.
+
+    Returns:
+        ``(images,)``, differentiable in ``outputs``.
+
+    Raises:
+        ValueError: If the two differ in structure or shapes.
+    """
+    problem = difference(outputs, teacher_outputs)
+    if problem:
+        raise ValueError(f'outputs cannot be compared: {problem}')
+    counterparts = dict(zip(map(id, tensors(outputs)), tensors(teacher_outputs)))
+    distances = []
+    for levels in _pyramids(outputs):
+        pairs = [(single(x), single(counterparts[id(x)])) for x in levels]
+        errors = [(x - y).square().reshape(len(x), -1).mean(1) for x, y in pairs]
+        variance = sum(y.var(correction=0) for _, y in pairs)
+        distances.append(sum(errors) / variance.clamp_min(torch.finfo(variance.dtype).tiny))
+    return torch.stack(distances).mean(0)
+
+
+def single(x: Tensor) -> Tensor:
+    """In single precision at least: sums of half floats overflow."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _pyramids(tree: Any) -> list[list[Tensor]]:
+    """The tensors of a tree; those of one list that have as many channels stand together."""
+    if torch.is_tensor(tree):
+        return [[tree]]
+    items = tree.values() if isinstance(tree, Mapping) else tree
+    pyramids: dict[Any, list[Tensor]] = defaultdict(list)
+    found = []
+    for key, item in enumerate(items):
+        if torch.is_tensor(item):
+            pyramids[key if isinstance(tree, Mapping) else item.shape[1:2]].append(item)
+        elif isinstance(item, (Mapping, list, tuple)):
+            found += _pyramids(item)
+    return [*pyramids.values(), *found]
+
+
+def difference(outputs: Any, teacher_outputs: Any) -> str:
+    """Why two outputs cannot be compared, in words; empty if they can."""
+    shapes = [[tuple(x.shape) for x in tensors(tree)] for tree in (outputs, teacher_outputs)]
+    if not shapes[0]:
+        return 'there are no tensors'
+    if len(shapes[0]) != len(shapes[1]):
+        return f"{len(shapes[0])} tensors, the teacher's are {len(shapes[1])}"
+    for own, other in zip(*shapes):
+        if own != other:
+            return f"a tensor is {own}, the teacher's {other}"
+    if len({shape[:1] for shape in shapes[0]}) > 1:
+        return f'the first dimension of {shapes[0]} is not the images in all'
+    return ''

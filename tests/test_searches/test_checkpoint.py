@@ -1,0 +1,75 @@
+"""Checkpoints of supernets are known as such, whatever has been taken off them."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+from search_runs import log_of, search
+
+from mmpse.models import with_subnet
+from mmpse.openmmlab.supernet.checkpoint import check_statistics, of_supernet, supernet_state
+from mmpse.registry import MODELS
+from mmpse.transfer.config import build_model
+
+LOST = 'candidates are drawn by cost alone'
+
+
+@pytest.fixture
+def published(trained_search_cfg, tmp_path):
+    """What mmdet's publish_model.py and ``published_keys`` keep; and the weights alone."""
+    content = torch.load(trained_search_cfg.load_from, weights_only=False)
+    files = {
+        'meta': dict(meta=content['meta'], state_dict=content['state_dict']),
+        'state_dict': dict(state_dict=content['state_dict']),
+        'weights': content['state_dict'],
+    }
+    for name, kept in files.items():
+        torch.save(kept, tmp_path / f'{name}.pth')
+    return tmp_path
+
+
+@pytest.mark.parametrize('kept', ['meta', 'state_dict', 'weights'])
+def test_a_published_supernet_is_not_evaluated(trained_search_cfg, published, kept):
+    model = build_model(trained_search_cfg)
+    content = torch.load(published / f'{kept}.pth', weights_only=False)
+    with pytest.raises(ValueError, match=r'no BatchNorm statistics .* first: backbone.conv1.bn'):
+        check_statistics(model, content, 'published.pth')
+
+
+@pytest.mark.parametrize('kept', ['meta', 'state_dict'])
+def test_the_prior_of_a_published_supernet_is_found_or_said_to_be_lost(
+    trained_search_cfg, published, kept
+):
+    options = {'load_from': str(published / f'{kept}.pth'), 'train_cfg.generations': 1}
+    log = log_of(search(trained_search_cfg, **options))
+    assert (LOST in log) == (kept == 'state_dict')
+
+
+def test_published_keys_of_the_checkpoint_hook(supernet_cfg, tmp_path):
+    hook = dict(interval=1, published_keys=['meta', 'state_dict'])
+    supernet_cfg.default_hooks.checkpoint.update(hook)
+    supernet_cfg.train_cfg.max_epochs = 1
+    Runner.from_cfg(supernet_cfg).train()
+    (file,) = (path for path in tmp_path.rglob('epoch_1*.pth') if path.name != 'epoch_1.pth')
+    content = torch.load(file, weights_only=False)
+    assert content.keys() == {'meta', 'state_dict'}
+    assert of_supernet(content) and len(supernet_state(content)['record']['loss'])
+
+
+@pytest.mark.parametrize('norm_eval', [False, True])
+def test_the_mark_goes_when_a_subnet_is_trained(trained_search_cfg, published, scope, norm_eval):
+    """Its statistics are its own after one step, unless its normalisation is frozen."""
+    content = torch.load(published / 'weights.pth', weights_only=False)
+    cfg = trained_search_cfg.model.to_dict()
+    space = build_model(trained_search_cfg).backbone.search_space
+    cfg['backbone']['norm_eval'] = norm_eval
+    model = MODELS.build(with_subnet(cfg, space.uniform(0.5)))
+    model.load_state_dict(content)
+    assert of_supernet(model.state_dict())
+    optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
+    (batch, *_) = Runner.build_dataloader(copy.deepcopy(trained_search_cfg.train_dataloader))
+    model.train()
+    model.train_step(batch, optimizer)
+    assert of_supernet(dict(state_dict=model.state_dict())) == norm_eval

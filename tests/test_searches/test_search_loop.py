@@ -1,0 +1,265 @@
+"""The evolutionary search: its results, how it goes on after a kill, what it refuses."""
+
+import functools
+import hashlib
+import json
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import init_default_scope
+from search_runs import log_of, search
+
+from mmpse.models import Latencies, LatencyTable, latency_table
+from mmpse.openmmlab.search.archive import Archive, ArchiveError, read_archive
+from mmpse.openmmlab.search.judge import Judge, Verdict
+from mmpse.openmmlab.supernet.checkpoint import file_digest
+from mmpse.space import BudgetError, Subnet
+
+
+@pytest.fixture
+def cfg(trained_search_cfg):
+    return trained_search_cfg
+
+
+def test_search_writes_the_best_subnet_inside_the_budget(cfg):
+    runner = search(cfg, log_level='INFO')
+    loop, judged = runner.train_loop, read_archive(f'{cfg.work_dir}/archive.db')
+    assert len(judged) == 18 and len({row.widths for row in judged}) == 18
+    best = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
+    loop.space.validate(best)
+    highest = max(row.score for row in judged)
+    loss = min(row.loss for row in judged if row.score == highest)
+    assert (best.source['score'], best.source['loss']) == (highest, loss)
+    top = json.loads(open(f'{cfg.work_dir}/topk.json').read())
+    assert Subnet.load(top[0]) == best and len(top) == 10
+    scores = [subnet['source']['score'] for subnet in top]
+    assert scores == sorted((row.score for row in judged), reverse=True)[:10]
+    for row in judged:
+        assert loop.budget.low <= row.resources['flops'] <= loop.budget.high
+    assert {row.origin for row in judged} == {'uniform', 'prior', 'mutation', 'crossover'}
+    log = log_of(runner)
+    space, budget = loop.space, loop.budget
+    tiny, full = budget.cost(space.array([space.tinynet, space.fullnet]))
+    for text in (
+        f'search space: {len(space)} units, {space.size:.3g} subnets',
+        f'flops: {tiny:,} (tinynet), ',
+        f'{full:,} (fullnet)',
+        f'the budget can be met: {budget.low:,.0f} to {budget.high:,.0f} FLOPs',
+        'EvolutionSearchLoop: 18 subnets to judge in 1 processes; the archive holds 0',
+        's a subnet, ETA',
+    ):
+        assert text in log, text
+    content = json.loads(open(f'{cfg.work_dir}/best_subnet.json').read())
+    assert content['source']['checkpoint'] == cfg.load_from
+    assert len(content['source']['checkpoint_sha256']) == 64
+
+
+def test_search_within_flops_and_latency(cfg, tmp_path, monkeypatch):
+    def measure(calls, rounds, track):  # a layer's latency goes by its widths, a whole one's too
+        return Latencies(
+            {w: [1e-9 * np.prod(w) if len(w) == 2 else 1e-6 * sum(w)] * rounds for w in calls}
+        )
+
+    monkeypatch.setattr(latency_table, 'measure_latencies', measure)
+    init_default_scope(cfg.default_scope)
+    table = LatencyTable(cfg.model.to_dict(), cfg.train_cfg.input_shape, tmp_path / 'table.json')
+    table.build(points=2, rounds=1)
+    _, full = table.cost()(table.space.array([table.space.tinynet, table.space.fullnet]))
+    budget = dict(flops='60%', latency='70%')
+    options = {'train_cfg.budget': budget, 'train_cfg.latency_table': str(table.path)}
+    search(cfg, **options)
+    judged = read_archive(f'{cfg.work_dir}/archive.db')
+    assert len(judged) == 18
+    taken = [row.resources['latency'] for row in judged]
+    assert taken == table.cost()(np.array([row.widths for row in judged])).tolist()
+    assert max(taken) <= 0.7 * full
+    with pytest.raises(BudgetError, match='us of latency: this space reaches from'):
+        search(cfg, **{**options, 'train_cfg.budget.latency': '1us'})
+
+
+def test_killed_search_resumes_to_the_same_result(cfg, tmp_path, monkeypatch):
+    cfg.work_dir = str(tmp_path / 'whole')
+    search(cfg)
+    whole = read_archive(f'{cfg.work_dir}/archive.db')
+    best = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
+
+    cfg.work_dir = str(tmp_path / 'killed')
+    judged_now = []
+    judge = Judge.__call__
+
+    def dying(self, subnet):
+        if len(judged_now) == 8:
+            raise KeyboardInterrupt
+        judged_now.append(subnet)
+        return judge(self, subnet)
+
+    monkeypatch.setattr(Judge, '__call__', dying)
+    with pytest.raises(KeyboardInterrupt):
+        search(cfg)
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 8
+
+    judged_now.clear()
+    monkeypatch.setattr(Judge, '__call__', lambda s, n: judged_now.append(n) or judge(s, n))
+    torch.manual_seed(999)
+    log = log_of(search(cfg, resume=True, log_level='INFO'))
+    assert 'the archive holds 8, which are not judged again.' in log
+    assert len(judged_now) == 10  # no subnet is judged twice
+    assert read_archive(f'{cfg.work_dir}/archive.db') == whole
+    resumed = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
+    assert resumed == best and resumed.source['score'] == best.source['score']
+
+
+def test_resuming_leaves_the_optimizer_of_the_supernet_alone(cfg):
+    """Its groups of parameters need not be those of the search's config."""
+    options = {
+        'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.0),
+        'optim_wrapper.optimizer.weight_decay': 0.1,
+    }
+    search(cfg, resume=True, **options)
+    search(cfg, resume=True, **options)
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 18
+
+
+def test_resumed_search_takes_the_seed_that_mmengine_drew(cfg):
+    """Where the config names none, as mmdet's and mmseg's do."""
+    cfg.randomness = dict(seed=None)
+    killed = search(cfg).train_loop
+    resumed = search(cfg, resume=True).train_loop
+    assert resumed.seed == killed.seed and resumed.history == killed.history
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 18
+
+
+def test_nothing_is_found_in_a_supernet_without_scores(cfg, monkeypatch):
+    monkeypatch.setattr(Judge, '__call__', lambda *args: Verdict(float('-inf'), None))
+    with pytest.raises(FloatingPointError, match='not a number for any of the first 6 subnets'):
+        search(cfg)
+    assert not list(Path(cfg.work_dir).glob('*.json'))
+
+
+def test_earlier_search_is_not_overwritten(cfg):
+    search(cfg)
+    with pytest.raises(ArchiveError, match='give --resume to go on'):
+        search(cfg)
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 18
+
+
+def test_archive_of_another_checkpoint_is_refused(cfg, tmp_path):
+    search(cfg)
+    state = torch.load(cfg.load_from, weights_only=False)
+    state['state_dict']['head.fc.bias'] += 1
+    torch.save(state, tmp_path / 'other.pth')
+    with pytest.raises(ArchiveError, match='of another supernet.*checkpoint'):
+        search(cfg, load_from=str(tmp_path / 'other.pth'), resume=True)
+
+
+@pytest.mark.parametrize(
+    ('options', 'differing'),
+    [
+        ({'val_evaluator.thrs': 0.9}, 'evaluator.thrs: nothing there, 0.9 now'),
+        (
+            {'model.data_preprocessor': dict(mean=[0.0] * 3, std=[9.0] * 3)},
+            r'model.data_preprocessor.mean: \[127.5, .*\] there, \[0.0, 0.0, 0.0\] now; .*',
+        ),
+        ({'val_dataloader.dataset.indices': 32}, 'dataset.indices: 64 there, 32 now'),
+    ],
+)
+def test_scores_of_another_way_to_judge_are_refused(cfg, options, differing):
+    search(cfg)
+    with pytest.raises(ArchiveError, match=rf'judged in another way \({differing}\)'):
+        search(cfg, resume=True, **options)
+
+
+def test_digest_of_a_checkpoint_behind_a_url(tmp_path):
+    (tmp_path / 'epoch_1.pth').write_bytes(b'weights')
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f'http://127.0.0.1:{server.server_port}/epoch_1.pth'
+        assert file_digest(url) == hashlib.sha256(b'weights').hexdigest()
+        server.shutdown()
+
+
+def test_the_search_split_is_not_the_training_split(cfg):
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    assert train.split == 'train' and val.split == 'val'
+
+
+def test_unreachable_budget_fails_at_once(cfg):
+    with pytest.raises(BudgetError, match='no subnet has .* this space reaches from'):
+        search(cfg, **{'train_cfg.budget.flops': '1K'})
+
+
+def test_checkpoint_of_another_width(cfg):
+    with pytest.raises(ValueError, match='another backbone width'):
+        search(cfg, **{'model.backbone.widen_factor': 0.5})
+
+
+def test_checkpoint_without_a_loss_record_falls_back_to_cost(cfg, tmp_path):
+    state = torch.load(cfg.load_from, weights_only=False)
+    del state['meta']
+    torch.save(state, tmp_path / 'plain.pth')
+    options = {'train_cfg.generations': 1, 'load_from': str(tmp_path / 'plain.pth')}
+    assert 'candidates are drawn by cost alone' in log_of(search(cfg, **options))
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 6
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'load_from': None}, 'needs the checkpoint of a trained supernet: set load_from'),
+        ({'load_from': 'no.pth'}, 'there is no supernet checkpoint no.pth .load_from.: train'),
+        ({'train_cfg.metric': 'top5'}, "no metric 'top5'; set train_cfg.metric to one of"),
+        ({'train_cfg.parents': 99}, 'expected 1 <= parents <= population'),
+        ({'train_cfg.calibration': 99}, 'calibration=99, but the training data has 2 batches'),
+        ({'train_cfg.budget': dict(latency=3)}, 'budget must name some of'),
+        ({'train_cfg.window': -0.1}, 'window must be between 0 and 1'),
+        ({'train_cfg.sampler': 'best'}, 'sampler must be one of'),
+        ({'train_cfg.racing': dict(share=0.25)}, "unexpected keyword argument 'racing'"),
+        ({'train_cfg.populaton': 3}, "unexpected keyword argument 'populaton'"),
+    ],
+)
+def test_bad_settings(cfg, options, message):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
+        search(cfg, **options)
+
+
+def test_space_smaller_than_the_search(cfg):
+    search(
+        cfg,
+        **{'model.backbone.ratios': [1.0], 'train_cfg.budget': dict(flops='100%')},
+    )
+    assert len(read_archive(f'{cfg.work_dir}/archive.db')) == 1
+
+
+def test_archive_holds_no_doubles_after_reopening(cfg):
+    loop = search(cfg).train_loop
+    archive = Archive(f'{cfg.work_dir}/archive.db', loop.identity)
+    assert len(archive.rows()) == 18
+
+
+def test_new_budget_reuses_what_was_judged(cfg, tmp_path, monkeypatch):
+    """In the same work dir and from another one; the same winner when it is killed and resumed."""
+    search(cfg)
+    first = read_archive(f'{cfg.work_dir}/archive.db')
+    shutil.copytree(cfg.work_dir, tmp_path / 'copy')
+    best = []
+    for options in (
+        {'train_cfg.window': 0.2, 'resume': True, 'model.backbone.init_cfg': None},
+        {'train_cfg.window': 0.2, 'train_cfg.archive': str(tmp_path / 'copy/archive.db')}
+        | {'work_dir': str(tmp_path / 'other')},
+    ):
+        runner = search(cfg, log_level='INFO', **options)
+        known = 'holds 18, which are not judged again; 18 of an earlier search are within the'
+        assert known in log_of(runner)
+        cfg.work_dir = options.get('work_dir', cfg.work_dir)
+        best.append(json.loads(open(f'{cfg.work_dir}/best_subnet.json').read()))
+    rows = read_archive(tmp_path / 'copy/archive.db')
+    assert rows[:18] == first and {row.search for row in rows[18:]} == {2}
+    assert len({row.widths for row in rows}) == len(rows) == 36  # nothing judged twice
+    assert best[0]['widths'] == best[1]['widths']
+    assert best[0]['source']['score'] == max(row.score for row in rows)
