@@ -2,7 +2,6 @@
 
 from .consumers import FitError
 from .cost import backbone_costs, costs_of, count, measure, model_costs
-from .distillation import Distillation
 from .fit import FitToBackbone, with_subnet
 from .latency import RUNTIMES, Latencies, device_name, measure_latencies, prepared
 from .latency_table import LatencyError, LatencyTable
@@ -29,7 +28,6 @@ __all__ = [
     'measure_latencies',
     'prepared',
     'EXECUTIONS',
-    'Distillation',
     'FitError',
     'FitToBackbone',
     'InPlaceReLU6',
