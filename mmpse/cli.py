@@ -2,7 +2,8 @@
 
 mmpse prune CONFIG CHECKPOINT --flops 50% -o pruned
 mmpse units CONFIG
-mmpse train|test|search|transfer|export|latency ...
+mmpse transfer CONFIG --subnet best_subnet.json --checkpoint retrained.pth -o NEW.py
+mmpse train|test|search|export|latency ...
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ TOOLS = dict(
     train=('train.py', 'train by a config'),
     test=('test.py', 'test a checkpoint by its config'),
     search=('train.py', 'search widths by a config'),
-    transfer=('transfer.py', 'put a searched backbone into a detector or segmentor'),
     export=('export.py', 'export a trained model, checked'),
     latency=('latency_table.py', 'measure the latency of layers on this device'),
 )
@@ -117,6 +117,24 @@ def parser() -> argparse.ArgumentParser:
     _add_model(one, checkpoint='?')
     one.set_defaults(run=units, again='start it again')
 
+    text = 'put a searched backbone into a detector or segmentor'
+    one = commands.add_parser(
+        'transfer',
+        help=text,
+        description=f'{text[0].upper()}{text[1:]}. Layers are matched by their names.',
+    )
+    one.add_argument('config', help="config of the detector or segmentor: a file, 'mmdet::...'")
+    one.add_argument(
+        '--subnet', required=True, help="subnet file of a classifier's search or pruning"
+    )
+    one.add_argument(
+        '--checkpoint',
+        help="weights: the retrained classifier's, or full-width ones, which are cut (the "
+        "supernet's, public ones, the detector's own)",
+    )
+    one.add_argument('-o', '--out', required=True, help='config file to write')
+    one.set_defaults(run=transfer, again='start it again')
+
     for name, (_, text) in TOOLS.items():
         commands.add_parser(name, help=text)
     return own
@@ -183,3 +201,20 @@ def units(args: argparse.Namespace) -> None:
     header = ['unit', 'written by', 'read by', 'width', 'lowest']
     print(text_table(header, rows, left=3, width=shutil.get_terminal_size((160, 24)).columns))
     print(reachable(subject))
+
+
+def transfer(args: argparse.Namespace) -> None:
+    """``mmpse transfer``."""
+    from mmpse.openmmlab.checkpoints.loading import listed
+    from mmpse.openmmlab.transfer import transfer
+
+    made = transfer(args.config, args.subnet, args.checkpoint, args.out)
+    print(args.out)
+    for name, text in (('flops', 'FLOPs'), ('params', 'parameters')):
+        now, full = made.subnet.resources[name], made.full[name]
+        print(f'{text} of the whole model: {now:,} of {full:,} ({now / full:.1%})')
+    if made.kept:
+        print(f'not in the model of the subnet, and full: {listed(made.kept)}')
+    print(f'weights: {made.weights}')
+    if not made.frozen:
+        print('nothing is frozen: the weights have no statistics of this subnet')

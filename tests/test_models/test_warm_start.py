@@ -21,7 +21,7 @@ from mmpse.models import (
 )
 from mmpse.models.meta import WeightsOnMeta
 from mmpse.registry import MODELS
-from mmpse.transfer.config import load_config, rewrite
+from mmpse.openmmlab.configs.files import load_config
 
 CLASSES = 7
 

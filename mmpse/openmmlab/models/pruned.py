@@ -96,6 +96,6 @@ def layout_of(subnet: Subnet) -> Layout:
     if 'layers' not in subnet.backbone:
         raise SubnetError(
             f'{subnet.path or "the subnet"} is one of a backbone ({subnet.backbone.get("type")}), '
-            'not of a whole model; give one that mmpse prune wrote, or use mmpse.FitToBackbone'
+            'not of a whole model, as a search or mmpse prune writes it; search again'
         )
     return Layout.from_dict(subnet.backbone)
