@@ -2,7 +2,6 @@
 
 from .consumers import FitError
 from .cost import backbone_costs, costs_of, count, measure, model_costs
-from .distillation import Distillation
 from .fit import FitToBackbone, with_subnet
 from .layers import InPlaceReLU6, SlimmableBN2d, SlimmableConv2d, is_channels_last
 from .mobilenet_v2 import SlimmableMobileNetV2
@@ -20,7 +19,6 @@ from .warm_start import WarmStart, load_public, misfit
 __all__ = [
     'count',
     'EXECUTIONS',
-    'Distillation',
     'FitError',
     'FitToBackbone',
     'InPlaceReLU6',

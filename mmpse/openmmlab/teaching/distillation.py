@@ -9,10 +9,10 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
-from mmpse.openmmlab.teaching.scores import divergence
 from mmpse.registry import MODELS
+from mmpse.slim import Supernet
 
-from .slimmable import find_backbone
+from .scores import divergence
 
 
 class Distillation:
@@ -45,14 +45,12 @@ class Distillation:
             self.teacher.requires_grad_(False).eval()
 
     @torch.no_grad()
-    def scores(self, student: BaseModel, images: Tensor) -> Tensor:
+    def scores(self, supernet: Supernet, images: Tensor) -> Tensor:
         """The teacher's scores ``(B, classes)`` of preprocessed images ``(B, C, H, W)``."""
         if self.teacher is not None:
             return self.teacher.to(images.device)(images, mode='tensor')
-        backbone = find_backbone(student)
-        with backbone.active([backbone.search_space.fullnet], backbone.execution):
-            features = backbone.forward(images)  # without the module's hooks
-        return student.head(student.neck(features) if student.with_neck else features)
+        with supernet.active([supernet.space.fullnet], supernet.execution):
+            return supernet.model.forward(images, mode='tensor')  # without the module's hooks
 
     def loss(
         self, score: Tensor, teacher_score: Tensor, label_loss: Tensor, sigmoid: bool
