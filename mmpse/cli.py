@@ -3,7 +3,7 @@
 mmpse prune CONFIG CHECKPOINT --flops 50% -o pruned
 mmpse units CONFIG
 mmpse transfer CONFIG --subnet best_subnet.json --checkpoint retrained.pth -o NEW.py
-mmpse train|test|search|export|latency ...
+mmpse train|test|search|export ...
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ TOOLS = dict(
     test=('test.py', 'test a checkpoint by its config'),
     search=('train.py', 'search widths by a config'),
     export=('export.py', 'export a trained model, checked'),
-    latency=('latency_table.py', 'measure the latency of layers on this device'),
 )
 
 
@@ -54,7 +53,7 @@ def tools() -> Path:
     package = Path(__file__).resolve().parent
     folders = package.parent / 'tools', package / '.mim/tools'
     for folder in folders:
-        if (folder / 'latency_table.py').is_file():
+        if (folder / 'export.py').is_file():
             return folder
     raise SystemExit(
         f'the tools are neither in {folders[0]} nor in {folders[1]}; install mmpse again'
