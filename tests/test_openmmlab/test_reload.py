@@ -19,9 +19,9 @@ from mmengine.registry import DATASETS, DefaultScope
 from mmseg.apis import init_model
 from PIL import Image
 
-from mmpse.models import SlimmableResNet
+import mmpse
 from mmpse.openmmlab.configs.files import build_model
-from mmpse.transfer import transfer
+from mmpse.registry import MODELS
 
 SIZE = 96
 
@@ -64,10 +64,19 @@ def cityscapes(tmp_path, rng):
     return tmp_path / 'cityscapes'
 
 
-def transferred(config, root, tmp_path, **resnet):
+def transferred(config, root, tmp_path, backbone='ResNet'):
     """A dumped config of a transferred model for small images, and the model's checkpoint."""
-    subnet = SlimmableResNet(depth=18, **resnet).search_space.uniform(0.5)
-    cfg = transfer(config, tmp_path / 'new.py', subnet)
+    classifier = MODELS.build(
+        dict(
+            type='mmpretrain.ImageClassifier',
+            data_preprocessor=dict(mean=[0.0] * 3, std=[1.0] * 3),
+            backbone=dict(type=f'mmpretrain.{backbone}', depth=18),
+            neck=dict(type='mmpretrain.GlobalAveragePooling'),
+            head=dict(type='mmpretrain.LinearClsHead', num_classes=3, in_channels=512),
+        )
+    )
+    subnet = mmpse.units(classifier).space(model='ImageClassifier').uniform(0.5)
+    cfg = mmpse.transfer(config, subnet, out=tmp_path / 'new.py').config
     cfg.work_dir = str(tmp_path / 'work')
     data = cfg.test_dataloader
     data.update(batch_size=1, num_workers=0, persistent_workers=False)
@@ -130,7 +139,7 @@ def test_segmentor(cityscapes, tmp_path):
         'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py',
         cityscapes,
         tmp_path,
-        deep_stem=True,
+        'ResNetV1c',
     )
     again = predict(init_model(config, checkpoint, device='cpu'), Config.fromfile(config))
     start('mmseg', config, checkpoint, '--out', tmp_path / 'out', cwd=tmp_path)

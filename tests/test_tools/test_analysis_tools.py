@@ -8,7 +8,7 @@ import torch
 from command_line import QUICK, run
 from mmengine.config import Config
 
-from mmpse.models import SlimmableMobileNetV2, SlimmableResNet, measure
+from mmpse.models import SlimmableMobileNetV2
 from mmpse.openmmlab.search.archive import Archive, Judged
 from mmpse.openmmlab.supernet.record import LossRecord
 from mmpse.registry import MODELS

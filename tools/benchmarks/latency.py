@@ -32,10 +32,10 @@ from mmpse.models import (
     prepared,
     with_subnet,
 )
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.registry import MODELS
 from mmpse.resources.busy import busy_sentence
 from mmpse.space import Subnet
-from mmpse.openmmlab.configs.files import load_config
 
 
 def parse_args() -> argparse.Namespace:
