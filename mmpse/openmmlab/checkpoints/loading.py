@@ -16,7 +16,14 @@ from mmpse.openmmlab.errors import CheckpointError, one_line
 from .files import Blank, read_checkpoint, save_checkpoint, without_arrays
 from .layouts import to_mmpretrain
 
-__all__ = ['CheckpointError', 'Report', 'load_weights', 'read_checkpoint', 'save_checkpoint']
+__all__ = [
+    'CheckpointError',
+    'Report',
+    'check_whole',
+    'load_weights',
+    'read_checkpoint',
+    'save_checkpoint',
+]
 
 # where training scripts keep the weights: mmengine and Lightning; torchvision and timm; others
 STATES = ('state_dict', 'model', 'model_state_dict', 'module', 'net', 'weights')
@@ -106,13 +113,14 @@ def load_weights(
     )
 
 
-def check_whole(model: nn.Module, weights: Report, config: str) -> None:
-    """Make sure that a model was given all its weights: otherwise it is not a trained one.
+def check_whole(model: nn.Module, report: Report, what: str) -> None:
+    """Make sure that a checkpoint filled all of a model: the backbone alone would leave a random
+    head.
 
     Args:
         model: The model.
-        weights: What :func:`load_weights` gave to it.
-        config: Its config, for the error.
+        report: What :func:`load_weights` gave to it.
+        what: What errors call the model.
 
     Raises:
         CheckpointError: If weights are missing, but for heads that only training needs.
@@ -120,16 +128,15 @@ def check_whole(model: nn.Module, weights: Report, config: str) -> None:
     parameters = [name for name, _ in model.named_parameters()]
     lacking = [
         name
-        for name in weights.random
+        for name in report.random
         if not name.startswith('auxiliary_head')
         and any(f'{parameter}.'.startswith(f'{name}.') for parameter in parameters)
     ]
     if lacking:
-        instead = f'has {listed(weights.unused)} instead' if weights.unused else 'has nothing else'
+        instead = f'has {listed(report.unused)} instead' if report.unused else 'has nothing else'
         raise CheckpointError(
-            f'{weights.source} is of another model: it lacks {listed(lacking)} of the '
-            f'{type(model).__name__} of {config}, and {instead}; give the checkpoint that was '
-            'trained by this config'
+            f'{report.source} is of another model: it lacks {listed(lacking)} of {what}, and '
+            f'{instead}; give the checkpoint that was trained by this config'
         )
 
 

@@ -62,6 +62,6 @@ def trained_model(
             raise CheckpointError(f'{error}, or name a subnet to cut it to') from error
         if is_type(cfg.model, 'mmpse.Pruned'):
             subnet = Subnet.load(cfg.model.subnet)
-    check_whole(model, report, name_of(cfg))
+    check_whole(model, report, f'the {type(model).__name__} of {name_of(cfg)}')
     model.dataset_meta = report.dataset_meta  # the names of the classes
     return model, subnet

@@ -107,7 +107,7 @@ def examine(
     weights = Report('nowhere', 0, (), (), (), None)
     if checkpoint is not None:
         weights = load_weights(model, checkpoint)
-        check_whole(model, weights, name_of(cfg))
+        check_whole(model, weights, f'the {type(model).__name__} of {name_of(cfg)}')
     shape = tuple(input_shape or default_input_shape(cfg, model))
     follow = partial(track, description='finding units', transient=True) if show else iter
     layout, images = look(model, shape[1:], follow)

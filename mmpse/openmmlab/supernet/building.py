@@ -13,6 +13,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from mmpse.openmmlab.configs.files import ConfigError, default_input_shape
+from mmpse.openmmlab.models.backbones import grid_of
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.resources import model_cost
@@ -36,7 +37,8 @@ def find_supernet(
     Args:
         model: The model, not wrapped.
         cfg: The config that it was built from.
-        grid: ``ratios``, ``divisor`` and ``grids`` of the search space, where they are given.
+        grid: ``ratios``, ``divisor`` and ``grids`` of the search space, where they are given; next
+            are those of a backbone that has them.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
             config's tests.
 
@@ -44,6 +46,7 @@ def find_supernet(
         LookError: If the model cannot be watched.
         ValueError: If nothing of it can be pruned.
     """
+    grid = {**grid_of(model), **grid}
     try:
         shape = tuple(input_shape or default_input_shape(cfg, model))
     except ConfigError:  # what is watched then does, since only ratios of costs matter
