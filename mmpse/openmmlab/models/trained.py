@@ -60,7 +60,7 @@ def trained_model(
             check_statistics(model, content, path)
         except ValueError as error:
             raise CheckpointError(f'{error}, or name a subnet to cut it to') from error
-        if is_type(cfg.model, 'mmpse.Pruned'):
+        if is_type(cfg.model, 'mmpse.Pruned') and cfg.model.subnet is not None:
             subnet = Subnet.load(cfg.model.subnet)
     check_whole(model, report, f'the {type(model).__name__} of {name_of(cfg)}')
     model.dataset_meta = report.dataset_meta  # the names of the classes

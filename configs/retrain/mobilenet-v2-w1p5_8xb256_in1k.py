@@ -1,19 +1,21 @@
 # Train the searched subnet from scratch on all of ImageNet: 300 epochs, batch 2048, lr 0.5, weight
 # decay 4e-5, label smoothing 0.1 (what the published neighbours retrain MobileNetV2 with; the lr
 # falls linearly, and the 5 epochs of warm-up are this project's). Another subnet:
-#   --cfg-options model.backbone.subnet=other_subnet.json
+#   --cfg-options model.subnet=other_subnet.json
+# The full network: model.subnet=None.
 _base_ = [
     '../_base_/models/mobilenet-v2.py',
     'mmpretrain::_base_/datasets/imagenet_bs64.py',
     '../_base_/default_runtime.py',
 ]
 model = dict(
-    backbone=dict(
-        widen_factor=1.5,
-        subnet='work_dirs/psenet_mobilenet-v2-w1p5_300m_in1k/best_subnet.json',
-    ),
+    type='mmpse.Pruned',
+    architecture='ImageClassifier',
+    subnet='work_dirs/psenet_mobilenet-v2-w1p5_300m_in1k/best_subnet.json',
+    backbone=dict(widen_factor=1.5),
     head=dict(
-        loss=dict(_delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1, mode='original')
+        in_channels=1920,
+        loss=dict(_delete_=True, type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
     ),
 )
 train_dataloader = dict(batch_size=256, num_workers=8)
