@@ -3,6 +3,7 @@
 mmpse prune CONFIG CHECKPOINT --flops 50% -o pruned
 mmpse units CONFIG
 mmpse transfer CONFIG --subnet best_subnet.json --checkpoint retrained.pth -o NEW.py
+mmpse latency CONFIG -o latency.json
 mmpse train|test|search|export ...
 """
 
@@ -53,7 +54,7 @@ def tools() -> Path:
     package = Path(__file__).resolve().parent
     folders = package.parent / 'tools', package / '.mim/tools'
     for folder in folders:
-        if (folder / 'export.py').is_file():
+        if (folder / 'train.py').is_file():
             return folder
     raise SystemExit(
         f'the tools are neither in {folders[0]} nor in {folders[1]}; install mmpse again'
@@ -133,6 +134,12 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument('-o', '--out', required=True, help='config file to write')
     one.set_defaults(run=transfer, again='start it again')
+
+    one = commands.add_parser('latency', help='measure what subnets of a model take on this device')
+    _add_model(one, checkpoint='?')
+    one.add_argument('--runtime', default='torch', help='torch (default), onnxruntime, ...')
+    one.add_argument('-o', '--out', required=True, help='the file, for train_cfg.latency')
+    one.set_defaults(run=latency, again='start it again')
 
     for name, (_, text) in TOOLS.items():
         commands.add_parser(name, help=text)
@@ -217,3 +224,24 @@ def transfer(args: argparse.Namespace) -> None:
     print(f'weights: {made.weights}')
     if not made.frozen:
         print('nothing is frozen: the weights have no statistics of this subnet')
+
+
+def latency(args: argparse.Namespace) -> None:
+    """``mmpse latency``."""
+    from mmpse.files import write_json
+    from mmpse.openmmlab.pruning.latency import fit_latency
+    from mmpse.openmmlab.pruning.subject import examine
+    from mmpse.resources.busy import busy_sentence
+
+    subject = examine(
+        args.config, args.checkpoint, args.input_shape, args.divisor, _grids(args), show=True
+    )
+    content = fit_latency(subject, args.runtime)
+    write_json(args.out, content)
+    times = [microseconds / 1000 for _, microseconds in content['measured']]
+    print(
+        f'{args.out}: {len(times)} subnets took {min(times):.3g} to {max(times):.3g} ms on '
+        f'{content["on"]}; predicted with a mean error of {content["error"]:.1%}'
+    )
+    if sentence := busy_sentence(content['busy']):
+        print(sentence)

@@ -9,7 +9,7 @@ from tiny_tasks import write_task
 
 from mmpse import api, cli, files
 
-COMMANDS = 'prune', 'units', 'train', 'test', 'search', 'transfer', 'export'
+COMMANDS = 'prune', 'units', 'train', 'test', 'search', 'transfer', 'export', 'latency'
 
 
 @pytest.fixture(scope='module')

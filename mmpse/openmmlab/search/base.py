@@ -129,7 +129,7 @@ class SearchLoop(BaseLoop):
         self.resume = compat.take_over_resuming(runner)
         # before anything is judged, so that an unreachable budget fails at once
         path = compat.load_path(runner)
-        self.checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        self.checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', 'silent')
         self.model = getattr(runner.model, 'module', runner.model)
         check_weights(self.model, self.checkpoint['state_dict'], path)
         self.input_shape = tuple(input_shape or default_input_shape(runner.cfg, self.model))
@@ -167,7 +167,8 @@ class SearchLoop(BaseLoop):
 
     def references(self) -> list[Candidate]:
         """What candidates are compared with."""
-        return list({self.fullnet: 'fullnet', self.uniform: 'uniform'}.items())
+        named = {self.fullnet: 'fullnet', self.uniform: 'uniform'}
+        return [(origin, widths) for widths, origin in named.items()]
 
     def within(self, widths: np.ndarray) -> np.ndarray:
         """Which of the subnets ``(subnets, units)`` may win, bool ``(subnets,)``."""
