@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from mmengine.dist import is_distributed
+from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from mmpse.registry import MODELS
@@ -82,6 +84,9 @@ def Pruned(  # noqa: N802 (a name in configs)
     built = MODELS.build(dict(model, type=architecture))
     if subnet is None:
         return built
+    if not is_distributed():
+        # as the runner does next, whose new layers would not cut weights as they load
+        built = revert_sync_batchnorm(built)
     subnet = Subnet.load(subnet)
     try:
         return cut_(built, layout_of(subnet), subnet)
