@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .cutting import mask_of
 from .layout import LayerWidths, Layout, Part, Segment, Side, make_layout
 from .watch import (
     carriers_of,
+    channel_dim,
     evaluating,
     has_nan,
     is_grouped,
@@ -394,17 +396,6 @@ class _Finder:
         return dataclasses.replace(layout, leaky=frozenset(layers), parts=parts)
 
 
-def mask_of(side: Side, widths: Mapping[str, int]) -> Tensor:
-    """Which positions of a side subnets of these widths use, bool ``(positions,)``."""
-    runs = [
-        (torch.arange(s.channels, device='cpu') < widths.get(s.unit, s.channels)).repeat_interleave(
-            s.repeat
-        )
-        for s in side
-    ]
-    return torch.cat(runs)
-
-
 def intervals_of(edges: Tensor, widths: Sequence[int]) -> list[list[tuple[int, int, int]]]:
     """Join numbered channels into units.
 
@@ -489,15 +480,6 @@ def outputs_of(layer: nn.Module) -> range:
         if hasattr(layer, key):
             return range(getattr(layer, key))
     return range(max(t.numel() for t in layer.state_dict().values()))
-
-
-def channel_dim(x: Tensor, layer: nn.Module | None = None) -> int:
-    """Which dimension of a tensor holds channels: 1 of images and vectors, the last of tokens.
-
-    A layer that reads the tensor knows better: 1, the last for a linear one.
-    """
-    tokens = x.dim() == 3 if layer is None else isinstance(layer, nn.Linear)
-    return x.dim() - 1 if tokens else 1
 
 
 def spread(marks: Tensor, y: Tensor, dim: int) -> Tensor:

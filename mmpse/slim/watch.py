@@ -81,6 +81,15 @@ def carriers_of(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def channel_dim(x: Tensor, layer: nn.Module | None = None) -> int:
+    """Which dimension of a tensor holds channels: 1 of images and vectors, the last of tokens.
+
+    A layer that reads the tensor knows better: 1, the last for a linear one.
+    """
+    tokens = x.dim() == 3 if layer is None else isinstance(layer, nn.Linear)
+    return x.dim() - 1 if tokens else 1
+
+
 class Loose(NamedTuple):
     """A parameter or buffer that belongs to no layer, and may meet a unit's channels."""
 
