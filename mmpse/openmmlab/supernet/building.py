@@ -29,6 +29,7 @@ def find_supernet(
     cfg: Config,
     grid: Mapping[str, Any] = MappingProxyType({}),
     input_shape: Sequence[int] | None = None,
+    parts: Sequence[str] | None = None,
 ) -> tuple[Supernet, dict[str, Cost]]:
     """The supernet that a model is, and what its subnets cost.
 
@@ -41,6 +42,7 @@ def find_supernet(
             are those of a backbone that has them.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
             config's tests.
+        parts: Modules that subnets run through as wholes; by default backbone, neck and heads.
 
     Raises:
         LookError: If the model cannot be watched.
@@ -52,7 +54,7 @@ def find_supernet(
     except ConfigError:  # what is watched then does, since only ratios of costs matter
         shape = None
     revert_sync_batchnorm(model)  # every process has its own subnets
-    layout, images = look(model, shape and shape[1:])
+    layout, images = look(model, shape and shape[1:], parts=parts)
     supernet = whole_supernet(model, layout, **grid)
     check(model, layout, supernet.search_space, images, raw_outputs)
     shape = tuple(images.shape[1:]) if shape is None else (images.shape[1], *shape[1:])
