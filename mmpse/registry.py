@@ -11,7 +11,13 @@ def _child(parent: Registry, *locations: str) -> Registry:
     return Registry(parent.name, parent=parent, scope='mmpse', locations=list(locations))
 
 
-MODELS = _child(root.MODELS, 'mmpse.models', 'mmpse.openmmlab.models.pruned')
+MODELS = _child(
+    root.MODELS,
+    'mmpse.models',
+    'mmpse.openmmlab.models.backbones',
+    'mmpse.openmmlab.models.pruned',
+    'mmpse.openmmlab.stagewise.classifier',
+)
 HOOKS = _child(
     root.HOOKS,
     'mmpse.openmmlab.supernet.hook',
@@ -29,7 +35,7 @@ OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.openmmlab.supernet.bfloat16'
 TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.openmmlab.supernet.samplers')
 DATASETS = _child(root.DATASETS, 'mmpse.datasets', 'mmpse.openmmlab.configs.datasets')
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmpse.openmmlab.pruning.schedule')
-WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmpse.models')
+WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmpse.openmmlab.models.warm_start')
 
 __all__ = [
     'DATASETS',

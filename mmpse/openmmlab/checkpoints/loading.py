@@ -16,7 +16,14 @@ from mmpse.openmmlab.errors import CheckpointError, one_line
 from .files import Blank, read_checkpoint, save_checkpoint, without_arrays
 from .layouts import to_mmpretrain
 
-__all__ = ['CheckpointError', 'Report', 'load_weights', 'read_checkpoint', 'save_checkpoint']
+__all__ = [
+    'CheckpointError',
+    'Report',
+    'check_whole',
+    'load_weights',
+    'read_checkpoint',
+    'save_checkpoint',
+]
 
 # where training scripts keep the weights: mmengine and Lightning; torchvision and timm; others
 STATES = ('state_dict', 'model', 'model_state_dict', 'module', 'net', 'weights')
@@ -102,6 +109,33 @@ def load_weights(
         tuple(notes),
         _dataset_meta(checkpoint),
     )
+
+
+def check_whole(model: nn.Module, report: Report, what: str) -> None:
+    """Make sure that a checkpoint filled all of a model: the backbone alone would leave a random
+    head.
+
+    Args:
+        model: The model.
+        report: What :func:`load_weights` gave to it.
+        what: What errors call the model.
+
+    Raises:
+        CheckpointError: If weights are missing, but for heads that only training needs.
+    """
+    parameters = [name for name, _ in model.named_parameters()]
+    lacking = [
+        name
+        for name in report.random
+        if not name.startswith('auxiliary_head')
+        and any(f'{parameter}.'.startswith(f'{name}.') for parameter in parameters)
+    ]
+    if lacking:
+        instead = f'has {listed(report.unused)} instead' if report.unused else 'has nothing else'
+        raise CheckpointError(
+            f'{report.source} is of another model: it lacks {listed(lacking)} of {what}, and '
+            f'{instead}; give the checkpoint that was trained by this config'
+        )
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:

@@ -29,6 +29,7 @@ def look(
     model: nn.Module,
     size: Sequence[int] | None = None,
     track: Callable[[Iterable], Iterable] = iter,
+    parts: Sequence[str] | None = None,
 ) -> tuple[Layout, Tensor]:
     """Find the units of a whole model.
 
@@ -36,6 +37,7 @@ def look(
         model: A classifier, detector or segmentor, or any module that takes images.
         size: Height and width of the images that it is made for, tried if smaller ones do not do.
         track: Wraps the iterable of layers, for a progress bar.
+        parts: Modules that subnets run through as wholes; by default backbone, neck and heads.
 
     Returns:
         The layout, and the image that the model was watched on ``(1, C, H, W)``.
@@ -43,6 +45,7 @@ def look(
     Raises:
         LookError: If its forward fails on images alone.
     """
+    parts = parts_of(model) if parts is None else parts
     weight = next(model.parameters())
     sizes = [(side, side) for side in SIZES] + ([] if size is None else [tuple(size)])
     errors = []
@@ -50,7 +53,7 @@ def look(
         images = torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype)
         run = partial(raw_outputs, model)
         try:
-            return find_units(model, images, run, parts_of(model), track), images
+            return find_units(model, images, run, parts, track), images
         except Exception as error:  # whatever the model's forward raises
             errors.append((shape, error))
     shape, error = errors[-1]

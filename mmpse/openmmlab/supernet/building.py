@@ -13,10 +13,11 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from mmpse.openmmlab.configs.files import ConfigError, default_input_shape
+from mmpse.openmmlab.models.backbones import grid_of
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.resources import model_cost
-from mmpse.slim import Supernet, check
+from mmpse.slim import EXECUTIONS, Supernet, check
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet
 
@@ -28,6 +29,7 @@ def find_supernet(
     cfg: Config,
     grid: Mapping[str, Any] = MappingProxyType({}),
     input_shape: Sequence[int] | None = None,
+    parts: Sequence[str] | None = None,
 ) -> tuple[Supernet, dict[str, Cost]]:
     """The supernet that a model is, and what its subnets cost.
 
@@ -36,22 +38,27 @@ def find_supernet(
     Args:
         model: The model, not wrapped.
         cfg: The config that it was built from.
-        grid: ``ratios``, ``divisor`` and ``grids`` of the search space, where they are given.
+        grid: ``ratios``, ``divisor`` and ``grids`` of the search space, where they are given; next
+            are those of a backbone that has them.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
             config's tests.
+        parts: Modules that subnets run through as wholes; by default backbone, neck and heads.
 
     Raises:
         LookError: If the model cannot be watched.
         ValueError: If nothing of it can be pruned.
     """
+    grid = {**grid_of(model), **grid}
     try:
         shape = tuple(input_shape or default_input_shape(cfg, model))
     except ConfigError:  # what is watched then does, since only ratios of costs matter
         shape = None
     revert_sync_batchnorm(model)  # every process has its own subnets
-    layout, images = look(model, shape and shape[1:])
+    layout, images = look(model, shape and shape[1:], parts=parts)
     supernet = whole_supernet(model, layout, **grid)
-    check(model, layout, supernet.search_space, images, raw_outputs)
+    # gradient checkpointing cannot meet sliced execution
+    executions = ('masked',) if supernet.with_cp else EXECUTIONS
+    check(model, layout, supernet.search_space, images, raw_outputs, executions)
     shape = tuple(images.shape[1:]) if shape is None else (images.shape[1], *shape[1:])
     return supernet, whole_costs(model, layout, supernet.search_space, shape)
 
