@@ -2,7 +2,8 @@
 
 mmpse prune CONFIG CHECKPOINT --flops 50% -o pruned
 mmpse units CONFIG
-mmpse train|test|search|transfer|export|latency ...
+mmpse latency CONFIG -o latency.json
+mmpse train|test|search|transfer|export ...
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ TOOLS = dict(
     search=('train.py', 'search widths by a config'),
     transfer=('transfer.py', 'put a searched backbone into a detector or segmentor'),
     export=('export.py', 'export a trained model, checked'),
-    latency=('latency_table.py', 'measure the latency of layers on this device'),
 )
 
 
@@ -54,7 +54,7 @@ def tools() -> Path:
     package = Path(__file__).resolve().parent
     folders = package.parent / 'tools', package / '.mim/tools'
     for folder in folders:
-        if (folder / 'latency_table.py').is_file():
+        if (folder / 'train.py').is_file():
             return folder
     raise SystemExit(
         f'the tools are neither in {folders[0]} nor in {folders[1]}; install mmpse again'
@@ -116,6 +116,12 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser('units', help='list the width units of a model')
     _add_model(one, checkpoint='?')
     one.set_defaults(run=units, again='start it again')
+
+    one = commands.add_parser('latency', help='measure what subnets of a model take on this device')
+    _add_model(one, checkpoint='?')
+    one.add_argument('--runtime', default='torch', help='torch (default), onnxruntime, ...')
+    one.add_argument('-o', '--out', required=True, help='the file, for train_cfg.latency')
+    one.set_defaults(run=latency, again='start it again')
 
     for name, (_, text) in TOOLS.items():
         commands.add_parser(name, help=text)
@@ -183,3 +189,24 @@ def units(args: argparse.Namespace) -> None:
     header = ['unit', 'written by', 'read by', 'width', 'lowest']
     print(text_table(header, rows, left=3, width=shutil.get_terminal_size((160, 24)).columns))
     print(reachable(subject))
+
+
+def latency(args: argparse.Namespace) -> None:
+    """``mmpse latency``."""
+    from mmpse.files import write_json
+    from mmpse.openmmlab.pruning.latency import fit_latency
+    from mmpse.openmmlab.pruning.subject import examine
+    from mmpse.resources.busy import busy_sentence
+
+    subject = examine(
+        args.config, args.checkpoint, args.input_shape, args.divisor, _grids(args), show=True
+    )
+    content = fit_latency(subject, args.runtime)
+    write_json(args.out, content)
+    times = [microseconds / 1000 for _, microseconds in content['measured']]
+    print(
+        f'{args.out}: {len(times)} subnets took {min(times):.3g} to {max(times):.3g} ms on '
+        f'{content["on"]}; predicted with a mean error of {content["error"]:.1%}'
+    )
+    if sentence := busy_sentence(content['busy']):
+        print(sentence)

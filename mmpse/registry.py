@@ -25,7 +25,12 @@ HOOKS = _child(
     'mmpse.openmmlab.teaching.hook',
     'mmpse.openmmlab.seeding',
 )
-LOOPS = _child(root.LOOPS, 'mmpse.openmmlab.search.loops', 'mmpse.openmmlab.stagewise.loop')
+LOOPS = _child(
+    root.LOOPS,
+    'mmpse.openmmlab.search.loops',
+    'mmpse.openmmlab.search.predictor',
+    'mmpse.openmmlab.stagewise.loop',
+)
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.openmmlab.supernet.bfloat16')
 TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.openmmlab.supernet.samplers')
 DATASETS = _child(root.DATASETS, 'mmpse.datasets', 'mmpse.openmmlab.configs.datasets')

@@ -3,8 +3,6 @@
 from .consumers import FitError
 from .cost import backbone_costs, costs_of, count, measure, model_costs
 from .fit import FitToBackbone, with_subnet
-from .latency import RUNTIMES, Latencies, device_name, measure_latencies, prepared
-from .latency_table import LatencyError, LatencyTable
 from .layers import InPlaceReLU6, SlimmableBN2d, SlimmableConv2d, is_channels_last
 from .mobilenet_v2 import SlimmableMobileNetV2
 from .resnet import SlimmableResNet
@@ -17,14 +15,7 @@ from .vgg import SlimmableVGG
 from .warm_start import WarmStart, load_public, misfit
 
 __all__ = [
-    'LatencyError',
-    'Latencies',
-    'LatencyTable',
-    'RUNTIMES',
     'count',
-    'device_name',
-    'measure_latencies',
-    'prepared',
     'EXECUTIONS',
     'FitError',
     'FitToBackbone',

@@ -11,10 +11,12 @@ from mmpse.openmmlab import compat
 from mmpse.openmmlab.supernet.checkpoint import supernet_state
 from mmpse.openmmlab.supernet.record import relative_losses
 from mmpse.registry import LOOPS
-from mmpse.space import Budget, PriorSampler, expected_loss, nearest_uniform
+from mmpse.search import best_few
+from mmpse.space import Budget, PriorSampler, expected_loss
 
 from .archive import Judged, ranking_key
 from .base import Candidate, SearchLoop
+from .evidence import predictor_in
 from .pareto import pareto_front, pareto_order
 
 DRAWS = 64  # mutants or crossovers made at once
@@ -26,7 +28,7 @@ class RandomSearchLoop(SearchLoop):
     """Random search: ``generations * population`` subnets drawn from the prior.
 
     The prior (PSE-Net, arXiv 2408.16233) comes from the checkpoint's loss record; without one it is
-    of the cost alone. The first subnet is the nearest uniform one, the choice to beat.
+    of the cost alone.
 
     Args:
         population: Subnets of a generation.
@@ -64,9 +66,9 @@ class RandomSearchLoop(SearchLoop):
             energy = expected_loss(self.space, *relative_losses(state['record']))
         else:
             self.runner.logger.warning(
-                f'{compat.load_path(self.runner)} holds no losses of single subnets (only '
-                'checkpoints of classifiers trained with mmpse.SupernetHook do, as long as they '
-                'have their meta): candidates are drawn by cost alone.'
+                f'{compat.load_path(self.runner)} holds no losses of single subnets (a training '
+                'with mmpse.SupernetHook records them, of classifiers or with a teacher): '
+                'candidates are drawn by cost alone.'
             )
         self.prior = PriorSampler(self.space, self.budget, energy, self.sampler)
 
@@ -75,19 +77,15 @@ class RandomSearchLoop(SearchLoop):
             return []
         rng = np.random.default_rng([self.seed, generation])
         proposed = Generation(self)
-        if generation == 0:
-            uniform = nearest_uniform(self.space, self.budget.cost, self.budget.high, at_most=True)
-            proposed.take('uniform', uniform[None], 1)
-        else:
-            self.breed(rng, proposed)
+        self.breed(generation, rng, proposed)
         missing = self.population - len(proposed.candidates)
         proposed.fill('prior', missing, lambda missing: self.prior.sample(rng, missing))
         if not proposed.candidates:
             self.runner.logger.info('every subnet within the budget that could be found is judged.')
         return proposed.candidates
 
-    def breed(self, rng: np.random.Generator, proposed: Generation) -> None:
-        """Take candidates that are made of those judged; the rest is drawn."""
+    def breed(self, generation: int, rng: np.random.Generator, proposed: Generation) -> None:
+        """Take candidates that are made of what is known; the rest is drawn."""
 
 
 @LOOPS.register_module()
@@ -106,6 +104,8 @@ class EvolutionSearchLoop(RandomSearchLoop):
         pareto: Search for the front of score against the budget's (first) resource in the whole
             ``window``, which is wide then (0.5: half the limit to the limit). Parents are selected
             as in NSGA-II, and the front is ``work_dir/pareto.json``.
+        start: Subnets of the first generation that a predictor chooses, as in a
+            :class:`PredictorSearchLoop`.
         **kwargs: See :class:`RandomSearchLoop`.
     """
 
@@ -116,6 +116,7 @@ class EvolutionSearchLoop(RandomSearchLoop):
         mutants: int | None = None,
         mutation: float = 0.1,
         pareto: bool = False,
+        start: int = 0,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -130,6 +131,7 @@ class EvolutionSearchLoop(RandomSearchLoop):
         self.mutants = mutants
         self.mutation = mutation
         self.pareto = pareto
+        self.start = start
 
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
         super().prepare(checkpoint)
@@ -137,7 +139,12 @@ class EvolutionSearchLoop(RandomSearchLoop):
             if self.within(np.array([row.widths]))[0]:
                 self.history[row.widths] = row
 
-    def breed(self, rng: np.random.Generator, proposed: Generation) -> None:
+    def breed(self, generation: int, rng: np.random.Generator, proposed: Generation) -> None:
+        if not generation:
+            if self.start:
+                found = best_few(predictor_in(self), self.budget, self.start)
+                proposed.take('predictor', found, self.start)
+            return
         ranked = self.ranked()
         if self.pareto:
             ranked = pareto_order(ranked, self.budget.resource)
@@ -203,7 +210,7 @@ class GreedySearchLoop(SearchLoop):
     @property
     def max_iters(self) -> int:
         """Cutting the units in turn, every one of them tried at each step."""
-        row, count, unit = self._full(), 1, 0
+        row, count, unit = self._full(), 0, 0
         while not self.within(row[None])[0]:
             cuts = self._cuts(row)
             count += len(cuts)
@@ -212,9 +219,8 @@ class GreedySearchLoop(SearchLoop):
         return count
 
     def propose(self, generation: int) -> list[Candidate]:
-        if generation == 0:
+        if not generation:
             self._proposed = [self._full()]
-            return [('fullnet', tuple(map(int, self._full())))]
         best = min((self.archived[tuple(map(int, row))] for row in self._proposed), key=ranking_key)
         best = np.array(best.widths)
         if self.within(best[None])[0]:

@@ -1,4 +1,4 @@
-"""Measured latency: how long a static model takes on this device."""
+"""How long calls take on this device, beside each other."""
 
 from __future__ import annotations
 
@@ -11,19 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from mmpse.resources.busy import busy, clocks
+from .busy import busy, clocks
 
-RUNTIMES = ('eager', 'compiled', 'onnxruntime', 'openvino', 'tensorrt')
 FEW, ENOUGH = 5, 60.0  # rounds that suffice after so many seconds
-
-
-def prepared(model: nn.Module, x: Tensor, runtime: str = 'eager') -> Callable[[], Any]:
-    """:func:`mmpse.deploy.prepared`; latency tables call its ``'torch'`` ``'eager'``."""
-    from mmpse.deploy import prepared as prepare  # it builds models, which are built from here
-
-    return prepare(model, x, 'torch' if runtime == 'eager' else runtime)
 
 
 class Latencies(dict[Any, list[float]]):
@@ -50,7 +41,7 @@ def measure_latencies(
     in the caches, not those of others.
 
     Args:
-        calls: Name -> call, see :func:`prepared`.
+        calls: Name -> call that returns when its result is there.
         rounds: Measured rounds, at most: after a minute a few are enough.
         warmup: Rounds before them.
         track: Wraps the iterator over rounds, for a progress bar.
