@@ -17,7 +17,7 @@ from mmpse.openmmlab.models.backbones import grid_of
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.resources import model_cost
-from mmpse.slim import Supernet, check
+from mmpse.slim import EXECUTIONS, Supernet, check
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet
 
@@ -56,7 +56,9 @@ def find_supernet(
     revert_sync_batchnorm(model)  # every process has its own subnets
     layout, images = look(model, shape and shape[1:], parts=parts)
     supernet = whole_supernet(model, layout, **grid)
-    check(model, layout, supernet.search_space, images, raw_outputs)
+    # gradient checkpointing cannot meet sliced execution
+    executions = ('masked',) if supernet.with_cp else EXECUTIONS
+    check(model, layout, supernet.search_space, images, raw_outputs, executions)
     shape = tuple(images.shape[1:]) if shape is None else (images.shape[1], *shape[1:])
     return supernet, whole_costs(model, layout, supernet.search_space, shape)
 
