@@ -51,7 +51,10 @@ def test_a_subnet_that_is_recorded_often_is_one_subnet(case):
         bounds = [predictor.lower_bound_gain(others, errors) for errors in (0, 1)]
         return (bounds[0] - bounds[1]).mean()
 
-    once, often = case.predictor(widths, odd), case.predictor(np.repeat(widths, 10, 0), odd.repeat(10))
+    once, often = (
+        case.predictor(widths, odd),
+        case.predictor(np.repeat(widths, 10, 0), odd.repeat(10)),
+    )
     assert often.predict(others) == pytest.approx(once.predict(others), abs=0.3)
     assert 0.7 < doubt(often) / doubt(once) < 1.4
 
