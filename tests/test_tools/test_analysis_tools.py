@@ -6,18 +6,18 @@ import re
 import pytest
 import torch
 from command_line import QUICK, run
-from mmengine.config import Config
 
-from mmpse.models import SlimmableMobileNetV2, SlimmableResNet, measure
+from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.openmmlab.search.archive import Archive, Judged
+from mmpse.openmmlab.supernet.building import find_supernet, supernet_content
 from mmpse.openmmlab.supernet.record import LossRecord
-from mmpse.registry import MODELS
+from mmpse.space import SearchSpace
 
 
 @pytest.fixture
 def archive(tmp_path):
     """An archive of two searches, and a CSV of its subnets trained on their own."""
-    space = SlimmableMobileNetV2(widen_factor=0.35).search_space
+    space = SearchSpace(dict(stem=32, wide=128), dict(type='Toy'))
     units = [[unit.name, unit.max_width] for unit in space.units]
     archive = Archive(tmp_path / 'work/archive.db', dict(units=units, metric='top1'))
     lines = ['subnet,accuracy']
@@ -26,7 +26,7 @@ def archive(tmp_path):
         number, _ = archive.begin(dict(budget=k // 3))
         cost = dict(flops=10**6 * (k + 1), params=10**6)
         score = [50.0, 60.0, 80.0, 70.0, 90.0][k]
-        archive.add([Judged(number, 0, 'prior', tuple(subnet.values()), score, None, cost)])
+        archive.add([Judged(number, 1, 'prior', tuple(subnet.values()), score, None, cost)])
         subnet.save(tmp_path / f'{k}.json')
         lines.append(f'{k}.json,{[71, 72, 75, 74, 73][k]}')
     (tmp_path / 'subnets.csv').write_text('\n'.join(lines) + '\n')
@@ -43,12 +43,13 @@ def test_plot_search_draws_and_compares(archive, tmp_path):
     assert 'give the archive.db that a search wrote' in result.stderr
 
 
-def test_plot_losses_draws_the_record_of_a_checkpoint(tmp_path, scope):
-    cfg = Config.fromfile(QUICK / 'supernet_mobilenet-v2_digits.py')
-    space = MODELS.build(cfg.model.backbone).search_space
-    record = LossRecord(size=10)
+def test_plot_losses_draws_the_record_of_a_checkpoint(tmp_path):
+    cfg = load_config(QUICK / 'classifier_digits.py')
+    supernet, _ = find_supernet(build_model(cfg), cfg)
+    space, record = supernet.search_space, LossRecord(size=10)
     record.extend(0, space.array([space.fullnet, space.tinynet]), [1.0, 2.0])
-    meta = dict(cfg=cfg.pretty_text, mmpse_supernet=dict(record=record.state_dict()))
+    state = dict(record=record.state_dict(), **supernet_content(supernet))
+    meta = dict(cfg=cfg.pretty_text, mmpse_supernet=state)
     torch.save(dict(meta=meta, state_dict={}), tmp_path / 'epoch_1.pth')
     result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'epoch_1.pth')
     assert '2 losses drawn' in result.stdout and (tmp_path / 'training_losses.png').stat().st_size
@@ -67,38 +68,3 @@ def test_ranking_agreement_of_scores_and_of_flops(archive, tmp_path):
     assert figures['supernet']['regret_top1'] == figures['FLOPs']['regret_top1'] == 2
     result = run(tool, tmp_path / 'subnets.csv', expect=1)
     assert "row 1: no score, got {'subnet': '0.json'" in result.stderr
-
-
-PROFILE = 'tools/analysis_tools/space_profile.py'
-SEARCH = QUICK / 'search_resnet18_digits.py'
-
-
-def test_profile_says_what_the_space_holds(tmp_path, scope):
-    config = tmp_path / 'config.py'
-    frozen = dict(grids={'layer4*': dict(ratios=[1.0])})
-    config.write_text(f'_base_ = {str(SEARCH)!r}\nmodel = dict(backbone={frozen})\n')
-    shape = (3, 32, 32)
-    arguments = [PROFILE, config, '--input-shape', *shape, '--json', tmp_path / 'profile.json']
-    shown = run(*arguments, '--latency', '--budget', 'flops=80%', 'params=95%').stdout
-    assert 'the budget can be met' in shown and 'not pruned' in shown
-    profile = json.loads((tmp_path / 'profile.json').read_text())
-    model = Config.fromfile(config).model.to_dict()
-    backbone = {k: v for k, v in model['backbone'].items() if k != 'type'}
-    space = SlimmableResNet(**backbone).search_space
-    assert profile['units'] == {unit.name: list(unit.candidates) for unit in space.units}
-    assert profile['subnets'] == space.size
-    milliseconds = [resources.pop('latency_ms') for resources in profile['resources'].values()]
-    assert len(milliseconds) == 3 and min(milliseconds) > 0
-    assert profile['resources']['smallest'] == measure(model, space.tinynet, shape)
-    assert profile['resources']['largest'] == measure(model, space.fullnet, shape)
-    low, middle, high = (
-        profile['resources'][k]['flops'] for k in ('smallest', 'median', 'largest')
-    )
-    assert low < middle < high
-    assert profile['budget']['found'] > 50 and profile['budget']['share_of_uniform_draws'] > 0
-
-
-def test_profile_of_a_budget_that_cannot_be_met():
-    arguments = ['--input-shape', 3, 32, 32, '--budget', 'flops=900M']
-    result = run(PROFILE, SEARCH, *arguments, expect=1)
-    assert 'the budget cannot be met' in result.stderr and 'reaches from' in result.stderr

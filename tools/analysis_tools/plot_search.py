@@ -30,8 +30,8 @@ def parse_args() -> argparse.Namespace:
 def searches_in(path: Path, name: str) -> dict[str, list[Judged]]:
     """Name -> judged subnets of every search in an archive."""
     rows = read_archive(path)
-    numbers = sorted({row.search for row in rows})
-    if not rows:
+    numbers = sorted({row.search for row in rows if row.origin != 'fullnet'})
+    if not numbers:
         raise SystemExit(f'{path} holds no judged subnets yet')
     names = {n: name if len(numbers) == 1 else f'{name}#{n}' for n in numbers}
     return {names[n]: [row for row in rows if row.search == n] for n in numbers}

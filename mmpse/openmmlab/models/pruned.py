@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from mmengine.dist import is_distributed
+from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from mmpse.registry import MODELS
@@ -65,7 +67,7 @@ def look(
 
 @MODELS.register_module()
 def Pruned(  # noqa: N802 (a name in configs)
-    architecture: str | type, subnet: str | os.PathLike | Mapping[str, Any], **model
+    architecture: str | type, subnet: str | os.PathLike | Mapping[str, Any] | None, **model
 ) -> nn.Module:
     """Build a model and cut it to a subnet::
 
@@ -76,14 +78,19 @@ def Pruned(  # noqa: N802 (a name in configs)
 
     Args:
         architecture: Registered type of the model.
-        subnet: The subnet, its file or the file's content.
+        subnet: The subnet, its file or the file's content; ``None`` leaves the full model.
         **model: The rest of the full model's config.
 
     Raises:
         SubnetError: If the subnet cannot be read, or is one of another model.
     """
-    subnet = Subnet.load(subnet)
     built = MODELS.build(dict(model, type=architecture))
+    if subnet is None:
+        return built
+    if not is_distributed():
+        # as the runner does next, whose new layers would not cut weights as they load
+        built = revert_sync_batchnorm(built)
+    subnet = Subnet.load(subnet)
     try:
         return cut_(built, layout_of(subnet), subnet)
     except ValueError as error:
@@ -99,6 +106,6 @@ def layout_of(subnet: Subnet) -> Layout:
     if 'layers' not in subnet.backbone:
         raise SubnetError(
             f'{subnet.path or "the subnet"} is one of a backbone ({subnet.backbone.get("type")}), '
-            'not of a whole model; give one that mmpse prune wrote, or use mmpse.FitToBackbone'
+            'not of a whole model, as a search or mmpse prune writes it; search again'
         )
     return Layout.from_dict(subnet.backbone)

@@ -18,6 +18,7 @@ from torch import nn
 from mmpse.files import write_json
 from mmpse.openmmlab.checkpoints.loading import load_weights, read_checkpoint, save_checkpoint
 from mmpse.openmmlab.configs.files import load_config, write_config
+from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
 from mmpse.openmmlab.configs.splits import all_training, held_out
 from mmpse.openmmlab.models.latency import latency_cost
 from mmpse.openmmlab.models.losses import (
@@ -35,7 +36,7 @@ from mmpse.space import Budget, Subnet, uniform_within
 
 from .choosing import by_sensitivity, judge, winner
 from .crew import Crew
-from .finetuning import finetune_changes, pruned_changes
+from .finetuning import finetune_changes
 from .latency import fit_latency, within_latency
 from .reach import NAMES, reachable
 from .recipe import finetune
@@ -297,7 +298,7 @@ class Pruning:
         self.pruned = write_config(
             self.steps.out / 'pruned.py',
             self.config,
-            pruned_changes(self.cfg, subnet),
+            pruned_changes(self.cfg, subnet, thawed(self.cfg)),
             f'{type(self.subject.model).__name__} pruned to {limits} by mmpse.',
         )
         subject = self.subject

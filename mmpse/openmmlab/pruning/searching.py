@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from mmengine.device import is_cuda_available
 
-from mmpse.openmmlab.configs.building import neutral
+from mmpse.openmmlab.configs.building import merged, neutral
 from mmpse.openmmlab.configs.files import importing
+from mmpse.openmmlab.configs.pruned import thawed
 from mmpse.openmmlab.configs.splits import HeldOut
 from mmpse.openmmlab.models.losses import batch_size_of, preprocessed, training_batches
 from mmpse.openmmlab.supernet.record import recorded_losses
 from mmpse.search import best_few, notch_table, predictor_of
 from mmpse.space import Budget, uniform_within
 
-from .finetuning import run_changes, thawed
+from .finetuning import run_changes
 from .recipe import Recipe
 from .subject import RATIOS, Subject
 
@@ -84,9 +85,8 @@ def supernet_changes(
     """
     cfg = subject.cfg
     changes = dict(importing(cfg), **neutral(cfg))
-    for key, change in thawed(cfg).items():
-        part = changes.setdefault('model', {}).setdefault(key, {})
-        part.update({**change, **part})
+    if free := thawed(cfg):
+        changes['model'] = merged(changes.get('model', {}), free).to_dict()
     loader, groups = _loader(split)
     hook = dict(
         type='mmpse.SupernetHook',
