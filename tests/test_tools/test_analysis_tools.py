@@ -51,7 +51,8 @@ def test_plot_losses_draws_the_record_of_a_checkpoint(tmp_path):
     state = dict(record=record.state_dict(), **supernet_content(supernet))
     meta = dict(cfg=cfg.pretty_text, mmpse_supernet=state)
     torch.save(dict(meta=meta, state_dict={}), tmp_path / 'epoch_1.pth')
-    result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'epoch_1.pth')
+    command = 'tools/analysis_tools/plot_losses.py', tmp_path / 'epoch_1.pth'
+    result = run(*command, '--input-shape', 3, 32, 32)
     assert '2 losses drawn' in result.stdout and (tmp_path / 'training_losses.png').stat().st_size
     torch.save(dict(state_dict={}), tmp_path / 'other.pth')
     result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'other.pth', expect=1)
