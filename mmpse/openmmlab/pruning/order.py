@@ -16,6 +16,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from mmpse.files import write_json
+from mmpse.openmmlab import compat
 from mmpse.openmmlab.checkpoints.loading import load_weights, read_checkpoint, save_checkpoint
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.splits import all_training, held_out
@@ -29,7 +30,7 @@ from mmpse.openmmlab.models.losses import (
 from mmpse.openmmlab.models.measure import measure
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
-from mmpse.slim import check_cut, cut_, sort_
+from mmpse.slim import check_cut, cut_, input_energies, sort_
 from mmpse.space import Budget, Subnet, uniform_within
 
 from .choosing import by_sensitivity, judge, winner
@@ -211,8 +212,18 @@ class Pruning:
         self.table[stage] = self.steps.once(stage, lambda: evaluate(self.subject, model, show=True))
 
     def sort(self) -> None:
-        """Sort the channels of every unit."""
-        sort_(self.subject.model, self.subject.layout, self.order.sort)
+        """Sort the channels of every unit, by what they do on training images."""
+        subject, by = self.subject, self.order.sort
+        model, batches = subject.model, self.ready[1]
+        if by == 'taylor':
+            for batch in batches:
+                loss, _ = model.parse_losses(compat.forward_by_mode(model, batch, mode='loss'))
+                loss.backward()
+        with torch.no_grad(), input_energies(model, subject.layout) as energies:
+            for batch in batches if by == 'activation' else ():
+                raw_outputs(model, batch['inputs'])
+        sort_(model, subject.layout, by, energies)
+        model.zero_grad()
         if not self.whole.exists():
             save_checkpoint(self.whole, self.subject.model, dataset_meta(self.subject))
 
