@@ -50,7 +50,7 @@ def prune(
     epochs: int | None = None,
     teach: bool = True,
     tune: bool = True,
-    sort: str = 'l1',
+    sort: str = 'activation',
     divisor: int = 8,
     grids: Mapping[str, Mapping[str, Any]] | None = None,
     input_shape: Sequence[int] | None = None,

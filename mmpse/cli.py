@@ -97,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
         help='the original model does not teach the fine-tuning',
     )
     one.add_argument(
-        '--sort', default='l1', help='importance of channels: l1 (default), l2, bn or taylor'
+        '--sort',
+        default='activation',
+        help='importance of channels: activation (default), group, l1, l2, bn or taylor',
     )
     one.add_argument('--seed', type=int, default=0, help='seed of everything (default: 0)')
     one.add_argument('-o', '--out', default='pruned', help='folder of the results (pruned)')

@@ -77,7 +77,7 @@ def units(model: nn.Module, images: Tensor | None = None) -> Layout:
     return find_units(model, images)
 
 
-def sort(model: nn.Module, layout: Layout, by: str = 'l1') -> nn.Module:
+def sort(model: nn.Module, layout: Layout, by: str = 'group') -> nn.Module:
     """A copy of a model whose units have their most important channels first.
 
     It computes the same as the model.
@@ -85,7 +85,7 @@ def sort(model: nn.Module, layout: Layout, by: str = 'l1') -> nn.Module:
     Args:
         model: The full-width model.
         layout: Its units.
-        by: ``'l1'``, ``'l2'``, ``'bn'`` or ``'taylor'``, see
+        by: ``'group'``, ``'l1'``, ``'l2'``, ``'bn'`` or ``'taylor'``, see
             :func:`mmpse.slim.sorting.importances`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Drawing a supernet's subnets around a budget, and at last around the best widths."""
+"""Drawing a supernet's subnets around a budget, and around the best widths that are known."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ class BudgetSampler:
     Costs are spread evenly, in proportion, over 0.4 to 2 times the budget at first; the range
     narrows to 0.8 to 1.1 times. In the second half of the training every other subnet is drawn
     around the widths that the losses so far predict to be the best, one candidate up or down in a
-    quarter of the units. Source: this project.
+    quarter of the units. With a start, every other subnet of the first half is drawn around that.
+    Source: this project.
 
     Args:
         space: The search space.
         costs: Resource -> cost.
         budget: Resource -> limit, see :class:`mmpse.space.Budget`; the first one's costs are
             spread.
+        start: Widths to improve on, unit -> channels; ``None``: the uniform ones of the budget.
 
     Raises:
         BudgetError: If no subnet meets the budget.
@@ -42,10 +44,12 @@ class BudgetSampler:
         space: SearchSpace,
         costs: Mapping[str, Cost | TableCost],
         budget: Mapping[str, str | float],
+        start: Mapping[str, int] | None = None,
     ) -> None:
         self.space = space
         self.budget = Budget(space, costs, budget)
-        self.reference = uniform_within(space, self.budget)
+        self.start = None if start is None else space.array([start])[0]
+        self.reference = uniform_within(space, self.budget) if start is None else self.start
         self._t = -1.0
         self.narrow(0.0, np.empty(0), np.empty((0, len(space))), np.empty(0))
 
@@ -66,7 +70,7 @@ class BudgetSampler:
             tiny, full = cost(self.space.array([self.space.tinynet, self.space.fullnet]))
             targets = np.clip(np.geomspace(low, high, LEVELS), tiny, full)
             self._levels: list[WidthDistribution] = [tilted(self.space, cost, x) for x in targets]
-        self.best: np.ndarray | None = None
+        self.best = self.start
         if share >= AROUND and len(losses) >= FEWEST:
             record = iterations, widths, losses
             self.best = best_widths(self.space, self.budget, self.reference, *record)[0]

@@ -3,7 +3,7 @@
 from .cutting import CutError, as_subnet, cut_
 from .guard import GuardError, check, check_cut
 from .layout import Layout, Unit
-from .sorting import IMPORTANCES, sort_
+from .sorting import IMPORTANCES, input_energies, sort_
 from .supernet import EXECUTIONS, Supernet
 from .units import find_units
 
@@ -20,5 +20,6 @@ __all__ = [
     'check_cut',
     'cut_',
     'find_units',
+    'input_energies',
     'sort_',
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,65 +12,131 @@ from torch.nn.modules.batchnorm import _NormBase
 from .cutting import dims_of, layers_in
 from .layout import Layout, Side
 
-IMPORTANCES = ('l1', 'l2', 'bn', 'taylor')
+IMPORTANCES = ('activation', 'group', 'l1', 'l2', 'bn', 'taylor')
 
 
 @torch.no_grad()
-def importances(model: nn.Module, layout: Layout, by: str = 'l1') -> dict[str, Tensor]:
+def importances(
+    model: nn.Module,
+    layout: Layout,
+    by: str = 'group',
+    energies: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
     """How important the channels of every unit are.
 
     Args:
         model: The full-width model.
         layout: Its layout.
-        by: ``'l1'`` or ``'l2'``, the norm of the filters that write a channel; ``'bn'``, the scale
-            of its normalisations (where a unit has none: as ``'l1'``); ``'taylor'``,
-            ``|sum of weight * gradient|`` of the filters, with the gradients that the parameters
-            hold (Molchanov et al., arXiv 1906.10771). Layers of a unit add up, each divided by its
-            mean for ``'bn'`` and ``'taylor'``.
+        by: ``'activation'``: what a channel brings to the layers that read it, ``|x|**2 |w|**2`` of
+            its mean activation and their weights, as a share of what all their inputs bring (after
+            Sun et al., arXiv 2306.11695).
+            ``'group'``: the squared norms of the filters that write it, of the scales of its
+            normalisations, and of the weights that read it, each kind divided by its mean over the
+            unit (after Fang et al., arXiv 2301.12900).
+            ``'l1'`` or ``'l2'``: the norm of the filters that write it.
+            ``'bn'``: the scale of its normalisations; where a unit has none, as ``'l1'``.
+            ``'taylor'``: ``|sum of weight * gradient|`` of the filters that write it, with the
+            gradients that the parameters hold (Molchanov et al., arXiv 1906.10771).
+        energies: What :func:`input_energies` recorded, for ``'activation'``.
 
     Returns:
         Unit -> ``(channels,)``.
 
     Raises:
-        ValueError: If ``by`` is unknown, or gradients are missing.
+        ValueError: If ``by`` is unknown, or gradients or energies are missing.
     """
     if by not in IMPORTANCES:
         raise ValueError(f'channels are sorted by one of {IMPORTANCES}, got {by!r}')
-    total = {name: torch.zeros(unit.width, device='cpu') for name, unit in layout.units.items()}
-    scaled: set[str] = set()
-    if by == 'bn':
-        for _, layer, sides in layers_in(model, layout):
-            if isinstance(layer, (_NormBase, nn.GroupNorm)) and layer.weight is not None:
-                scale = layer.weight.abs()
-                scaled |= _add(total, sides.outputs, scale / scale.mean().clamp(min=1e-12))
+    if by == 'activation' and energies is None:
+        raise ValueError("sorting by 'activation' needs the energies of some images' activations")
+    empty = {name: torch.zeros(unit.width, device='cpu') for name, unit in layout.units.items()}
+    written, scaled, read = ({k: v.clone() for k, v in empty.items()} for _ in range(3))
     for name, layer, sides in layers_in(model, layout):
-        if sides.inputs is None or not sides.outputs:
+        weight = getattr(layer, 'weight', None)
+        if sides.inputs is None:
+            if isinstance(layer, (_NormBase, nn.GroupNorm)) and weight is not None:
+                _add(scaled, sides.outputs, _mean_one(weight.abs() ** (1 if by == 'bn' else 2)))
             continue
-        weight = layer.weight.movedim(dims_of(layer)[0], 0).flatten(1)
+        out_of, into = dims_of(layer)
+        filters = weight.movedim(out_of, 0).flatten(1)
         if by == 'taylor':
-            if layer.weight.grad is None:
-                raise ValueError(
-                    f"sorting by 'taylor' needs the gradient of {name}.weight, which has none; run "
-                    'the loss of some batches backward first'
-                )
-            gradient = layer.weight.grad.movedim(dims_of(layer)[0], 0).flatten(1)
-            value = (weight * gradient).sum(1).abs()
-            value /= value.mean().clamp(min=1e-12)
+            _add(written, sides.outputs, _mean_one((filters * _gradient(name, layer)).sum(1).abs()))
+        elif by in ('l1', 'bn'):
+            _add(written, sides.outputs, filters.abs().sum(1))
+        elif by == 'l2':
+            _add(written, sides.outputs, filters.norm(dim=1))
         else:
-            value = weight.norm(dim=1) if by == 'l2' else weight.abs().sum(1)
-        _add(total, sides.outputs, value, without=scaled)
-    return total
+            _add(written, sides.outputs, filters.square().sum(1))
+        if into is None:
+            continue
+        reading = weight.movedim(into, 0).flatten(1).square().sum(1)
+        if by == 'activation':  # a layer that did not run brings nothing
+            brought = reading * energies.get(name, torch.zeros(1)).to(reading)
+            reading = brought / brought.sum().clamp(min=1e-12)
+        _add(read, sides.inputs, reading)
+    if by == 'activation':
+        return {name: value if value.any() else written[name] for name, value in read.items()}
+    if by == 'group':
+        kinds = written, scaled, read
+        return {name: sum(_mean_one(kind[name]) for kind in kinds) for name in empty}
+    if by == 'bn':
+        return {name: value if value.any() else written[name] for name, value in scaled.items()}
+    return written
 
 
-def _add(total: dict[str, Tensor], side: Side, value: Tensor, without=frozenset()) -> set[str]:
-    """Add the values of positions to the units' channels; the units."""
+@contextmanager
+def input_energies(model: nn.Module, layout: Layout) -> Iterator[dict[str, Tensor]]:
+    """What runs in a ``with`` block is listened to.
+
+    Yields:
+        Layer that mixes channels -> mean square of each of its input channels ``(channels,)``, the
+        mean over the forwards of the block.
+    """
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def listen(name: str, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0].detach()
+        channels = x.dim() - 1 if isinstance(layer, nn.Linear) else 1
+        square = x.float().square().mean([d for d in range(x.dim()) if d != channels])
+        sums[name] = sums.get(name, 0) + square
+        counts[name] = counts.get(name, 0) + 1
+        energies[name] = sums[name] / counts[name]
+
+    energies: dict[str, Tensor] = {}
+    handles = [
+        layer.register_forward_pre_hook(lambda layer, args, name=name: listen(name, layer, args))
+        for name, layer, sides in layers_in(model, layout)
+        if sides.inputs is not None and dims_of(layer)[1] is not None
+    ]
+    try:
+        yield energies
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _gradient(name: str, layer: nn.Module) -> Tensor:
+    if layer.weight.grad is None:
+        raise ValueError(
+            f"sorting by 'taylor' needs the gradient of {name}.weight, which has none; run the "
+            'loss of some batches backward first'
+        )
+    return layer.weight.grad.movedim(dims_of(layer)[0], 0).flatten(1)
+
+
+def _mean_one(value: Tensor) -> Tensor:
+    return value / value.mean().clamp(min=1e-12)
+
+
+def _add(total: dict[str, Tensor], side: Side, value: Tensor) -> None:
+    """Add the values of positions to the units' channels."""
     at = 0
     for segment in side:
         part = value[at : at + segment.positions]
         at += segment.positions
-        if segment.unit is not None and segment.unit not in without:
+        if segment.unit is not None:
             total[segment.unit] += part.view(segment.channels, -1).sum(1).float().cpu()
-    return {s.unit for s in side if s.unit is not None}
 
 
 def orders(layout: Layout, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +151,12 @@ def orders(layout: Layout, importance: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 @torch.no_grad()
-def sort_(model: nn.Module, layout: Layout, by: str = 'l1') -> dict[str, Tensor]:
+def sort_(
+    model: nn.Module,
+    layout: Layout,
+    by: str = 'group',
+    energies: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
     """Permute the channels of every unit, the most important first, in place.
 
     Writers, readers and what lies between are permuted alike, so that the model computes the same.
@@ -92,12 +164,12 @@ def sort_(model: nn.Module, layout: Layout, by: str = 'l1') -> dict[str, Tensor]
     Args:
         model: The full-width model.
         layout: Its layout.
-        by: See :func:`importances`.
+        by, energies: See :func:`importances`.
 
     Returns:
         Unit -> its permutation: the new channel k was channel ``permutation[k]``.
     """
-    order = orders(layout, importances(model, layout, by))
+    order = orders(layout, importances(model, layout, by, energies))
     permute_(model, layout, order)
     return order
 

@@ -60,6 +60,17 @@ def test_half_of_the_subnets_are_near_the_best_widths(space, costs, rng):
     assert set(np.unique(rows)) <= set(steps.ravel())
 
 
+def test_a_start_is_what_others_are_drawn_around_from_the_beginning(space, costs, rng):
+    start = dict(zip(space.names, (64, 16, 16, 32, 32, 32)))
+    sampler = BudgetSampler(space, costs, dict(flops='40%'), start)
+    assert sampler.reference.tolist() == list(start.values())
+    rows = sampler.sample(rng, 1000)
+    near = [abs(row - sampler.reference).max() <= 8 for row in rows]
+    assert 0.4 < np.mean(near) < 0.6
+    sampler.narrow(0.9, *record(space, rng))
+    assert sampler.best.tolist() != list(start.values())
+
+
 def test_the_same_record_draws_the_same(space, costs):
     drawn = []
     for _ in range(2):

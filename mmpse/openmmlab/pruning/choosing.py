@@ -25,7 +25,7 @@ class Judgement(NamedTuple):
         name: How it was chosen.
         widths: Channels of each unit.
         loss: Mean loss of the batches.
-        gain: How much less it loses than uniform pruning, mean over the batches.
+        gain: How much less it loses than the first one, mean over the batches.
         error: Standard error of that.
     """
 
@@ -61,21 +61,21 @@ def judge(
     batches: Sequence[Mapping[str, Any]],
     track: Track = iter,
 ) -> list[Judgement]:
-    """Compare candidates by their losses on the same batches; the first one is uniform pruning."""
+    """Compare candidates by their losses on the same batches, with the first one above all."""
     rows: list[tuple[str, tuple[int, ...], torch.Tensor]] = []
     for name, widths in track(candidates):
         subnet = dict(zip(subject.space.names, map(int, widths), strict=True))
         with as_subnet(subject.model, subject.layout, subnet), batch_statistics(subject.model):
             losses = batch_losses(subject.model, batches)
         rows.append((name, tuple(subnet.values()), losses))
-    uniform = rows[0][2]
+    first = rows[0][2]
     return [
-        Judgement(name, widths, float(losses.mean()), *paired_gain(uniform, losses))
+        Judgement(name, widths, float(losses.mean()), *paired_gain(first, losses))
         for name, widths, losses in rows
     ]
 
 
 def winner(judged: Sequence[Judgement]) -> Judgement:
-    """The candidate of the least loss, if it beats uniform by more than a standard error."""
+    """The candidate of the least loss, if it beats the first one by more than a standard error."""
     best = min(judged, key=lambda row: row.loss)
     return best if Gain(best.gain, best.error).sure else judged[0]

@@ -16,6 +16,7 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from mmpse.files import write_json
+from mmpse.openmmlab import compat
 from mmpse.openmmlab.checkpoints.loading import load_weights, read_checkpoint, save_checkpoint
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
@@ -31,7 +32,7 @@ from mmpse.openmmlab.models.losses import (
 from mmpse.openmmlab.models.measure import measure
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
-from mmpse.slim import check_cut, cut_, sort_
+from mmpse.slim import check_cut, cut_, input_energies, sort_
 from mmpse.space import Budget, Subnet, uniform_within
 
 from .choosing import by_sensitivity, judge, winner
@@ -213,8 +214,18 @@ class Pruning:
         self.table[stage] = self.steps.once(stage, lambda: evaluate(self.subject, model, show=True))
 
     def sort(self) -> None:
-        """Sort the channels of every unit."""
-        sort_(self.subject.model, self.subject.layout, self.order.sort)
+        """Sort the channels of every unit, by what they do on training images."""
+        subject, by = self.subject, self.order.sort
+        model, batches = subject.model, self.ready[1]
+        if by == 'taylor':
+            for batch in batches:
+                loss, _ = model.parse_losses(compat.forward_by_mode(model, batch, mode='loss'))
+                loss.backward()
+        with torch.no_grad(), input_energies(model, subject.layout) as energies:
+            for batch in batches if by == 'activation' else ():
+                raw_outputs(model, batch['inputs'])
+        sort_(model, subject.layout, by, energies)
+        model.zero_grad()
         if not self.whole.exists():
             save_checkpoint(self.whole, self.subject.model, dataset_meta(self.subject))
 
@@ -224,11 +235,15 @@ class Pruning:
         recipe = self.schedule(end=self.begin)
         self.log.info(f'supernet: {recipe.text}')
         budget = Budget(subject.space, subject.costs, order.limits)
+        start = Subnet.load(
+            self.steps.once('start', lambda: self._by_sensitivity(budget).to_dict())
+        )
         changes = supernet_changes(
             subject,
             self.split,
             recipe,
             budget,
+            list(start.values()),
             self.teacher,
             order.divisor,
             order.grids,
@@ -256,37 +271,59 @@ class Pruning:
         return subnet
 
     def _choose(self, budget: Budget) -> Subnet:
-        subject = self.subject
-        uniform = uniform_within(subject.space, budget)
         if self.order.how == 'uniform':
-            return subject.subnet(uniform, how='uniform')
-        ready = preprocessed(subject.model, self.batches)
+            subject = self.subject
+            return subject.subnet(uniform_within(subject.space, budget), how='uniform')
+        if self.order.how == 'sensitivity':
+            return self._by_sensitivity(budget)
+        return self._by_record(budget)
+
+    @cached_property
+    def ready(self) -> tuple[list[Any], list[Any]]:
+        """The training images for the sensitivity, and those for judging."""
+        ready = preprocessed(self.subject.model, self.batches)
         few = max(1, -(-MAP_IMAGES * len(ready) // CALIBRATION_IMAGES))
+        return ready[:few], ready[few:]
+
+    def _candidates(self, budget: Budget) -> list[tuple[str, Sequence[int]]]:
+        """Uniform pruning, and the best few by sensitivity."""
+        subject = self.subject
         sensitivity = self.steps.once(
             'sensitivity',
             lambda: measure_sensitivity(
                 subject.model,
                 subject.layout,
                 subject.space,
-                ready[:few],
+                self.ready[0],
                 track=progress('sensitivity'),
             ),
         )
         sensitivity = {u: {int(w): v for w, v in row.items()} for u, row in sensitivity.items()}
         rows = by_sensitivity(subject, budget, sensitivity)
-        candidates = [('uniform', uniform)]
-        candidates += [(f'sensitivity {k}', row) for k, row in enumerate(rows, 1)]
-        batches = ready[few:]
-        if self.supernet is not None:
-            found = choose_by_record(subject, budget, self.supernet)
-            self.log.info(f'from {found.losses} losses of subnets:\n{found.notches}')
-            candidates += [(f'search {k}', row) for k, row in enumerate(found.widths, 1)]
-            batches = unseen_batches(subject, self.split, self.order.seed)
+        uniform = uniform_within(subject.space, budget)
+        return [('uniform', uniform), *((f'sensitivity {k}', r) for k, r in enumerate(rows, 1))]
+
+    def _by_sensitivity(self, budget: Budget) -> Subnet:
+        return self._best(self._candidates(budget), self.ready[1])
+
+    def _by_record(self, budget: Budget) -> Subnet:
+        """What the supernet's training predicts; what it began with, unless that is beaten."""
+        name = self.steps.read('start')['source']['how']
+        start = dict(self._candidates(budget))[name]
+        found = choose_by_record(self.subject, budget, start, self.supernet)
+        self.log.info(f'from {found.losses} losses of subnets:\n{found.notches}')
+        candidates = [(name, start)]
+        candidates += [(f'search {k}', row) for k, row in enumerate(found.widths, 1)]
+        return self._best(candidates, unseen_batches(self.subject, self.split, self.order.seed))
+
+    def _best(self, candidates: Sequence[tuple[str, Sequence[int]]], batches: list[Any]) -> Subnet:
+        """The best of the candidates on the batches; the first one, unless it is surely beaten."""
+        subject = self.subject
         judged = judge(subject, candidates, batches, progress('judging'))
         for row in judged:
             self.log.info(
                 f'{row.name}: loss {row.loss:.4f}, {row.gain:+.4f} +- {row.error:.4f} better than '
-                f'uniform; {subject.subnet(row.widths).resources}'
+                f'{judged[0].name}; {subject.subnet(row.widths).resources}'
             )
         best, content = winner(judged), [row._asdict() for row in judged]
         write_json(self.steps.folder / 'judged.json', content)

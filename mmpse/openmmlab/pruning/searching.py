@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +35,7 @@ class Chosen(NamedTuple):
 
     Attributes:
         widths: The best few subnets ``(subnets, units)``; none where nothing is surely better than
-            uniform pruning.
+            what the search began with.
         notches: What a notch of each unit costs, as a table.
         losses: How many losses it rests on.
     """
@@ -64,6 +64,7 @@ def supernet_changes(
     split: HeldOut,
     recipe: Recipe,
     budget: Budget,
+    start: Sequence[int],
     teacher: Mapping[str, Any],
     divisor: int,
     grids: Mapping[str, Mapping[str, Any]] | None,
@@ -78,6 +79,7 @@ def supernet_changes(
         split: Its data.
         recipe: The schedule.
         budget: The budget, around which subnets are drawn.
+        start: Widths to improve on, around which others are drawn.
         teacher: ``teacher`` and ``checkpoint`` of :class:`mmpse.DistillationHook`: of the sorted
             model, from whose weights the supernet starts.
         divisor, grids: Of the search space.
@@ -93,7 +95,11 @@ def supernet_changes(
         n=groups,
         fullnet=False,
         tinynet=False,
-        sampler=dict(type='mmpse.BudgetSampler', budget=_around(subject, budget)),
+        sampler=dict(
+            type='mmpse.BudgetSampler',
+            budget=_around(subject, budget),
+            start=dict(zip(subject.space.names, map(int, start), strict=True)),
+        ),
         execution=_execution(subject),
         teacher=dict(teacher, every=1),  # a short training has few losses to record
         ratios=list(RATIOS),
@@ -138,12 +144,15 @@ def _execution(subject: Subject) -> str:
     return 'auto' if is_cuda_available() else 'sliced'
 
 
-def choose_by_record(subject: Subject, budget: Budget, checkpoint: str | os.PathLike) -> Chosen:
+def choose_by_record(
+    subject: Subject, budget: Budget, start: np.ndarray, checkpoint: str | os.PathLike
+) -> Chosen:
     """The widths that the losses of a supernet's training predict to be the best.
 
     Args:
         subject: The model.
         budget: The budget.
+        start: Widths to improve on ``(units,)``.
         checkpoint: What the training left.
 
     Raises:
@@ -154,7 +163,7 @@ def choose_by_record(subject: Subject, budget: Budget, checkpoint: str | os.Path
     if record is None:
         raise ValueError(f'{checkpoint} holds no losses of subnets; train the supernet for longer')
     space = subject.space
-    predictor = predictor_of(space, budget, uniform_within(space, budget), *record)
+    predictor = predictor_of(space, budget, start, *record)
     widths, notches = best_few(predictor, budget, BEST), notch_table(predictor.notches())
     return Chosen(widths, notches, len(record[0]))
 
