@@ -107,16 +107,10 @@ def cut_of(layer: nn.Module, sides: LayerWidths, widths: Mapping[str, int]) -> L
     inner, outer = count(inputs), count(outputs)
     if is_grouped(layer):  # its sides are those of its outputs
         inner = outer * layer.in_channels // layer.out_channels
-    numbers = dict(
-        in_features=inner,
-        out_features=outer,
-        in_channels=inner,
-        out_channels=outer,
-        num_features=outer,
-        num_channels=outer,
-        num_parameters=outer,
-        n_dims=outer,
-    )
+    numbers = dict(in_features=inner, in_channels=inner)
+    if any(s.unit for s in sides.outputs):  # else they stay, whatever they count
+        own = 'out_features out_channels num_features num_channels num_parameters n_dims'
+        numbers.update(dict.fromkeys(own.split(), outer))
     if is_grouped(layer):
         numbers['groups'] = inner // step_of(layer)
     if isinstance(layer, nn.GroupNorm):

@@ -183,9 +183,10 @@ class _Record:
                 )
         for y, expected in zip(self.outputs, lone.outputs):
             if y.shape != expected.shape or _differ(y, expected):
+                last = self.layers[-1][0] if self.layers else ''
                 raise GuardError(
                     f'a subnet of {type(self.model).__name__} run {self.how} is not the one that '
-                    'is run alone: its outputs differ, though no layer does'
+                    f'is run alone: they part behind {last or "all layers"}; {self._remedy(last)}'
                 )
 
     def _remedy(self, name: str) -> str:

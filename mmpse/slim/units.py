@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from .layout import LayerWidths, Layout, Part, Segment, Side, make_layout
 from .watch import (
@@ -484,10 +485,12 @@ def sides_of(
 
 
 def outputs_of(layer: nn.Module) -> range:
-    """The numbers of a layer's output channels."""
-    for key in ('out_features', 'out_channels'):
-        if hasattr(layer, key):
-            return range(getattr(layer, key))
+    """The numbers of a layer's output channels: of the rows of its weight, if it has one of these.
+
+    Some put out less, such as the best of several centres of each class.
+    """
+    if is_mixing(layer) or is_grouped(layer):
+        return range(layer.weight.shape[1 if isinstance(layer, _ConvTransposeNd) else 0])
     return range(max(t.numel() for t in layer.state_dict().values()))
 
 
@@ -502,8 +505,9 @@ def channel_dim(x: Tensor, layer: nn.Module | None = None) -> int:
 
 def spread(marks: Tensor, y: Tensor, dim: int) -> Tensor:
     """Marks ``(images, channels)`` in the shape of ``y``, whose first dimension holds the images'
-    regions, windows or tokens, one image after the other; marks everything if it does not."""
-    if len(y) % len(marks):
+    regions, windows or tokens, one image after the other; marks everything if it does not, or has
+    other channels."""
+    if len(y) % len(marks) or y.shape[dim] != marks.shape[1]:
         return torch.full_like(y, torch.nan)
     marks = marks.repeat_interleave(len(y) // len(marks), 0)
     return marks[(...,) + (None,) * (y.dim() - 2)].movedim(1, dim)
