@@ -3,6 +3,8 @@
 import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS as UPSTREAM_MODELS
+from mmengine.runner import Runner
+from torch import nn
 
 from mmpse.command import of_user, run_command
 from mmpse.files import write_json
@@ -21,6 +23,22 @@ def taken_for_a_search(folder):
     return LOOPS.build(dict(type='mmpse.EvolutionSearchLoop', racing=dict(share=0.25)))
 
 
+def diverged(_):
+    raise FloatingPointError('the loss is nan; lower the learning rate')
+
+
+class Careless:
+    """Of a config, but the error is its own."""
+
+    def __init__(self, widths):
+        self.widths = len(widths) + int('half')
+
+
+def careless(widths):
+    MODELS.register_module(module=Careless, name='Careless', force=True)
+    return MODELS.build(dict(type='Careless', widths=widths))
+
+
 MENDED = {
     'a file that is missing': lambda _: Subnet.load('no.json'),
     'a config that is missing': lambda _: Config.fromfile('no.py'),
@@ -34,12 +52,19 @@ MENDED = {
     'an argument that is missing': lambda _: MODELS.build(dict(type='mmpse.SlimmableVGG')),
     'a folder that is a file': lambda folder: write_json(folder / 'file' / 'x.json', {}),
     'upstream complains': lambda _: UPSTREAM_MODELS.build(dict(kind='ResNet')),
+    'a loss that is not finite': diverged,
+    'a config that trains by half': lambda folder: Runner(
+        nn.Linear(1, 1), str(folder), train_cfg=dict(max_epochs=1)
+    ),
 }
 BUGS = {
     'text that is no number': lambda _: ranking_agreement(['a', 'b', 'c'], [1, 2, 3]),
     'a call with an argument too many': lambda _: Subnet.load('no.json', strict=True),
     'a list too short': lambda _: [][0],
     'a key that is not there': lambda _: {}['x'],
+    'a type error in a constructor': lambda _: careless(3),
+    'a value error in a constructor': lambda _: careless([3]),
+    'a value error of nobody': lambda _: int('half'),
 }
 
 

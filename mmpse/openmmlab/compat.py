@@ -16,6 +16,8 @@ import mmengine
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
+from mmpse.errors import UserError
+
 if TYPE_CHECKING:
     from mmengine.model import BaseModel
     from mmengine.optim import OptimWrapper
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 LOWEST = dict(torch='2.6', mmengine='0.10')
 
 
-class CompatError(RuntimeError):
+class CompatError(UserError):
     """An upstream package is too old, or has moved what mmpse needs of it."""
 
 

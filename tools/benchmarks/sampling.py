@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mmpse.command import run_command
+from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.models import SlimmableMobileNetV2, backbone_costs
 from mmpse.openmmlab.supernet.checkpoint import supernet_state
@@ -73,7 +74,7 @@ def main() -> None:
         checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=False)
         state = supernet_state(checkpoint)
         if state is None:
-            raise ValueError(
+            raise UserError(
                 f'{args.checkpoint} holds no losses of subnets; give a checkpoint of a classifier '
                 'that was trained with SupernetHook'
             )

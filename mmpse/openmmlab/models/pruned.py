@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
 from mmpse.registry import MODELS
 from mmpse.slim.cutting import cut_
 from mmpse.slim.layout import Layout
@@ -21,7 +22,7 @@ from .outputs import image_channels, parts_of, raw_outputs
 SIZES = (64, 128, 224, 320)  # of the watched images; the smallest that the model takes
 
 
-class LookError(ValueError):
+class LookError(UserError):
     """A model that cannot be watched."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.device import is_cuda_available
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.configs.building import neutral
 from mmpse.openmmlab.configs.files import importing
 from mmpse.openmmlab.configs.splits import HeldOut
@@ -52,7 +53,7 @@ def supernet_end(total: int) -> int:
         ValueError: If the schedule is too short to be shared.
     """
     if total < 2:
-        raise ValueError(
+        raise UserError(
             'a search shares the schedule of the fine-tuning with a supernet, and it is of length '
             f'{total}; give at least 2 epochs'
         )
@@ -154,7 +155,7 @@ def choose_by_record(subject: Subject, budget: Budget, checkpoint: str | os.Path
     record = supernet_state(content)['record']
     iterations, widths, losses = (record[k].numpy() for k in ('iteration', 'widths', 'loss'))
     if not len(losses):
-        raise ValueError(f'{checkpoint} holds no losses of subnets; train the supernet for longer')
+        raise UserError(f'{checkpoint} holds no losses of subnets; train the supernet for longer')
     space = subject.space
     reference = uniform_within(space, budget)
     predictor = predictor_of(space, budget, reference, iterations, widths.astype(np.int64), losses)
