@@ -67,7 +67,8 @@ def held_out(cfg: Config, images: int | None = None, seed: int = 0) -> HeldOut:
 
     Args:
         cfg: A config that trains and validates.
-        images: How many to hold out; by default a tenth of them, at least 16 and at most 512.
+        images: How many to hold out; by default a tenth of them, at least 16 and at most 512,
+            but never more than half.
         seed: Seed of the choice, and of the order of calibration images.
 
     Raises:
@@ -184,7 +185,7 @@ def _choose(
             ids.setdefault(name, info.get('img_id', name))
     names, total = list(places), len(places)
     if images is None:
-        images = max(FEWEST, min(int(SHARE * total), MOST))
+        images = min(max(FEWEST, min(int(SHARE * total), MOST)), total // 2)
     if not 1 <= images <= total // 2:
         raise UserError(
             f'{images} of {total} training images cannot be held out: at least 1, and at most '
