@@ -22,13 +22,14 @@ if find_spec('mmengine') is not None:  # `mmpse.space` works without the OpenMML
 if TYPE_CHECKING:
     from .api import prune
     from .door import build, cost, cut, export, sort, units
+    from .openmmlab.transfer import transfer
 
 # name -> the module that it is in
 _DOOR = dict.fromkeys(('build', 'cost', 'cut', 'export', 'sort', 'units'), 'door')
-_DOOR['prune'] = 'api'
+_DOOR |= dict(prune='api', transfer='openmmlab.transfer')
 _ROOMS = 'api', 'resources', 'slim', 'space'
 
-__all__ = ['__version__', 'build', 'cost', 'cut', 'export', 'prune', 'sort', 'units']
+__all__ = ['__version__', 'build', 'cost', 'cut', 'export', 'prune', 'sort', 'transfer', 'units']
 
 
 def __getattr__(name: str):

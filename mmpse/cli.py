@@ -2,7 +2,9 @@
 
 mmpse prune CONFIG CHECKPOINT --flops 50% -o pruned
 mmpse units CONFIG
-mmpse train|test|search|transfer|export|latency ...
+mmpse transfer CONFIG --subnet best_subnet.json --checkpoint retrained.pth -o NEW.py
+mmpse latency CONFIG -o latency.json
+mmpse train|test|search|export ...
 """
 
 from __future__ import annotations
@@ -22,9 +24,7 @@ TOOLS = dict(
     train=('train.py', 'train by a config'),
     test=('test.py', 'test a checkpoint by its config'),
     search=('train.py', 'search widths by a config'),
-    transfer=('transfer.py', 'put a searched backbone into a detector or segmentor'),
     export=('export.py', 'export a trained model, checked'),
-    latency=('latency_table.py', 'measure the latency of layers on this device'),
 )
 
 
@@ -54,7 +54,7 @@ def tools() -> Path:
     package = Path(__file__).resolve().parent
     folders = package.parent / 'tools', package / '.mim/tools'
     for folder in folders:
-        if (folder / 'latency_table.py').is_file():
+        if (folder / 'train.py').is_file():
             return folder
     raise SystemExit(
         f'the tools are neither in {folders[0]} nor in {folders[1]}; install mmpse again'
@@ -116,6 +116,30 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser('units', help='list the width units of a model')
     _add_model(one, checkpoint='?')
     one.set_defaults(run=units, again='start it again')
+
+    text = 'put a searched backbone into a detector or segmentor'
+    one = commands.add_parser(
+        'transfer',
+        help=text,
+        description=f'{text[0].upper()}{text[1:]}. Layers are matched by their names.',
+    )
+    one.add_argument('config', help="config of the detector or segmentor: a file, 'mmdet::...'")
+    one.add_argument(
+        '--subnet', required=True, help="subnet file of a classifier's search or pruning"
+    )
+    one.add_argument(
+        '--checkpoint',
+        help="weights: the retrained classifier's, or full-width ones, which are cut (the "
+        "supernet's, public ones, the detector's own)",
+    )
+    one.add_argument('-o', '--out', required=True, help='config file to write')
+    one.set_defaults(run=transfer, again='start it again')
+
+    one = commands.add_parser('latency', help='measure what subnets of a model take on this device')
+    _add_model(one, checkpoint='?')
+    one.add_argument('--runtime', default='torch', help='torch (default), onnxruntime, ...')
+    one.add_argument('-o', '--out', required=True, help='the file, for train_cfg.latency')
+    one.set_defaults(run=latency, again='start it again')
 
     for name, (_, text) in TOOLS.items():
         commands.add_parser(name, help=text)
@@ -183,3 +207,41 @@ def units(args: argparse.Namespace) -> None:
     header = ['unit', 'written by', 'read by', 'width', 'lowest']
     print(text_table(header, rows, left=3, width=shutil.get_terminal_size((160, 24)).columns))
     print(reachable(subject))
+
+
+def transfer(args: argparse.Namespace) -> None:
+    """``mmpse transfer``."""
+    from mmpse.openmmlab.checkpoints.loading import listed
+    from mmpse.openmmlab.transfer import transfer
+
+    made = transfer(args.config, args.subnet, args.checkpoint, args.out)
+    print(args.out)
+    for name, text in (('flops', 'FLOPs'), ('params', 'parameters')):
+        now, full = made.subnet.resources[name], made.full[name]
+        print(f'{text} of the whole model: {now:,} of {full:,} ({now / full:.1%})')
+    if made.kept:
+        print(f'not in the model of the subnet, and full: {listed(made.kept)}')
+    print(f'weights: {made.weights}')
+    if not made.frozen:
+        print('nothing is frozen: the weights have no statistics of this subnet')
+
+
+def latency(args: argparse.Namespace) -> None:
+    """``mmpse latency``."""
+    from mmpse.files import write_json
+    from mmpse.openmmlab.pruning.latency import fit_latency
+    from mmpse.openmmlab.pruning.subject import examine
+    from mmpse.resources.busy import busy_sentence
+
+    subject = examine(
+        args.config, args.checkpoint, args.input_shape, args.divisor, _grids(args), show=True
+    )
+    content = fit_latency(subject, args.runtime)
+    write_json(args.out, content)
+    times = [microseconds / 1000 for _, microseconds in content['measured']]
+    print(
+        f'{args.out}: {len(times)} subnets took {min(times):.3g} to {max(times):.3g} ms on '
+        f'{content["on"]}; predicted with a mean error of {content["error"]:.1%}'
+    )
+    if sentence := busy_sentence(content['busy']):
+        print(sentence)

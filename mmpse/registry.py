@@ -11,7 +11,12 @@ def _child(parent: Registry, *locations: str) -> Registry:
     return Registry(parent.name, parent=parent, scope='mmpse', locations=list(locations))
 
 
-MODELS = _child(root.MODELS, 'mmpse.models', 'mmpse.openmmlab.models.pruned')
+MODELS = _child(
+    root.MODELS,
+    'mmpse.models',
+    'mmpse.openmmlab.models.backbones',
+    'mmpse.openmmlab.models.pruned',
+)
 HOOKS = _child(
     root.HOOKS,
     'mmpse.openmmlab.supernet.hook',
@@ -19,12 +24,17 @@ HOOKS = _child(
     'mmpse.openmmlab.teaching.hook',
     'mmpse.openmmlab.seeding',
 )
-LOOPS = _child(root.LOOPS, 'mmpse.openmmlab.search.loops', 'mmpse.openmmlab.stagewise.loop')
+LOOPS = _child(
+    root.LOOPS,
+    'mmpse.openmmlab.search.loops',
+    'mmpse.openmmlab.search.predictor',
+    'mmpse.openmmlab.stagewise.loop',
+)
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.openmmlab.supernet.bfloat16')
 TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.openmmlab.supernet.samplers')
 DATASETS = _child(root.DATASETS, 'mmpse.datasets', 'mmpse.openmmlab.configs.datasets')
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmpse.openmmlab.pruning.schedule')
-WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmpse.models')
+WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmpse.openmmlab.models.warm_start')
 
 __all__ = [
     'DATASETS',

@@ -24,6 +24,6 @@ def log_of(runner):
 
 
 def other_search(cfg, name, **settings):
-    kept = {key: cfg.train_cfg[key] for key in SHARED}
+    kept = {key: cfg.train_cfg[key] for key in SHARED if key in cfg.train_cfg}
     cfg.train_cfg = dict(type=f'mmpse.{name}', **kept, **settings)
     return search(cfg).train_loop, read_archive(f'{cfg.work_dir}/archive.db')

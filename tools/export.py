@@ -1,18 +1,17 @@
 """Export a trained model, and check that it computes the same.
 
-python tools/export.py CONFIG CHECKPOINT --input-shape 3 224 224 -o model.onnx [--preprocess]
-    [--decode [--nms] | --argmax] [--int8 [IMAGES]] [--runtime-check openvino] [--backbone]
-python tools/export.py CONFIG CHECKPOINT --input-shape 3 224 224 -o backbone.json
+python tools/export.py CONFIG CHECKPOINT -o model.onnx [--preprocess] [--decode [--nms] | --argmax]
+    [--subnet SUBNET] [--int8 [IMAGES]] [--runtime-check openvino] [--backbone]
 
-.onnx: the classifier, single-stage detector or segmentor, or with --backbone the backbone with its
-features; for batches of any size, and images of any size where the model allows it
-(docs/deployment.md). .json: the backbone for plain PyTorch, its weights in a .pth beside it
-(docs/transfer.md).
+The classifier, single-stage detector or segmentor, full or pruned; or with --backbone the backbone
+with its features. For batches of any size, and images of any size where the model allows it.
+docs/deployment.md says what the file takes and gives.
 """
 
 import argparse
 from pathlib import Path
 
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -21,14 +20,16 @@ import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mms
 from mmpse.command import run_command
 from mmpse.deploy import (
     Exported,
+    ExportError,
     calibration_images,
     evaluate,
     evaluate_onnx,
     export_onnx,
+    fingerprint,
     quantize,
 )
-from mmpse.openmmlab.configs.files import load_config
-from mmpse.transfer import backbone_of, export_plain, load_model
+from mmpse.openmmlab.configs.files import default_input_shape, load_config
+from mmpse.openmmlab.models.trained import trained_model
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,7 +38,18 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='the checkpoint that was trained with it')
-    parser.add_argument('--input-shape', nargs=3, type=int, required=True, metavar=('C', 'H', 'W'))
+    parser.add_argument(
+        '--subnet',
+        help='widths to cut the model to; its statistics are those of training images, unless the '
+        'checkpoint is of these widths',
+    )
+    parser.add_argument(
+        '--input-shape',
+        nargs=3,
+        type=int,
+        metavar=('C', 'H', 'W'),
+        help='by default that of the tests',
+    )
     parser.add_argument('--backbone', action='store_true', help='only the backbone')
     parser.add_argument(
         '--preprocess', action='store_true', help='the file takes pictures, uint8 RGB'
@@ -61,18 +73,10 @@ def parse_args() -> argparse.Namespace:
         metavar='RUNTIME',
         help='runtimes that must agree beside onnxruntime: openvino, tensorrt',
     )
-    parser.add_argument('-o', '--out', type=Path, required=True, help='.onnx or .json file')
+    parser.add_argument('-o', '--out', type=Path, required=True, help='.onnx file')
     args = parser.parse_args()
-    if args.out.suffix not in ('.onnx', '.json'):
-        parser.error(f'-o must end in .onnx or .json, got {args.out}')
-    if args.out.suffix == '.json':
-        asked = [
-            f'--{name.replace("_", "-")}'
-            for name in ('preprocess', 'decode', 'nms', 'argmax', 'int8', 'runtime_check')
-            if getattr(args, name)
-        ]
-        if asked:
-            parser.error(f'{asked[0]} is for .onnx files, got -o {args.out}')
+    if args.out.suffix != '.onnx':
+        parser.error(f'-o must end in .onnx, got {args.out}')
     if args.backbone and args.int8:
         parser.error('--int8 is for whole models, whose metric can be told; got --backbone')
     return args
@@ -83,30 +87,29 @@ def main() -> None:
 
 
 def export(args: argparse.Namespace) -> None:
-    model = load_model(args.config, args.checkpoint)
-    plain = args.out.suffix == '.json'
-    part = backbone_of(model) if plain or args.backbone else model
+    cfg = load_config(args.config)
+    model, subnet = trained_model(cfg, args.checkpoint, args.subnet)
+    part = getattr(model, 'backbone', None) if args.backbone else model
+    if part is None:
+        raise ExportError(f'{type(model).__name__} has no backbone; leave out --backbone')
     with Console().status(f'exporting to {args.out}, about half a minute'):
-        if plain:
-            outputs = export_plain(part, args.out, args.input_shape)
-        else:
-            outputs = export_onnx(
-                part,
-                args.out,
-                args.input_shape,
-                preprocess=args.preprocess,
-                decode=args.decode,
-                nms=args.nms,
-                argmax=args.argmax,
-                runtimes=['onnxruntime', *args.runtime_check],
-            )
+        outputs = export_onnx(
+            part,
+            args.out,
+            args.input_shape or default_input_shape(cfg, model),
+            preprocess=args.preprocess,
+            decode=args.decode,
+            nms=args.nms,
+            argmax=args.argmax,
+            metadata=None if subnet is None else dict(subnet=fingerprint(subnet)),
+            runtimes=['onnxruntime', *args.runtime_check],
+        )
     print(f'{args.out}: checked against PyTorch')
     for name, shape in outputs.items():
         print(f'    {name} {shape}')
-    if isinstance(outputs, Exported):
-        describe(outputs)
+    describe(outputs)
     if args.int8:
-        int8(args, model)
+        int8(args, cfg, model)
 
 
 def describe(outputs: Exported) -> None:
@@ -117,8 +120,8 @@ def describe(outputs: Exported) -> None:
         print(f'    {what}: {value if isinstance(value, list) else f"{value:.3g}"}')
 
 
-def int8(args: argparse.Namespace, model: nn.Module) -> None:
-    cfg, out = load_config(args.config), args.out.with_suffix('.int8.onnx')
+def int8(args: argparse.Namespace, cfg: Config, model: nn.Module) -> None:
+    out = args.out.with_suffix('.int8.onnx')
     images = calibration_images(cfg, model, args.int8, args.preprocess)
     counts = quantize(args.out, out, images)
     print(

@@ -10,5 +10,6 @@ custom_hooks = [
         serial=True,
         distillation=dict(),
         sampler=dict(type='mmpse.UniformSampler'),
+        divisor=2,
     ),
 ]

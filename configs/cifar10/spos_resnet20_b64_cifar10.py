@@ -8,5 +8,6 @@ custom_hooks = [
         fullnet=False,
         tinynet=False,
         sampler=dict(type='mmpse.UniformSampler'),
+        divisor=2,
     ),
 ]

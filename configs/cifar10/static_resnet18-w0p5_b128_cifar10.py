@@ -4,12 +4,10 @@ _base_ = 'static_resnet20_b64_cifar10.py'
 model = dict(
     backbone=dict(
         _delete_=True,
-        type='mmpse.SlimmableResNet',
+        type='ResNet',
         depth=18,
         stem_channels=32,
         base_channels=32,
-        # half the FLOPs are about 0.7 of the widths: narrower ones are not worth training
-        ratios=[0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
     ),
     head=dict(in_channels=256),
 )

@@ -1,5 +1,5 @@
 # One static network trained alone: the full network, or with
-#   --cfg-options model.backbone.subnet=subnet.json
+#   --cfg-options model.type=mmpse.Pruned model.architecture=ImageClassifier model.subnet=subnet.json
 # a subnet. tools/evidence trains them all with this recipe.
 _base_ = [
     '../_base_/models/resnet20_cifar.py',

@@ -1,7 +1,7 @@
 # The same as a stage-wise supernet (SP, SWP): the fullnet learns from the labels, and the stages of
 # 4 subnets learn from it in every batch.
 _base_ = 'psenet_mobilenet-v2-w0p5_b128_cifar10.py'
-model = dict(architecture='mmpse.StageWiseClassifier')
+model = dict(type='mmpse.StageWiseClassifier')
 custom_hooks = [
     dict(type='mmpse.ChannelsLastHook'),
     dict(type='mmpse.SupernetHook', n=4, fullnet=False),

@@ -4,16 +4,20 @@
 # Another detector to start from:
 #   --cfg-options model.init_cfg.checkpoint=my_retinanet_r50.pth
 _base_ = [
-    '../_base_/detectors/retinanet_r50_fpn_supernet.py',
+    'mmdet::_base_/models/retinanet_r50_fpn.py',
     '../_base_/datasets/coco_held-out.py',
     'mmdet::_base_/default_runtime.py',
 ]
+custom_imports = dict(imports=['mmpse'], allow_failed_imports=False)
+randomness = dict(seed=0)
 model = dict(
+    # no part is frozen, and subnets are normalised by their own statistics
+    backbone=dict(frozen_stages=-1, norm_eval=False, init_cfg=None),
     init_cfg=dict(
         type='mmpse.WarmStart',
         checkpoint='https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r50_fpn_1x_coco/retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth',  # noqa: E501
         sort='bn',
-    )
+    ),
 )
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -1,11 +1,6 @@
 # As the MobileNetV2 supernet, with a quarter-width ResNet-18.
 _base_ = 'supernet_mobilenet-v2_digits.py'
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmpse.SlimmableResNet',
-        depth=18,
-        stem_channels=16,
-        base_channels=16,
-    )
+    backbone=dict(_delete_=True, type='ResNet', depth=18, stem_channels=16, base_channels=16),
+    head=dict(in_channels=128),
 )

@@ -1,9 +1,6 @@
 # As the MobileNetV2 supernet, with the ResNet-20 of CIFAR.
 _base_ = 'supernet_mobilenet-v2_digits.py'
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='mmpse.SlimmableResNetCIFAR',
-        depth=20,
-    )
+    backbone=dict(_delete_=True, type='mmpse.ResNetCIFAR', depth=20),
+    head=dict(in_channels=64),
 )

@@ -3,4 +3,4 @@ _base_ = [
     '../_base_/models/mobilenet-v2.py',
     '../_base_/schedules/supernet_in1k.py',
 ]
-model = dict(backbone=dict(widen_factor=1.5))
+model = dict(backbone=dict(widen_factor=1.5), head=dict(in_channels=1920))

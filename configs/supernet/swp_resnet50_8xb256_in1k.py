@@ -1,5 +1,5 @@
 # ResNet-50 as a stage-wise supernet (SP, SWP): the fullnet learns from the labels, and the stages
 # of 4 subnets learn from it in every batch. The schedule is that of the parallel supernet.
 _base_ = 'psenet_resnet50_8xb256_in1k.py'
-model = dict(architecture='mmpse.StageWiseClassifier')
+model = dict(type='mmpse.StageWiseClassifier')
 custom_hooks = [dict(type='mmpse.SupernetHook', n=4, fullnet=False)]

@@ -131,9 +131,6 @@ def describe(network: Network) -> dict[str, Any]:
     if network.kind == 'detector':
         about['strides'] = [list(s) for s in model.bbox_head.prior_generator.strides]
         about['score_threshold'] = float((model.bbox_head.test_cfg or {}).get('score_thr', 0))
-    subnet = getattr(getattr(model, 'backbone', None), 'subnet', None)
-    if isinstance(subnet, Mapping):
-        about['subnet'] = fingerprint(subnet)
     return about
 
 

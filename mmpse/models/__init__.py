@@ -2,10 +2,7 @@
 
 from .consumers import FitError
 from .cost import backbone_costs, costs_of, count, measure, model_costs
-from .distillation import Distillation
 from .fit import FitToBackbone, with_subnet
-from .latency import RUNTIMES, Latencies, device_name, measure_latencies, prepared
-from .latency_table import LatencyError, LatencyTable
 from .layers import InPlaceReLU6, SlimmableBN2d, SlimmableConv2d, is_channels_last
 from .mobilenet_v2 import SlimmableMobileNetV2
 from .resnet import SlimmableResNet
@@ -20,16 +17,8 @@ from .vgg import SlimmableVGG
 from .warm_start import WarmStart, load_public, misfit
 
 __all__ = [
-    'LatencyError',
-    'Latencies',
-    'LatencyTable',
-    'RUNTIMES',
     'count',
-    'device_name',
-    'measure_latencies',
-    'prepared',
     'EXECUTIONS',
-    'Distillation',
     'FitError',
     'FitToBackbone',
     'InPlaceReLU6',

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.models.backbones import InPlaceReLU6
 from mmpse.registry import MODELS
 from mmpse.slim.functions import ChunkedBatchNorm, interleave, is_channels_last
 
@@ -169,34 +170,3 @@ class SlimmableBN2d(nn.BatchNorm2d):
         )
         # nobody else holds y: as a view it could not be changed in place behind a checkpoint
         return compat.unsafe_view(y, x.shape)
-
-
-@MODELS.register_module()
-class InPlaceReLU6(nn.ReLU6):
-    """The stock layer, which in place trains without a copy of its input.
-
-    PyTorch's keeps one for the backward, where the output says as much: one of the three
-    activations that a MobileNetV2 would hold for every such layer.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        trains = torch.is_grad_enabled() and x.requires_grad
-        if not (self.inplace and trains) or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return super().forward(x)
-        return ClampInPlace.apply(x, self.min_val, self.max_val)
-
-
-class ClampInPlace(torch.autograd.Function):
-    """``x`` itself, limited to a range; its gradient is zero where it is at a limit."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, lowest: float, highest: float) -> Tensor:
-        ctx.mark_dirty(x)
-        ctx.save_for_backward(x.clamp_(lowest, highest))
-        ctx.limits = lowest, highest
-        return x
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        (y,) = ctx.saved_tensors
-        return compat.clamp_backward(grad, y, *ctx.limits), None, None

@@ -11,7 +11,6 @@ from mmpretrain.models import MobileNetV2
 from torch import nn
 
 from mmpse.openmmlab.types import is_type
-from mmpse.registry import MODELS
 
 from .slimmable import Layer, SlimmableBackbone
 
@@ -70,7 +69,6 @@ class MobileNetV2Units(SlimmableBackbone):
         return {name: (name,) for name in ('conv1', *self.layers)}
 
 
-@MODELS.register_module()
 class SlimmableMobileNetV2(MobileNetV2Units, MobileNetV2):
     """MobileNetV2 (mmpretrain's) as a supernet, or as one static subnet of it.
 

@@ -9,8 +9,6 @@ from mmcv.cnn import is_norm
 from mmpretrain.models import ResNet
 from torch import nn
 
-from mmpse.registry import MODELS
-
 from .slimmable import Layer, SlimmableBackbone
 
 
@@ -67,7 +65,6 @@ class ResNetUnits(SlimmableBackbone):
         return {'stem': (*stem, *pool), **{name: (name,) for name in self.res_layers}}
 
 
-@MODELS.register_module()
 class SlimmableResNet(ResNetUnits, ResNet):
     """ResNet (mmpretrain's) as a supernet, or as one static subnet of it.
 

@@ -9,8 +9,6 @@ from mmcv.cnn import ConvModule
 from mmpretrain.models import VGG
 from torch import Tensor, nn
 
-from mmpse.registry import MODELS
-
 from .layers import SlimmableLinear
 from .slimmable import Layer, SlimmableBackbone
 
@@ -65,7 +63,6 @@ class VGGUnits(SlimmableBackbone):
         return super().run_part(part, x.flatten(1) if part == 'classifier' else x)
 
 
-@MODELS.register_module()
 class SlimmableVGG(VGGUnits, VGG):
     """VGG (mmpretrain's) as a supernet, or as one static subnet of it.
 

@@ -8,54 +8,11 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmpse.openmmlab import compat
 from mmpse.openmmlab.checkpoints.layouts import to_mmpretrain
-from mmpse.openmmlab.checkpoints.loading import listed, read_checkpoint, weights_in
-from mmpse.registry import WEIGHT_INITIALIZERS
+from mmpse.openmmlab.checkpoints.loading import listed, weights_in
+from mmpse.openmmlab.models.warm_start import WarmStart  # noqa: F401
 
 from .slimmable import SlimmableBackbone
-from .sorting import sort_channels
-
-
-@WEIGHT_INITIALIZERS.register_module()
-class WarmStart:
-    """Weight initializer: every weight from a public checkpoint, whatever its key layout.
-
-    It understands the ResNets, VGGs and MobileNetV2s of mmpretrain, mmdet, mmseg, torchvision and
-    timm. As ``init_cfg`` of the backbone it leaves out what is not the backbone's (the classifier,
-    a detector's neck and head) and says so; as ``init_cfg`` of a classifier it takes everything, as
-    it does of a detector or segmentor whose own checkpoint it is::
-
-        backbone=dict(
-            type='mmpse.SlimmableResNet',
-            depth=50,
-            init_cfg=dict(type='mmpse.WarmStart', checkpoint='torchvision://resnet50', sort='bn'))
-
-    A run that is resumed loads its own checkpoint afterwards: nothing is sorted twice.
-
-    Args:
-        checkpoint: A local file (``.pth`` or ``.safetensors``), a URL, ``torchvision://resnet50``,
-            ``timm://resnet50.a1_in1k`` or ``mmpretrain://resnet50_8xb32_in1k``.
-        sort: ``'bn'``, ``'l1'`` or ``'l2'`` sorts the channels by importance, so that the narrow
-            subnets start with the best ones; see :func:`sort_channels`.
-
-    Raises:
-        ValueError: If the checkpoint fits only partly; what is missing and unexpected is listed.
-    """
-
-    def __init__(self, checkpoint: str, sort: str | None = None) -> None:
-        self.checkpoint = checkpoint
-        self.sort = sort
-
-    def __call__(self, module: nn.Module) -> None:
-        load_public(module, read_checkpoint(self.checkpoint), self.checkpoint)
-        if self.sort is not None:
-            # a head that is not loaded with the backbone has yet to learn what channel is which
-            sort_channels(module, self.sort, fresh_head=isinstance(module, SlimmableBackbone))
-        # or their own init_cfg would come over these weights
-        compat.mark_initialised(module, f'WarmStart: load from {self.checkpoint}')
-        # by this word stock backbones know that zero_init_residual and the like come too late
-        module.init_cfg = dict(type='Pretrained', checkpoint=self.checkpoint)
 
 
 def load_public(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:

@@ -3,17 +3,23 @@
 from .allocate import allocate
 from .around import BudgetSampler
 from .predictor import Notch, Predictor, notch_table
-from .record import best_widths, levelled, predictor_of
+from .gains import Gain, paired_gain
+from .record import best_few, best_widths, levelled, merged, predictor_of, refitted
 from .sensitivity import Curves
 
 __all__ = [
     'BudgetSampler',
     'Curves',
+    'Gain',
     'Notch',
     'Predictor',
     'allocate',
+    'best_few',
     'best_widths',
     'levelled',
+    'merged',
     'notch_table',
+    'paired_gain',
     'predictor_of',
+    'refitted',
 ]

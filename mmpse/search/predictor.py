@@ -69,6 +69,7 @@ class Predictor:
     Attributes:
         shares: Per cent by which the cost grows with one per cent of a unit's width ``(units,)``.
         power: The power ``p``.
+        record: Widths, losses and weights that it was fitted to.
 
     Raises:
         ValueError: If the record is empty or of another space, has losses that are not finite, or
@@ -86,7 +87,7 @@ class Predictor:
         refits: int = 30,
         seed: int = 0,
     ) -> None:
-        widths, losses, weights = _checked(space, widths, losses, weights)
+        widths, losses, weights = self.record = _checked(space, widths, losses, weights)
         self.space, self.reference = space, np.asarray(reference)
         self._cost = cost.tables(space)
         self.shares = cost_shares(self._cost, self.reference)
@@ -109,6 +110,10 @@ class Predictor:
         samples[~samples.any(axis=1)] = weights  # drawn were only subnets of weight zero
         a, b = fit.fit(samples, rng.choice(fit.penalties, size=refits, p=fit.likelihoods))
         self._constants, self._slopes = a[:, 0], b + a[:, 1:] * self.shares
+
+    def of(self, widths: np.ndarray, losses: np.ndarray, weights: np.ndarray) -> Predictor:
+        """The same of another record."""
+        return Predictor(self.space, self._cost, self.reference, widths, losses, weights)
 
     def predict(self, widths: np.ndarray) -> np.ndarray:
         """Losses ``(subnets,)`` of subnets ``(subnets, units)``."""

@@ -135,10 +135,22 @@ class Layout:
         identity = dict(type=model, **self.to_dict())
         return SearchSpace(widths, identity, ratios, divisor, {**steps, **(grids or {})} or None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What cutting needs, for a subnet's file."""
+    def to_dict(self, whole: bool = False) -> dict[str, Any]:
+        """What cutting needs, for a subnet's file; as a whole, what passes and costs need, too."""
         units = {u.name: u.width if u.step == 1 else [u.width, u.step] for u in self.units.values()}
-        return dict(units=units, layers={name: to_text(s) for name, s in self.layers.items()})
+        content = dict(units=units, layers={name: to_text(s) for name, s in self.layers.items()})
+        if whole:
+            content['parts'] = {
+                name: dict(
+                    inputs={str(k): _side_text(side) for k, side in part.inputs.items()},
+                    outputs={str(k): _side_text(side) for k, side in part.outputs.items()},
+                    leaky=sorted(part.leaky),
+                )
+                for name, part in self.parts.items()
+            }
+            content['resizes'] = [_side_text(side) for side in self.resizes]
+            content['leaky'] = sorted(self.leaky)
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Layout:
@@ -154,7 +166,20 @@ class Layout:
         widths = {name: width for name, (width, _) in sizes.items()}
         layers = {name: from_text(text, widths) for name, text in content['layers'].items()}
         units = {name: _unit(name, *sizes[name], layers) for name in sizes}
-        return cls(units, layers)
+
+        def sides(texts: Mapping[str, str]) -> dict[int, Side]:
+            return {int(k): _side(text, widths) for k, text in texts.items()}
+
+        return cls(
+            units,
+            layers,
+            parts={
+                name: Part(sides(p['inputs']), sides(p['outputs']), frozenset(p['leaky']))
+                for name, p in content.get('parts', {}).items()
+            },
+            resizes=tuple(_side(text, widths) for text in content.get('resizes', ())),
+            leaky=frozenset(content.get('leaky', ())),
+        )
 
 
 def _unit(name: str, width: int, step: int, layers: Mapping[str, LayerWidths]) -> Unit:
@@ -199,23 +224,23 @@ def _quoted(name: str) -> str:
 
 def from_text(text: str, widths: Mapping[str, int]) -> LayerWidths:
     """The opposite of :func:`to_text`."""
-
-    def side(text: str) -> Side:
-        segments = []
-        for part in text.split(' + '):
-            match = re.fullmatch(r'#(\d+)|(.+?)(?:\*(\d+))?', part)
-            name = unquote(match[2] or '') if match else ''
-            if match is None or (name and name not in widths):
-                raise ValueError(
-                    f'cannot read {part!r} in the layer {text!r}: expected #CHANNELS, UNIT or '
-                    'UNIT*REPEAT, joined by " + "'
-                )
-            segments.append(
-                Segment(None, int(match[1]))
-                if match[1]
-                else Segment(name, widths[name], int(match[3] or 1))
-            )
-        return tuple(segments)
-
     reads, arrow, writes = text.rpartition(' > ')
-    return LayerWidths(side(reads) if arrow else None, side(writes))
+    return LayerWidths(_side(reads, widths) if arrow else None, _side(writes, widths))
+
+
+def _side(text: str, widths: Mapping[str, int]) -> Side:
+    segments = []
+    for part in text.split(' + '):
+        match = re.fullmatch(r'#(\d+)|(.+?)(?:\*(\d+))?', part)
+        name = unquote(match[2] or '') if match else ''
+        if match is None or (name and name not in widths):
+            raise ValueError(
+                f'cannot read {part!r} in the layer {text!r}: expected #CHANNELS, UNIT or '
+                'UNIT*REPEAT, joined by " + "'
+            )
+        segments.append(
+            Segment(None, int(match[1]))
+            if match[1]
+            else Segment(name, widths[name], int(match[3] or 1))
+        )
+    return tuple(segments)

@@ -88,10 +88,9 @@ class Budget:
             )
         unknown = [name for name in limit if name not in costs]
         if not limit or unknown:
-            hint = ' (a latency needs a latency_table)' if 'latency' in unknown else ''
             raise BudgetError(
                 f'budget must name some of {sorted(costs)}, e.g. dict(flops="50%"), got '
-                f'{dict(limit)}{hint}'
+                f'{dict(limit)}'
             )
         if isinstance(window, bool) or not isinstance(window, (int, float)) or not 0 < window < 1:
             raise BudgetError(
@@ -109,9 +108,9 @@ class Budget:
             if highs[name] < tiny or low > full:
                 raise BudgetError(
                     f'no subnet has {_interval(low, highs[name], name)}: this space reaches from '
-                    f'{tiny:,} (tinynet, {tiny / full:.0%}) to {full:,} (fullnet, 100%), and '
-                    f"nothing but the backbone is pruned; choose one in that range, e.g. '"
-                    f"{(tiny + full) / full / 2:.0%}', or other ratios of the backbone"
+                    f'{tiny:,} (tinynet, {tiny / full:.0%}) to {full:,} (fullnet, 100%); choose '
+                    f"one in that range, e.g. '{(tiny + full) / full / 2:.0%}', or give the "
+                    'supernet other ratios or a smaller divisor'
                 )
         (self.resource, self.high), *others = highs.items()
         self.low = (1 - window) * self.high

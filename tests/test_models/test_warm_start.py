@@ -6,8 +6,6 @@ import pytest
 import timm
 import torch
 import torchvision
-from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
 from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import DefaultScope
 from torch import nn
@@ -21,7 +19,6 @@ from mmpse.models import (
 )
 from mmpse.models.meta import WeightsOnMeta
 from mmpse.registry import MODELS
-from mmpse.transfer.config import load_config, rewrite
 
 CLASSES = 7
 
@@ -167,33 +164,6 @@ def test_openmmlab_checkpoints(backbone, tmp_path, caplog):
     model.init_weights()
     model.eval()
     assert_same(model(x), source(x))
-
-
-@pytest.mark.parametrize(
-    'config',
-    [
-        'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py',
-        'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py',
-    ],
-)
-@torch.no_grad()
-def test_detectors_and_segmentors_start_from_their_own_checkpoint(config, tmp_path):
-    """Whole, and sorted inside the backbone: the full network computes the same."""
-    stock = Config.fromstring(f'_base_ = {config!r}', '.py')
-    ours = rewrite(config, load_config(config), None)
-    path = str(tmp_path / 'published.pth')
-    ours.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=path, sort='bn')
-    with DefaultScope.overwrite_default_scope(stock.default_scope):
-        source = randomised(revert_sync_batchnorm(MODELS.build(stock.model)))
-        torch.save(dict(state_dict=source.state_dict()), path)
-        model = revert_sync_batchnorm(MODELS.build(ours.model))
-    model.init_weights()
-    model.eval()
-    scale = model.backbone.get_submodule('layer2.1.bn1').weight
-    assert torch.equal(scale, scale.sort(descending=True)[0])
-    x = torch.randn(1, 3, 64, 64)
-    for actual, expected in zip(outputs(model(x)), outputs(source(x)), strict=True):
-        assert_same(actual, expected)
 
 
 def outputs(nested):

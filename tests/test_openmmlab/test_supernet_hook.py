@@ -14,11 +14,12 @@ from mmengine.runner import Runner
 from search_runs import log_of
 from torch.utils.data import DataLoader
 
-from mmpse.models import is_channels_last
 from mmpse.openmmlab.seeding import SeedHook
 from mmpse.openmmlab.supernet.hook import SupernetHook
 from mmpse.openmmlab.supernet.losses import SubnetLosses
 from mmpse.openmmlab.supernet.record import LossRecord, relative_losses
+from mmpse.slim import cut_
+from mmpse.slim.functions import is_channels_last
 
 
 class Stop(Exception):
@@ -115,9 +116,7 @@ def test_iteration_based_training_resumes_to_the_same_weights(supernet_cfg, tmp_
 def test_resumed_run_is_not_sorted_again(supernet_cfg, tmp_path):
     public = str(tmp_path / 'public.pth')
     torch.save(mmpretrain.models.MobileNetV2(widen_factor=0.35).state_dict(), public)
-    supernet_cfg.model.backbone.init_cfg = dict(
-        type='mmpse.WarmStart', checkpoint=public, sort='l2'
-    )
+    supernet_cfg.model.init_cfg = dict(type='mmpse.WarmStart', checkpoint=public, sort='l2')
     weights = []
     for name, epochs in (('whole', [2]), ('resumed', [1, 2])):
         supernet_cfg.work_dir = str(tmp_path / name)
@@ -155,7 +154,8 @@ def test_subnets_are_drawn_as_asked(supernet_cfg):
     watch = Watch(supernet_hook(runner))
     runner.register_hook(watch)
     runner.train()
-    space = runner.model.backbone.search_space
+    supernet = supernet_hook(runner).supernet
+    space = supernet.space
     full, tiny = space.array([space.fullnet, space.tinynet]).tolist()
     assert len(watch.subnets) == 8
     for rows in watch.subnets.values():
@@ -163,7 +163,7 @@ def test_subnets_are_drawn_as_asked(supernet_cfg):
     assert len({str(rows) for rows in watch.subnets.values()}) == 8
     logged = runner.message_hub.log_scalars
     assert {'train/loss_fullnet', 'train/loss_tinynet', 'train/loss_sampled'} <= logged.keys()
-    assert runner.model.backbone._active == ()
+    assert supernet.active_subnets == ()
 
 
 def test_recorded_losses_are_those_of_the_groups(supernet_cfg):
@@ -176,22 +176,17 @@ def test_recorded_losses_are_those_of_the_groups(supernet_cfg):
         priority = 'LOWEST'
 
         def before_train_iter(self, runner, batch_idx, data_batch=None):
-            from mmpse.models import SlimmableMobileNetV2
-
             model, hook = runner.model, supernet_hook(runner)
             data = model.data_preprocessor(data_batch, True)
-            labels = torch.cat([s.gt_label for s in data['data_samples']])
             for g, row in enumerate(hook.subnets):
-                subnet = model.backbone.search_space.subnet(row)
-                static = SlimmableMobileNetV2(widen_factor=0.35, subnet=subnet)
-                static.load_state_dict(model.backbone.state_dict())
-                static.train()
+                static = copy.deepcopy(plain)
+                static.load_state_dict(model.state_dict())
+                cut_(static, hook.supernet.layout, hook.supernet.space.subnet(row)).train()
                 with torch.no_grad():
-                    feature = static(data['inputs'][g::4])[0].mean((2, 3))
-                    fc = model.head.fc
-                    score = feature @ fc.weight[:, : feature.shape[1]].t() + fc.bias
-                    seen.append(torch.nn.functional.cross_entropy(score, labels[g::4]).item())
+                    losses = static.loss(data['inputs'][g::4], data['data_samples'][g::4])
+                seen.append(losses['loss'].item())
 
+    plain = copy.deepcopy(runner.model)
     runner.register_hook(Independent())
     runner.train()
     record = supernet_hook(runner).record.state_dict()
@@ -203,11 +198,6 @@ def test_fullnet_alone_trains_as_the_stock_network(supernet_cfg, tmp_path):
     runner = build(supernet_cfg, n=1, tinynet=False)
     runner.train()
     supernet_cfg.work_dir = str(tmp_path / 'stock')
-    supernet_cfg.model.update(type='ImageClassifier')
-    supernet_cfg.model.pop('architecture')
-    supernet_cfg.model.backbone.type = 'MobileNetV2'
-    supernet_cfg.model.backbone.pop('ratios')
-    supernet_cfg.model.head.in_channels = 1280
     stock = build(supernet_cfg)
     stock._hooks = [h for h in stock.hooks if type(h).__name__ != 'SupernetHook']
 
@@ -286,12 +276,13 @@ def test_missing_data_folder(supernet_cfg, tmp_path):
 
 
 def test_loss_that_is_not_a_number_names_the_subnet(supernet_cfg):
+    class Spoil(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            torch.nn.init.constant_(runner.model.head.fc.bias, float('nan'))
+
     runner = build(supernet_cfg)
-    supernet_hook(runner).before_train(runner)
-    torch.nn.init.constant_(runner.model.head.fc.bias, float('nan'))
-    runner._has_loaded = True
-    runner._init_model_weights = lambda: None
-    with pytest.raises(FloatingPointError, match=r'loss of a subnet is nan .*Subnet\(stem='):
+    runner.register_hook(Spoil())
+    with pytest.raises(FloatingPointError, match=r'nan .*Subnet\(backbone.conv1.conv='):
         runner.train()
 
 
@@ -348,11 +339,11 @@ def test_channels_last_hook_lays_out_weights_and_features(supernet_cfg):
     runner = build(supernet_cfg, max_epochs=1)
     layouts = []
 
-    def watch(module, args, features):
-        if not features[0].is_meta:  # the cost is counted on a copy without storage
-            layouts.append(features[0].is_contiguous(memory_format=torch.channels_last))
+    def watch(module, args, feature):
+        if module.training:  # not while the model is looked at
+            layouts.append(feature.is_contiguous(memory_format=torch.channels_last))
 
-    runner.model.backbone.conv2.register_forward_hook(lambda m, a, y: watch(m, a, [y]))
+    runner.model.backbone.conv2.register_forward_hook(watch)
     runner.train()
     weight = runner.model.backbone.conv1.conv.weight
     assert is_channels_last(weight) and layouts and all(layouts)

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs.files import build_model
-from mmpse.openmmlab.supernet.building import find_supernet
+from mmpse.openmmlab.supernet.building import find_supernet, supernet_of, whole_costs
 from mmpse.openmmlab.teaching.head_distance import head_distance
 from mmpse.openmmlab.teaching.hook import build_teacher
 from mmpse.slim import cut_
@@ -193,17 +193,65 @@ def test_frozen_norms_normalise_by_group_and_track_nothing(task):
             assert torch.equal(value, watch.state[key]), key
 
 
-def test_distillation_needs_a_slimmable_backbone(task):
-    cfg = task('classification', serial=True, distillation=dict())
-    cfg.optim_wrapper.accumulative_counts = 2
-    with pytest.raises(ValueError, match='give the teacher of a whole model as teacher='):
-        runner_of(cfg)[0].train()
+@pytest.mark.parametrize('serial', [True, False], ids=['serial', 'parallel'])
+def test_the_fullnet_teaches_in_place(task, serial):
+    """A step is that of the cut subnets, which learn from the scores of the whole model."""
+    cfg = task('classification', images=8, n=2, serial=serial, distillation=dict(temperature=2.0))
+    cfg.optim_wrapper.update(accumulative_counts=2 if serial else 1)
+    cfg.optim_wrapper.optimizer.lr = 1.0
+    runner, hook = runner_of(cfg)
+    watch = Watch(hook)
+    runner.register_hook(watch)
+    runner.train()
+    space, layout = hook.supernet.space, hook.supernet.layout
+    full, tiny = build_model(cfg), build_model(cfg)
+    for model in (full, tiny):
+        model.load_state_dict(watch.state)
+        model.train()
+    cut_(tiny, layout, space.tinynet)
+    data = [watch.data, watch.data]
+    if not serial:
+        data = [{key: value[g::2] for key, value in watch.data.items()} for g in range(2)]
+    of_labels = full.parse_losses(compat.forward_by_mode(full, data[0], 'loss'))[0]
+    with torch.no_grad():  # the fullnet sees the whole batch
+        taught = full(watch.data['inputs'], mode='tensor')
+    taught = taught if serial else taught[1::2]
+    scores = tiny(data[1]['inputs'], mode='tensor')
+    logs = [(x / 2).log_softmax(1) for x in (scores, taught)]
+    of_teacher = 4 * (logs[1].exp() * (logs[1] - logs[0])).sum(1).mean()
+    ((of_labels + of_teacher) / 2).backward()
+    for (key, p), own in zip(runner.model.named_parameters(), tiny.parameters(), strict=True):
+        expected = full.get_parameter(key).grad
+        expected[tuple(slice(0, n) for n in own.shape)] += own.grad
+        step = watch.state[key] - p.detach()
+        assert (step - expected).norm() <= 1e-2 * expected.norm(), key
 
 
-def test_a_grid_beside_that_of_a_backbone(supernet_cfg):
-    supernet_cfg.custom_hooks[-1].divisor = 4
-    with pytest.raises(ValueError, match='divisor of this supernet .* give them to the backbone'):
-        Runner.from_cfg(supernet_cfg).train()
+@pytest.mark.parametrize('name', ['classification', 'detection', 'segmentation'])
+def test_a_checkpoint_carries_its_supernet(task, name, monkeypatch):
+    cfg = task(name, images=8, epochs=2, grids={'backbone.layer4.*': dict(ratios=[0.5])})
+    runner, hook = runner_of(cfg)
+    runner.train()
+    content = torch.load(f'{cfg.work_dir}/epoch_2.pth', weights_only=False)
+    with monkeypatch.context() as watching:
+        watching.setattr('mmpse.openmmlab.supernet.building.look', None)  # nothing is watched
+        supernet, costs = supernet_of(build_model(cfg), content, cfg, (3, 128, 128))
+    layout, space = hook.supernet.layout, hook.supernet.space
+    assert supernet.space.units == space.units and supernet.space.backbone == space.backbone
+    for key in ('units', 'layers', 'parts', 'resizes', 'leaky'):
+        assert getattr(supernet.layout, key) == getattr(layout, key), key
+    # of a new model: a norm that tracks nothing computes more
+    expected = whole_costs(build_model(cfg), layout, space, (3, 128, 128))
+    widths = space.array([space.fullnet, space.tinynet])
+    for key, cost in costs.items():
+        assert cost(widths).tolist() == expected[key](widths).tolist()
+
+
+def test_any_checkpoint_is_of_a_supernet(task):
+    cfg = task('classification')
+    content = torch.load(cfg.load_from, weights_only=False)
+    supernet, _ = supernet_of(build_model(cfg), content, cfg, (3, 32, 32))
+    assert supernet.space.fullnet['backbone.layer4.0.conv1'] == 128
 
 
 def test_units_that_run_on_regions_stay_whole():

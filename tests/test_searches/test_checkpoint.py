@@ -9,9 +9,9 @@ from mmengine.runner import Runner
 from search_runs import log_of, search
 
 from mmpse.models import with_subnet
+from mmpse.openmmlab.configs.files import build_model
 from mmpse.openmmlab.supernet.checkpoint import check_statistics, of_supernet, supernet_state
 from mmpse.registry import MODELS
-from mmpse.transfer.config import build_model
 
 LOST = 'candidates are drawn by cost alone'
 

@@ -3,81 +3,96 @@
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.registry import DefaultScope
+from mmengine.runner import set_random_seed
 from search_runs import log_of, search
+from tiny_tasks import write_task
 
 from mmpse.openmmlab.search.archive import read_archive
 from mmpse.openmmlab.search.judge import Judge, Verdict
+from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
 
 @pytest.fixture
-def cfg(trained_search_cfg):
-    return trained_search_cfg
+def cfg(small_search):
+    return small_search
 
 
-def test_judging_equals_recalibrating_and_testing_by_hand(cfg):
-    runner = search(cfg)
+@pytest.mark.parametrize('memory_format', [None, 'channels_last'])
+def test_judging_equals_recalibrating_and_testing_the_cut_model(cfg, memory_format):
+    """The model that best_subnet.json builds, recalibrated and tested by hand."""
+    if memory_format:
+        cfg.custom_hooks = [dict(type='mmpse.ChannelsLastHook')]
+    runner = search(cfg, **{'train_cfg.generations': 1})
     loop = runner.train_loop
-    row = read_archive(f'{cfg.work_dir}/archive.db')[3]
-    from mmengine.runner import set_random_seed
+    best = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
 
-    from mmpse.models import SlimmableMobileNetV2
-
-    subnet = loop.space.subnet(row.widths)
+    pruned = dict(cfg.model, type='mmpse.Pruned', architecture=cfg.model.type)
+    pruned['subnet'] = f'{cfg.work_dir}/best_subnet.json'
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(pruned)
     state = torch.load(cfg.load_from, weights_only=False)['state_dict']
-    backbone = SlimmableMobileNetV2(widen_factor=0.35, subnet=subnet)
-    backbone.load_state_dict({k[9:]: v for k, v in state.items() if k.startswith('backbone.')})
+    model.load_state_dict(state)
+    assert model.backbone.conv1.out_channels == best['backbone.conv1'] < 8
+
     set_random_seed(loop.seed)
     batches = [b for _, b in zip(range(2), loop.dataloader, strict=False)]
-    images = [torch.stack(b['inputs']).float().sub(127.5).div(127.5) for b in batches]
-    for module in backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = None
-    backbone.train()
-    for module in backbone.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.reset_running_stats()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    model.train()
+    right = total = loss = 0
     with torch.no_grad():
-        for image in images:
-            backbone(image)
-        backbone.eval()
-        weight = state['head.fc.weight'][:, : subnet['conv2']]
-        right = total = loss = 0
+        for batch in batches:
+            model(model.data_preprocessor(batch, True)['inputs'])
+        model.eval()
         for batch in runner.val_loop.dataloader:
-            x = torch.stack(batch['inputs']).float().sub(127.5).div(127.5)
-            score = backbone(x)[0].mean((2, 3)) @ weight.t() + state['head.fc.bias']
+            scores = model(model.data_preprocessor(batch)['inputs'])
             labels = torch.cat([s.gt_label for s in batch['data_samples']])
-            right += (score.argmax(1) == labels).sum().item()
-            loss += torch.nn.functional.cross_entropy(score, labels, reduction='sum').item()
+            right += (scores.argmax(1) == labels).sum().item()
+            loss += torch.nn.functional.cross_entropy(scores, labels, reduction='sum').item()
             total += len(labels)
-    assert row.score == pytest.approx(100 * right / total, abs=1e-4)
-    assert row.loss == pytest.approx(loss / total, rel=1e-4)
+    assert best.source['score'] == pytest.approx(100 * right / total, abs=1e-4)
+    assert best.source['loss'] == pytest.approx(loss / total, rel=1e-4)
+
+    mine = {row.widths: row for row in read_archive(f'{cfg.work_dir}/archive.db')}
+    parts = mine[tuple(best.values())].parts
+    assert len(parts) == 11 and np.isfinite(parts).all()
+
+
+def test_the_supernet_is_as_it_was_after_judging(cfg):
+    loop = search(cfg, **{'train_cfg.generations': 1}).train_loop
+    state = torch.load(cfg.load_from, weights_only=False)['state_dict']
+    after = loop.model.state_dict()
+    assert state.keys() == after.keys()
+    assert all(torch.equal(state[key], after[key]) for key in state)
 
 
 @pytest.mark.parametrize('fp16', [False, True])
 def test_mixed_precision_recalibrates_and_evaluates(cfg, monkeypatch, fp16):
-    seen, slice_model = set(), Judge.slice
+    seen, judge = set(), Judge.__call__
 
-    def watched(judge, subnet):
-        model = slice_model(judge, subnet)
-        norm = model.backbone.conv1.bn
-        model.backbone.register_forward_hook(
-            lambda module, args, features: seen.add((norm.training, features[0].dtype))
+    def watched(self, subnet):
+        backbone = self.model.backbone
+        hook = backbone.register_forward_hook(
+            lambda module, args, features: seen.add((module.bn1.training, features[0].dtype))
         )
-        return model
+        verdict = judge(self, subnet)
+        hook.remove()
+        return verdict
 
-    monkeypatch.setattr(Judge, 'slice', watched)
-    search(cfg, **{'val_cfg.fp16': fp16})
+    monkeypatch.setattr(Judge, '__call__', watched)
+    search(cfg, **{'val_cfg.fp16': fp16, 'train_cfg.generations': 1})
     dtype = torch.bfloat16 if fp16 else torch.float32
     assert seen == {(True, dtype), (False, dtype)}  # recalibrated, evaluated
 
 
 def test_cudnn_does_not_tune_for_every_subnet(cfg, monkeypatch):
     monkeypatch.setattr(Judge, '__call__', lambda s, n: Verdict(1.0, None))
-    cfg.env_cfg.cudnn_benchmark = True
+    cfg.env_cfg = dict(cudnn_benchmark=True)
     try:
         log = log_of(search(cfg, log_level='INFO', **{'train_cfg.generations': 1}))
         assert not torch.backends.cudnn.benchmark
@@ -100,42 +115,34 @@ def test_score_that_is_not_a_number_ranks_last(cfg, monkeypatch):
     search(cfg, **{'train_cfg.generations': 2})
     rows = read_archive(f'{cfg.work_dir}/archive.db')
     assert [row.score for row in rows[:4]] == [-np.inf, 2.0, -np.inf, 4.0]
-    assert Subnet.load(f'{cfg.work_dir}/best_subnet.json').source['score'] == 12.0
+    assert Subnet.load(f'{cfg.work_dir}/best_subnet.json').source['score'] == 14.0
 
 
 def test_supernet_whose_scores_are_never_numbers(cfg, monkeypatch):
     monkeypatch.setattr(Judge, '__call__', lambda s, n: Verdict(-np.inf, None))
-    with pytest.raises(FloatingPointError, match='not a number for any of the first 6 .*trained?'):
+    with pytest.raises(FloatingPointError, match='not a number for the fullnet .*trained?'):
         search(cfg)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('name', 'metric'),
-    [('retinanet_mobilenet-v2_digits', 'coco/bbox_mAP'), ('fpn_mobilenet-v2_digits', 'mIoU')],
+    ('task', 'metric'), [('detection', 'coco/bbox_mAP'), ('segmentation', 'mIoU')]
 )
-def test_detectors_and_segmentors_are_searched_by_their_own_metric(name, metric, digits, tmp_path):
-    cfg = Config.fromfile(ROOT / f'configs/quickstart/{name}.py')
-    cfg.work_dir, cfg.log_level, cfg.launcher = str(tmp_path / name), 'WARNING', 'none'
-    cfg.model.backbone.update(widen_factor=0.35, ratios=[0.5, 1.0], subnet=None, init_cfg=None)
-    if 'ann_file' in cfg.test_evaluator:
-        cfg.test_evaluator.ann_file = str(digits / 'scenes/annotations/test.json')
-    cfg.model.test_cfg.update(score_thr=0.0)  # what is not trained is sure of nothing
-    for loader in (cfg.train_dataloader, cfg.test_dataloader):
-        loader.batch_size = 4
-        loader.dataset.update(data_root=str(digits), indices=8)
-    cfg.update(val_dataloader=cfg.test_dataloader, val_evaluator=cfg.test_evaluator, val_cfg=dict())
-    cfg.update(test_dataloader=None, test_evaluator=None, test_cfg=None, param_scheduler=None)
-    shared = dict(input_shape=(3, 128, 128), metric=metric, calibration=1)
-    budget = dict(budget=dict(flops='100%'), window=0.9)
-    cfg.train_cfg = dict(type='mmpse.UniformSearchLoop', **budget, **shared)
-    cfg.load_from = str(tmp_path / 'supernet.pth')
-    cfg.experiment_name = name
-    runner = Runner.from_cfg(cfg)
-    runner.model.init_weights()
-    torch.save(dict(state_dict=runner.model.state_dict()), cfg.load_from)
-    runner.train()
+def test_detectors_and_segmentors_are_searched_by_their_own_metric(task, metric, digits, tmp_path):
+    config, checkpoint = write_task(task, digits, tmp_path)
+    cfg = Config.fromfile(config)
+    cfg.work_dir, cfg.load_from, cfg.log_level = str(tmp_path / 'work'), str(checkpoint), 'INFO'
+    cfg.train_dataloader.batch_size = 4
+    cfg.train_cfg = dict(
+        type='mmpse.UniformSearchLoop',
+        budget=dict(flops='100%'),
+        window=0.9,
+        metric=metric,
+        calibration=1,
+    )
+    runner = search(cfg)
     rows = read_archive(f'{cfg.work_dir}/archive.db')
-    assert len(rows) > 1 and all(np.isfinite(row.score) and row.loss is None for row in rows)
+    assert len(rows) > 2 and all(np.isfinite(row.score) and row.loss is None for row in rows)
     best = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
     assert best.source['metric'] == metric
+    assert 'Average Precision' not in log_of(runner) and 'per class' not in log_of(runner)

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from search_runs import other_search, search
 
 from mmpse.openmmlab.search.archive import read_archive
@@ -13,15 +14,15 @@ from mmpse.space import Subnet
 
 
 @pytest.fixture
-def cfg(trained_search_cfg):
-    return trained_search_cfg
+def cfg(small_search):
+    return small_search
 
 
 def test_random_search_judges_as_many_draws_within_the_budget(cfg):
     loop, judged = other_search(cfg, 'RandomSearchLoop', population=6, generations=2)
-    assert len({row.widths for row in judged}) == 12
-    assert [row.origin for row in judged] == ['uniform'] + 11 * ['prior']
-    assert loop.budget.contains(np.array([row.widths for row in judged])).all()
+    assert len({row.widths for row in judged}) == 14
+    assert [row.origin for row in judged] == ['fullnet', 'uniform'] + 12 * ['prior']
+    assert loop.budget.contains(np.array([row.widths for row in judged[2:]])).all()
 
 
 @pytest.mark.parametrize(
@@ -34,19 +35,22 @@ def test_parents_and_mutants_follow_the_population(cfg, monkeypatch, population,
     loop = search(cfg, **sizes).train_loop
     assert (loop.parents, loop.mutants) == (parents, mutants)
     origins = [row.origin for row in read_archive(f'{cfg.work_dir}/archive.db')]
-    assert origins.count('mutation') == mutants and len(origins) == 2 * population
+    assert origins.count('mutation') == mutants and len(origins) == 2 + 2 * population
 
 
 def test_uniform_search_judges_the_uniform_subnets_within_the_budget(cfg):
     loop, judged = other_search(cfg, 'UniformSearchLoop', window=0.3)
     uniform = {tuple(loop.space.uniform(r / 500).values()) for r in range(501)}
     inside = {w for w in uniform if loop.budget.contains(np.array([w]))[0]}
-    assert {row.widths for row in judged} == inside and len(inside) > 1
+    assert {row.widths for row in judged[2:]} == inside - {loop.uniform} and len(inside) > 1
 
 
-def test_greedy_search_keeps_the_best_cut_until_the_budget_holds(cfg, monkeypatch):
+def test_greedy_search_keeps_the_best_cut_until_the_budget_holds(cfg, monkeypatch, tmp_path):
     """Against AutoSlim's rule written down once more, with a made-up score."""
-    cfg.model.backbone.ratios = [0.5, 1.0]
+    checkpoint = torch.load(cfg.load_from, weights_only=False)
+    checkpoint['meta']['mmpse_supernet']['fullnet']['backbone']['grid']['ratios'] = [0.5, 1.0]
+    cfg.load_from = str(tmp_path / 'two_widths.pth')
+    torch.save(checkpoint, cfg.load_from)
     weights = np.random.default_rng(0).random(99)
     value = lambda widths: round(float(weights[: len(widths)] @ widths), 3)  # noqa: E731
     monkeypatch.setattr(Judge, '__call__', lambda s, n: Verdict(value(list(n.values())), None))
@@ -62,14 +66,16 @@ def test_greedy_search_keeps_the_best_cut_until_the_budget_holds(cfg, monkeypatc
         ]
         best, steps = max(cuts, key=value), steps + 1
     assert max(row.generation for row in judged) == steps
-    assert list(Subnet.load(f'{cfg.work_dir}/best_subnet.json').values()) == best
-    assert {row.origin for row in judged} == {'fullnet', 'cut'}
+    assert tuple(best) in {row.widths for row in judged if row.generation == steps}
+    best = max(tuple(best), loop.uniform, key=value)
+    assert tuple(Subnet.load(f'{cfg.work_dir}/best_subnet.json').values()) == best
+    assert {row.origin for row in judged} == {'fullnet', 'uniform', 'cut'}
 
 
 def test_pareto_search_spreads_over_the_range(cfg):
     loop = search(cfg, **{'train_cfg.pareto': True, 'train_cfg.window': 0.5}).train_loop
-    judged = read_archive(f'{cfg.work_dir}/archive.db')
-    assert loop.budget.contains(np.array([row.widths for row in judged])).all()
+    judged = read_archive(f'{cfg.work_dir}/archive.db')[1:]  # without the fullnet
+    assert loop.budget.contains(np.array([row.widths for row in judged[1:]])).all()
     front = json.loads(open(f'{cfg.work_dir}/pareto.json').read())
     expected = [(row.score, row.resources['flops']) for row in pareto_front(judged)]
     assert [(s['source']['score'], s['resources']['flops']) for s in front] == expected

@@ -8,7 +8,6 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from search_runs import log_of
 
-from mmpse.models import SlimmableBackbone, find_backbone
 from mmpse.openmmlab.supernet.checkpoint import supernet_state
 
 MODES = {
@@ -163,22 +162,20 @@ def test_auto_execution_changes_nothing_and_is_kept(supernet_cfg, tmp_path):
 
 
 @pytest.mark.parametrize('full', [('sliced',), ('masked',), ('sliced', 'masked')])
-def test_auto_execution_takes_what_fits_into_memory(supernet_cfg, tmp_path, monkeypatch, full):
-    forward = SlimmableBackbone.forward
-
-    def limited(self, x):
-        if self.execution in full:
-            raise torch.OutOfMemoryError('CUDA out of memory')
-        return forward(self, x)
-
-    monkeypatch.setattr(SlimmableBackbone, 'forward', limited)
+def test_auto_execution_takes_what_fits_into_memory(supernet_cfg, tmp_path, full):
     runner = build(supernet_cfg, tmp_path, dict(execution='auto'), log_level='INFO')
+    hook = next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
+
+    def limited(module, args):
+        if hasattr(hook, 'supernet') and hook.supernet.execution in full:
+            raise torch.OutOfMemoryError('CUDA out of memory')
+
+    runner.model.backbone.register_forward_pre_hook(limited)
     if len(full) == 2:
         with pytest.raises(MemoryError, match='32 images does not fit .* smaller train_dataloader'):
             runner.train()
         return
     runner.train()
-    hook = next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
     assert {hook.execution, *full} == {'sliced', 'masked'}
     assert f'{full[0]} out of memory' in log_of(runner)
 
@@ -187,8 +184,9 @@ def test_auto_execution_with_gradient_checkpointing_is_masked(supernet_cfg, tmp_
     supernet_cfg.model.backbone.with_cp = True
     runner = build(supernet_cfg, tmp_path, dict(execution='auto'))
     runner.train()
-    assert next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook').execution == 'masked'
-    assert find_backbone(runner.model).active_subnets == ()
+    hook = next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
+    assert hook.execution == 'masked'
+    assert hook.supernet.active_subnets == ()
 
 
 def test_speed_is_logged(supernet_cfg, tmp_path):

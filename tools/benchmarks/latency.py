@@ -32,10 +32,10 @@ from mmpse.models import (
     prepared,
     with_subnet,
 )
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.registry import MODELS
 from mmpse.resources.busy import busy_sentence
 from mmpse.space import Subnet
-from mmpse.transfer.config import load_supernet
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = load_supernet(args.config)
+    cfg = load_config(args.config)
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     device = get_device()
     x = torch.randn(args.batch, *args.input_shape, device=device)

@@ -30,9 +30,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import mmpse
 from mmpse.files import write_json
-from mmpse.models import device_name
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.search.resume import resume_latest
+from mmpse.resources.timing import device_name
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERVAL = 500  # steps between the checkpoints of a training by the clock

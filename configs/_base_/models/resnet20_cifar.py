@@ -1,6 +1,13 @@
-# The ResNet-20 of CIFAR, otherwise as MobileNetV2.
-_base_ = 'mobilenet-v2.py'
+# A classifier with the ResNet-20 of CIFAR.
 model = dict(
-    backbone=dict(_delete_=True, type='mmpse.SlimmableResNetCIFAR', depth=20),
-    head=dict(num_classes=10, in_channels=64, topk=(1,)),
+    type='ImageClassifier',
+    backbone=dict(type='mmpse.ResNetCIFAR', depth=20),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=10,
+        in_channels=64,
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+        topk=(1,),
+    ),
 )

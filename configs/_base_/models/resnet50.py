@@ -1,7 +1,2 @@
-# mmpretrain's ResNet-50 classifier with a slimmable backbone.
+# mmpretrain's ResNet-50 classifier.
 _base_ = 'mmpretrain::_base_/models/resnet50.py'
-model = dict(
-    type='mmpse.FitToBackbone',
-    architecture='ImageClassifier',
-    backbone=dict(type='mmpse.SlimmableResNet'),
-)

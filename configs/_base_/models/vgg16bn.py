@@ -1,7 +1,2 @@
-# mmpretrain's VGG-16 with BatchNorm, its own classifier included, as a slimmable backbone.
+# mmpretrain's VGG-16 with BatchNorm, its own classifier included.
 _base_ = 'mmpretrain::_base_/models/vgg16bn.py'
-model = dict(
-    type='mmpse.FitToBackbone',
-    architecture='ImageClassifier',
-    backbone=dict(type='mmpse.SlimmableVGG'),
-)

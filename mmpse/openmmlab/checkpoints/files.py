@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,6 +148,7 @@ def save_checkpoint(
     path: str | os.PathLike,
     model: nn.Module,
     dataset_meta: Mapping[str, Any] | None = None,
+    without: Collection[str] = (),
     **meta: Any,
 ) -> None:
     """Write a model's weights as OpenMMLab's packages read them.
@@ -157,6 +158,7 @@ def save_checkpoint(
         model: The model.
         dataset_meta: The dataset's names and colours of the classes, without which mmdet's and
             mmseg's inference cannot show anything.
+        without: Modules and tensors that are left out.
         **meta: More of what is to be known about it.
 
     Raises:
@@ -166,7 +168,11 @@ def save_checkpoint(
     if dataset_meta is not None:
         meta['dataset_meta'] = without_arrays(dataset_meta)
     # copies: what was cut may be a part of a larger tensor, which would be written instead
-    state = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    state = {
+        key: value.detach().cpu().clone()
+        for key, value in model.state_dict().items()
+        if not any(f'{key}.'.startswith(f'{name}.') for name in without)
+    }
     content = io.BytesIO()  # of a full disk, torch says something about iostreams
     torch.save(dict(meta=plain(meta), state_dict=state), content)
     with written(path) as (temporary,):

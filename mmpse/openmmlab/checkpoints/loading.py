@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,14 @@ from mmpse.openmmlab.errors import CheckpointError, one_line
 from .files import Blank, read_checkpoint, save_checkpoint, without_arrays
 from .layouts import to_mmpretrain
 
-__all__ = ['CheckpointError', 'Report', 'load_weights', 'read_checkpoint', 'save_checkpoint']
+__all__ = [
+    'CheckpointError',
+    'Report',
+    'check_whole',
+    'load_weights',
+    'read_checkpoint',
+    'save_checkpoint',
+]
 
 # where training scripts keep the weights: mmengine and Lightning; torchvision and timm; others
 STATES = ('state_dict', 'model', 'model_state_dict', 'module', 'net', 'weights')
@@ -59,6 +66,7 @@ def load_weights(
     model: nn.Module,
     checkpoint: str | os.PathLike | Mapping[str, Any],
     source: str | None = None,
+    optional: Collection[str] = (),
 ) -> Report:
     """Give a model the weights of a checkpoint of it, or of its backbone.
 
@@ -72,6 +80,7 @@ def load_weights(
         model: The model; if it has no weights in the checkpoint, a part stays as it is.
         checkpoint: Its path, URL or name, as :func:`read_checkpoint` takes it, or its content.
         source: What errors and the report call it, if it is the content.
+        optional: Layers of the backbone that need not be in it.
 
     Raises:
         CheckpointError: If it cannot be read, holds no weights, is another model's (the message
@@ -83,7 +92,7 @@ def load_weights(
     source = source or 'the given weights'
     weights, notes = weights_in(checkpoint, source)
     own = model.state_dict()
-    found = _find(own, weights, source, type(model).__name__)
+    found = _find(own, weights, source, type(model).__name__, optional)
     try:
         model.load_state_dict({**own, **found.used})
     except RuntimeError as error:
@@ -102,6 +111,33 @@ def load_weights(
         tuple(notes),
         _dataset_meta(checkpoint),
     )
+
+
+def check_whole(model: nn.Module, report: Report, what: str) -> None:
+    """Make sure that a checkpoint filled all of a model: the backbone alone would leave a random
+    head.
+
+    Args:
+        model: The model.
+        report: What :func:`load_weights` gave to it.
+        what: What errors call the model.
+
+    Raises:
+        CheckpointError: If weights are missing, but for heads that only training needs.
+    """
+    parameters = [name for name, _ in model.named_parameters()]
+    lacking = [
+        name
+        for name in report.random
+        if not name.startswith('auxiliary_head')
+        and any(f'{parameter}.'.startswith(f'{name}.') for parameter in parameters)
+    ]
+    if lacking:
+        instead = f'has {listed(report.unused)} instead' if report.unused else 'has nothing else'
+        raise CheckpointError(
+            f'{report.source} is of another model: it lacks {listed(lacking)} of {what}, and '
+            f'{instead}; give the checkpoint that was trained by this config'
+        )
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:
@@ -194,9 +230,17 @@ class _Match(NamedTuple):
         return not (self.missing or self.unexpected or self.reshaped)
 
 
-def _find(own: Mapping[str, Tensor], weights: dict[str, Tensor], source: str, kind: str) -> _Match:
+def _find(
+    own: Mapping[str, Tensor],
+    weights: dict[str, Tensor],
+    source: str,
+    kind: str,
+    optional: Collection[str],
+) -> _Match:
     matches = [
-        _match(view, *prefixes) for view in _views(own, weights) for prefixes in _prefixes(view)
+        _match(view, *prefixes, optional)
+        for view in _views(own, weights)
+        for prefixes in _prefixes(view)
     ]
     fitting = [match for match in matches if match.fits]
     if not fitting:
@@ -218,8 +262,8 @@ def _find(own: Mapping[str, Tensor], weights: dict[str, Tensor], source: str, ki
     return plain[0] if plain else next(iter(best.values()))
 
 
-def _root(own: Mapping[str, Tensor]) -> str:
-    """The path of the backbone with its dot; '': the model is taken as a whole."""
+def backbone_root(own: Iterable[str]) -> str:
+    """The path of the backbone in names of tensors, with its dot; '' without one."""
     for key in own:
         if 'backbone' in (parts := key.split('.')[:-1]):
             return '.'.join(parts[: parts.index('backbone') + 1]) + '.'
@@ -237,7 +281,7 @@ class _View(NamedTuple):
 
 
 def _views(own: Mapping[str, Tensor], weights: dict[str, Tensor]) -> Iterator[_View]:
-    root = _root(own)
+    root = backbone_root(own)
     yield _View({key: (key, value) for key, value in own.items()}, weights, root)
     outer = root.removesuffix('backbone.')  # of a model in a model
     inner = {k[len(outer) :]: v for k, v in own.items() if k.startswith(outer)}
@@ -278,13 +322,19 @@ def _prefixes(view: _View) -> list[tuple[str, str]]:
     return [pair for pair, count in votes.most_common() if 2 * count > most]
 
 
-def _match(view: _View, prefix: str, start: str) -> _Match:
+def _match(view: _View, prefix: str, start: str, optional: Collection[str]) -> _Match:
     """See ``prefix + x`` in the checkpoint as ``start + x`` in the model."""
     names, state, root = view.names, view.state, view.root
     behind = {start + key[len(prefix) :]: key for key in state if key.startswith(prefix)}
     inside = [name for name in names if name.startswith(root)]
     deep = {name[: end + 1] for name in inside for end in _dots(name) if end >= len(root)}
-    missing = [n for n in inside if n not in behind and not n.endswith(COUNTER)]
+    missing = [
+        n
+        for n in inside
+        if n not in behind
+        and not n.endswith(COUNTER)
+        and names[n][0].rpartition('.')[0] not in optional
+    ]
     unexpected = [  # a part of a layer or stage that the backbone has, such as more of its blocks
         name
         for name in behind

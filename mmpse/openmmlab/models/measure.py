@@ -14,14 +14,14 @@ import torch
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
-from mmpse.models.latency import measure_latencies
 from mmpse.openmmlab.checkpoints.loading import save_checkpoint
 from mmpse.openmmlab.errors import one_line
 from mmpse.openmmlab.pruning.subject import Subject
+from mmpse.resources.timing import measure_latencies
 
-from .outputs import deployed_outputs
+from .latency import call_of
 
 SECONDS, ROUNDS = 15, (3, 50)  # of measuring, about; at least and at most
 
@@ -43,12 +43,12 @@ def measure(
     """
     images = torch.randn(1, *subject.input_shape, device=get_device())
     result = {name: dict(bytes=file_size(model)) for name, model in models.items()}
-    runtimes = dict(latency_ms=_torch)
+    runtimes = dict(latency_ms='torch')
     if images.device.type == 'cpu':
-        runtimes['onnxruntime_ms'] = _onnxruntime
-    for key, prepare in runtimes.items():
+        runtimes['onnxruntime_ms'] = 'onnxruntime'
+    for key, runtime in runtimes.items():
         try:
-            calls = {name: prepare(model, images) for name, model in models.items()}
+            calls = {name: call_of(model, images, runtime) for name, model in models.items()}
         except Exception as error:  # exporters raise whatever they do
             log.info(f'{key} is left out: {one_line(error)}')
             continue
@@ -78,19 +78,3 @@ def medians(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     follow = partial(track, description='measuring latency', transient=True)
     times = measure_latencies(calls, rounds, min(5, rounds), follow)
     return {name: round(1e3 * statistics.median(of), 4) for name, of in times.items()}
-
-
-def _torch(model: nn.Module, images: Tensor) -> Callable[[], None]:
-    @torch.no_grad()
-    def call() -> None:
-        deployed_outputs(model, images)
-        if images.device.type == 'cuda':
-            torch.cuda.synchronize(images.device)
-
-    return call
-
-
-def _onnxruntime(model: nn.Module, images: Tensor) -> Callable[[], Any]:
-    from mmpse.deploy import prepared  # it needs optional requirements
-
-    return prepared(model, images, 'onnxruntime')

@@ -63,7 +63,7 @@ def look(
 
 @MODELS.register_module()
 def Pruned(  # noqa: N802 (a name in configs)
-    architecture: str | type, subnet: str | os.PathLike | Mapping[str, Any], **model
+    architecture: str | type, subnet: str | os.PathLike | Mapping[str, Any] | None, **model
 ) -> nn.Module:
     """Build a model and cut it to a subnet::
 
@@ -74,14 +74,16 @@ def Pruned(  # noqa: N802 (a name in configs)
 
     Args:
         architecture: Registered type of the model.
-        subnet: The subnet, its file or the file's content.
+        subnet: The subnet, its file or the file's content; ``None`` leaves the full model.
         **model: The rest of the full model's config.
 
     Raises:
         SubnetError: If the subnet cannot be read, or is one of another model.
     """
-    subnet = Subnet.load(subnet)
     built = MODELS.build(dict(model, type=architecture))
+    if subnet is None:
+        return built
+    subnet = Subnet.load(subnet)
     try:
         return cut_(built, layout_of(subnet), subnet)
     except ValueError as error:
@@ -97,6 +99,6 @@ def layout_of(subnet: Subnet) -> Layout:
     if 'layers' not in subnet.backbone:
         raise SubnetError(
             f'{subnet.path or "the subnet"} is one of a backbone ({subnet.backbone.get("type")}), '
-            'not of a whole model; give one that mmpse prune wrote, or use mmpse.FitToBackbone'
+            'not of a whole model, as a search or mmpse prune writes it; search again'
         )
     return Layout.from_dict(subnet.backbone)

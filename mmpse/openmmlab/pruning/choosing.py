@@ -10,6 +10,7 @@ import torch
 
 from mmpse.openmmlab.models.losses import Track, batch_losses, batch_statistics
 from mmpse.search.allocate import allocate
+from mmpse.search.gains import Gain, paired_gain
 from mmpse.search.sensitivity import Curves
 from mmpse.slim.cutting import as_subnet
 from mmpse.space import Budget, uniform_within
@@ -68,15 +69,13 @@ def judge(
             losses = batch_losses(subject.model, batches)
         rows.append((name, tuple(subnet.values()), losses))
     uniform = rows[0][2]
-    judged = []
-    for name, widths, losses in rows:
-        gain = uniform - losses
-        error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else float('inf')
-        judged.append(Judgement(name, widths, float(losses.mean()), float(gain.mean()), error))
-    return judged
+    return [
+        Judgement(name, widths, float(losses.mean()), *paired_gain(uniform, losses))
+        for name, widths, losses in rows
+    ]
 
 
 def winner(judged: Sequence[Judgement]) -> Judgement:
     """The candidate of the least loss, if it beats uniform by more than a standard error."""
     best = min(judged, key=lambda row: row.loss)
-    return best if best.gain > best.error else judged[0]
+    return best if Gain(best.gain, best.error).sure else judged[0]

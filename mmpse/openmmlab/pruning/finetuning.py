@@ -1,4 +1,4 @@
-"""The pruned model's config, and its fine-tuning."""
+"""The config of a pruned model's fine-tuning."""
 
 from __future__ import annotations
 
@@ -7,42 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmpse.openmmlab.configs.building import neutral
-from mmpse.openmmlab.configs.files import importing
-from mmpse.space import Subnet
-
 from .recipe import Recipe
-
-
-def pruned_changes(cfg: Config, subnet: Subnet) -> dict[str, Any]:
-    """What makes a config that of the pruned model: it loads nothing, and freezes nothing.
-
-    Frozen layers could not make up for what was cut.
-    """
-    changes = dict(importing(cfg), **neutral(cfg))
-    content = subnet.to_dict()
-    model = changes.setdefault('model', {})
-    model.update(
-        type='mmpse.Pruned',
-        architecture=cfg.model.type,
-        subnet={key: content[key] for key in ('schema', 'backbone', 'widths')},
-    )
-    for key, change in thawed(cfg).items():
-        model[key] = {**change, **model.get(key, {})}
-    return changes
-
-
-def thawed(cfg: Config) -> dict[str, dict[str, Any]]:
-    """Part of the model -> what makes its config freeze nothing."""
-    found: dict[str, dict[str, Any]] = {}
-    for key, value in cfg.model.items():
-        if not isinstance(value, Mapping):
-            continue
-        if value.get('frozen_stages', -1) >= 0:
-            found.setdefault(key, {})['frozen_stages'] = -1
-        if (value.get('norm_cfg') or {}).get('requires_grad') is False:
-            found.setdefault(key, {})['norm_cfg'] = dict(requires_grad=True)
-    return found
 
 
 def finetune_changes(

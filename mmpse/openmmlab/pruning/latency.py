@@ -1,78 +1,35 @@
-"""Measured latency of subnets of a whole model, and widths that meet a limit of it."""
+"""Widths of a model that meet a limit of latency when they are measured."""
 
 from __future__ import annotations
 
-import copy
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from mmengine.logging import MMLogger
 
-from mmpse.deploy.runtimes import prepared
-from mmpse.models.latency import measure_latencies
-from mmpse.openmmlab.models.losses import Track, progress
-from mmpse.openmmlab.models.outputs import raw_outputs
-from mmpse.resources import latency
-from mmpse.slim.cutting import cut_
-from mmpse.space import Budget, Cost, Subnet
+from mmpse.openmmlab.models.latency import latency_cost, measure_latency, measure_subnets
+from mmpse.openmmlab.models.losses import progress
+from mmpse.space import Budget, Subnet
 from mmpse.space.budget import parse_amount
 
 from .subject import Subject
 
-ROUNDS = 15
 TOLERANCE, TRIES = 0.03, 4  # of the measured latency; choices, until it is met
 
 
-def measure_subnets(
-    subject: Subject,
-    subnets: Sequence[Mapping[str, int]],
-    runtime: str = 'torch',
-    rounds: int = ROUNDS,
-    track: Track = iter,
-) -> list[float]:
-    """Seconds that one image takes in each of several subnets, the median of interleaved rounds.
-
-    Args:
-        subject: The model; its input shape is that of the image.
-        subnets: The subnets.
-        runtime: See :func:`mmpse.deploy.runtimes.prepared`.
-        rounds: Measured rounds.
-        track: Wraps the iterator over rounds, for a progress bar.
-    """
-    device = next(subject.model.parameters()).device
-    image = torch.zeros(1, *subject.input_shape, device=device)
-    calls: dict[Any, Any] = {}
-    for number, widths in enumerate(subnets):
-        model = cut_(copy.deepcopy(subject.model), subject.layout, widths).eval()
-        calls[number] = prepared(model, image, runtime)
-    times = measure_latencies(calls, rounds, track=track)
-    return [statistics.median(times[number]) for number in calls]
-
-
-def latency_cost(
-    subject: Subject, runtime: str = 'torch', seed: int = 0, track: Track = iter
-) -> latency.FittedLatency:
-    """Latency in microseconds as a cost of any subnet, fitted to measured ones."""
-    device = next(subject.model.parameters()).device
-    return latency.fit_latency(
+def fit_latency(subject: Subject, runtime: str) -> dict[str, Any]:
+    """Add latency to what subnets cost; what was measured, for JSON."""
+    content = measure_latency(
         subject.model,
         subject.layout,
         subject.space,
-        torch.zeros(1, *subject.input_shape, device=device),
-        partial(measure_subnets, subject, runtime=runtime, track=track),
-        partial(raw_outputs, subject.model, deployed=True),
-        seed=seed,
+        subject.input_shape,
+        runtime,
+        progress(f'latency in {runtime}'),
     )
-
-
-def fit_latency(subject: Subject, runtime: str) -> dict[str, Any]:
-    """Add latency to what subnets cost; what was found, for JSON."""
-    found = latency_cost(subject, runtime, track=progress(f'latency in {runtime}'))
-    subject.costs['latency'] = found.cost
-    return dict(cost_to_dict(found.cost), error=found.error, full=found.measured[0][1])
+    subject.costs['latency'] = latency_cost(subject.space, content)
+    return content
 
 
 def within_latency(
@@ -90,7 +47,10 @@ def within_latency(
     asked = str(limits['latency']).strip()
     correction = 1.0
     for _ in range(TRIES):
-        whole, own = measure_subnets(subject, [full, subnet], runtime)
+        times = measure_subnets(
+            subject.model, subject.layout, [full, subnet], subject.input_shape, runtime
+        )
+        whole, own = (statistics.median(times[number]) for number in (0, 1))
         target = whole * float(asked[:-1]) / 100 if asked.endswith('%') else None
         if target is None:
             target = parse_amount(asked, 1e6 * whole, 'latency') / 1e6
@@ -107,21 +67,3 @@ def within_latency(
             Budget(subject.space, subject.costs, {**limits, 'latency': f'{wanted:.0f}us'})
         )
     return subnet
-
-
-def cost_to_dict(cost: Cost) -> dict[str, Any]:
-    """A cost as JSON has it."""
-    return dict(
-        constant=float(cost.constant),
-        linear=cost.linear.tolist(),
-        quadratic=cost.quadratic.tolist(),
-    )
-
-
-def cost_from_dict(units: Sequence[str], content: Mapping[str, Any]) -> Cost:
-    """The opposite of :func:`cost_to_dict`."""
-    cost = Cost(units)
-    cost.constant = content['constant']
-    cost.linear += content['linear']
-    cost.quadratic += content['quadratic']
-    return cost

@@ -18,7 +18,9 @@ from torch import nn
 from mmpse.files import write_json
 from mmpse.openmmlab.checkpoints.loading import load_weights, read_checkpoint, save_checkpoint
 from mmpse.openmmlab.configs.files import load_config, write_config
+from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
 from mmpse.openmmlab.configs.splits import all_training, held_out
+from mmpse.openmmlab.models.latency import latency_cost
 from mmpse.openmmlab.models.losses import (
     batch_size_of,
     images_of,
@@ -34,8 +36,8 @@ from mmpse.space import Budget, Subnet, uniform_within
 
 from .choosing import by_sensitivity, judge, winner
 from .crew import Crew
-from .finetuning import finetune_changes, pruned_changes
-from .latency import cost_from_dict, fit_latency, within_latency
+from .finetuning import finetune_changes
+from .latency import fit_latency, within_latency
 from .reach import NAMES, reachable
 from .recipe import finetune
 from .report import summary, write_report
@@ -143,10 +145,10 @@ class Pruning:
         subject, order, steps = self.subject, self.order, self.steps
         if 'latency' in order.limits:
             found = steps.once('latency', lambda: fit_latency(subject, order.runtime))
-            subject.costs['latency'] = cost_from_dict(subject.space.names, found)
+            subject.costs['latency'] = latency_cost(subject.space, found)
             self.log.info(
                 f'latency of the full model in {order.runtime}, {torch.get_num_threads()} threads: '
-                f'{found["full"] / 1000:.2f} ms; predicted with a mean error of '
+                f'{found["measured"][0][1] / 1000:.2f} ms; predicted with a mean error of '
                 f'{found["error"]:.1%}'
             )
         self.log.info(f'{len(subject.space)} units\n{reachable(subject, order.limits)}')
@@ -296,7 +298,7 @@ class Pruning:
         self.pruned = write_config(
             self.steps.out / 'pruned.py',
             self.config,
-            pruned_changes(self.cfg, subnet),
+            pruned_changes(self.cfg, subnet, thawed(self.cfg)),
             f'{type(self.subject.model).__name__} pruned to {limits} by mmpse.',
         )
         subject = self.subject

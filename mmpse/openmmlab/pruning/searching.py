@@ -12,16 +12,16 @@ import torch
 from mmengine.device import is_cuda_available
 
 from mmpse.errors import UserError
-from mmpse.openmmlab.configs.building import neutral
+from mmpse.openmmlab.configs.building import merged, neutral
 from mmpse.openmmlab.configs.files import importing
+from mmpse.openmmlab.configs.pruned import thawed
 from mmpse.openmmlab.configs.splits import HeldOut
 from mmpse.openmmlab.models.losses import batch_size_of, preprocessed, training_batches
-from mmpse.openmmlab.supernet.checkpoint import supernet_state
-from mmpse.search import notch_table
-from mmpse.search.record import predictor_of
+from mmpse.openmmlab.supernet.record import recorded_losses
+from mmpse.search import best_few, notch_table, predictor_of
 from mmpse.space import Budget, uniform_within
 
-from .finetuning import run_changes, thawed
+from .finetuning import run_changes
 from .recipe import Recipe
 from .subject import RATIOS, Subject
 
@@ -86,9 +86,8 @@ def supernet_changes(
     """
     cfg = subject.cfg
     changes = dict(importing(cfg), **neutral(cfg))
-    for key, change in thawed(cfg).items():
-        part = changes.setdefault('model', {}).setdefault(key, {})
-        part.update({**change, **part})
+    if free := thawed(cfg):
+        changes['model'] = merged(changes.get('model', {}), free).to_dict()
     loader, groups = _loader(split)
     hook = dict(
         type='mmpse.SupernetHook',
@@ -152,14 +151,13 @@ def choose_by_record(subject: Subject, budget: Budget, checkpoint: str | os.Path
         ValueError: If the training recorded no losses.
     """
     content = torch.load(checkpoint, map_location='cpu', weights_only=False)
-    record = supernet_state(content)['record']
-    iterations, widths, losses = (record[k].numpy() for k in ('iteration', 'widths', 'loss'))
-    if not len(losses):
-        raise UserError(f'{checkpoint} holds no losses of subnets; train the supernet for longer')
+    record = recorded_losses(content)
+    if record is None:
+        raise ValueError(f'{checkpoint} holds no losses of subnets; train the supernet for longer')
     space = subject.space
-    reference = uniform_within(space, budget)
-    predictor = predictor_of(space, budget, reference, iterations, widths.astype(np.int64), losses)
-    return Chosen(predictor.best(budget, count=BEST), notch_table(predictor.notches()), len(losses))
+    predictor = predictor_of(space, budget, uniform_within(space, budget), *record)
+    widths, notches = best_few(predictor, budget, BEST), notch_table(predictor.notches())
+    return Chosen(widths, notches, len(record[0]))
 
 
 def unseen_batches(subject: Subject, split: HeldOut, seed: int) -> list[Any]:

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from rich.progress import track
 from torch import Tensor, nn
 
-from mmpse.openmmlab.checkpoints.loading import CheckpointError, Report, listed, load_weights
+from mmpse.openmmlab.checkpoints.loading import Report, check_whole, load_weights
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
 from mmpse.openmmlab.models.outputs import deployed_outputs
@@ -107,7 +107,7 @@ def examine(
     weights = Report('nowhere', 0, (), (), (), None)
     if checkpoint is not None:
         weights = load_weights(model, checkpoint)
-        _check_whole(model, weights, cfg)
+        check_whole(model, weights, f'the {type(model).__name__} of {name_of(cfg)}')
     shape = tuple(input_shape or default_input_shape(cfg, model))
     follow = partial(track, description='finding units', transient=True) if show else iter
     layout, images = look(model, shape[1:], follow)
@@ -119,28 +119,6 @@ def examine(
     costs = whole_costs(model, layout, space, shape)
     images = images.to(get_device())
     return Subject(cfg, model.to(get_device()), weights, layout, space, costs, shape, images)
-
-
-def _check_whole(model: nn.Module, weights: Report, cfg: Config) -> None:
-    """Only a trained model can be pruned: one with the backbone alone would have a random head.
-
-    Raises:
-        CheckpointError: If weights are missing, but for heads that only training needs.
-    """
-    parameters = [name for name, _ in model.named_parameters()]
-    lacking = [
-        name
-        for name in weights.random
-        if not name.startswith('auxiliary_head')
-        and any(f'{parameter}.'.startswith(f'{name}.') for parameter in parameters)
-    ]
-    if lacking:
-        instead = f'has {listed(weights.unused)} instead' if weights.unused else 'has nothing else'
-        raise CheckpointError(
-            f'{weights.source} is of another model: it lacks {listed(lacking)} of the '
-            f'{type(model).__name__} of {name_of(cfg)}, and {instead}; give the checkpoint that '
-            'was trained by this config'
-        )
 
 
 def dataset_meta(subject: Subject) -> dict[str, Any] | None:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from mmpse.differences import differences
 
-SCHEMA = 'mmpse.archive/4'
-COLUMNS = 'search, generation, origin, widths, score, loss, resources'
+SCHEMA = 'mmpse.archive/5'
+COLUMNS = 'search, generation, origin, widths, score, loss, resources, parts'
+JSON = 'widths', 'resources', 'parts'  # columns that hold it
 
 
 class ArchiveError(RuntimeError):
@@ -25,11 +26,12 @@ class Judged(NamedTuple):
 
     search: int  # number of the search in the archive, from 1
     generation: int
-    origin: str  # how the search came to it: 'uniform', 'prior', 'mutation', 'crossover', ...
+    origin: str  # how the search came to it: 'fullnet', 'uniform', 'prior', 'mutation', ...
     widths: tuple[int, ...]
     score: float  # -inf if it is not a number
     loss: float | None  # mean negative log-likelihood of the labels, of classifiers
     resources: dict[str, float]
+    parts: tuple[float, ...] | None = None  # of the loss or score, see :class:`Verdict`
 
 
 def ranking_key(row: Judged) -> tuple:
@@ -71,7 +73,7 @@ class Archive:
                 )
                 self._db.execute(
                     'CREATE TABLE IF NOT EXISTS judged (id INTEGER PRIMARY KEY, search, '
-                    'generation, origin, widths UNIQUE, score, loss, resources)'
+                    'generation, origin, widths UNIQUE, score, loss, resources, parts)'
                 )
             stored = dict(self._db.execute('SELECT key, value FROM identity'))
         except sqlite3.DatabaseError as error:
@@ -125,36 +127,41 @@ class Archive:
         number, known = self._db.execute(
             'SELECT id, known FROM searches WHERE settings = ?', (key,)
         ).fetchone()
-        return number, _select(self._db, 'AND id <= ?', known)
+        return number, _select(self._db, 'WHERE id <= ?', known)
 
-    def add(self, judged: Sequence[Judged]) -> None:
+    def add(self, judged: Sequence[Judged], completed: Sequence[Judged] = ()) -> None:
         """Keep judged subnets: all of them, or none if that fails.
+
+        Args:
+            judged: Subnets that the archive lacks.
+            completed: Subnets that it has without their ``parts``.
 
         Raises:
             ArchiveError: If they cannot be written (disk full).
-            sqlite3.IntegrityError: If one of them is in the archive.
+            sqlite3.IntegrityError: If one of ``judged`` is in the archive.
         """
         rows = [
-            row._replace(widths=json.dumps(row.widths), resources=json.dumps(row.resources))
-            for row in judged
+            row._replace(**{key: json.dumps(getattr(row, key)) for key in JSON}) for row in judged
         ]
+        parts = [(json.dumps(row.parts), json.dumps(row.widths)) for row in completed]
         marks = ', '.join('?' * len(Judged._fields))
         with self._writing() as db:
             db.executemany(f'INSERT INTO judged ({COLUMNS}) VALUES ({marks})', rows)
+            db.executemany('UPDATE judged SET parts = ? WHERE widths = ?', parts)
 
     def rows(self) -> list[Judged]:
         """All judged subnets in the order of judging."""
         return _select(self._db)
 
 
-def _select(db: sqlite3.Connection, also: str = '', *parameters: Any) -> list[Judged]:
-    # earlier versions kept subnets without a score, which they had judged on a part of the images
-    where = f'WHERE score IS NOT NULL {also}'
+def _select(db: sqlite3.Connection, where: str = '', *parameters: Any) -> list[Judged]:
     rows = db.execute(f'SELECT {COLUMNS} FROM judged {where} ORDER BY id', parameters)
-    return [
-        row._replace(widths=tuple(json.loads(row.widths)), resources=json.loads(row.resources))
-        for row in map(Judged._make, rows)
-    ]
+    result = []
+    for row in map(Judged._make, rows):
+        row = row._replace(**{key: json.loads(getattr(row, key)) for key in JSON})
+        parts = None if row.parts is None else tuple(row.parts)
+        result.append(row._replace(widths=tuple(row.widths), parts=parts))
+    return result
 
 
 def _check_schema(db: sqlite3.Connection, path: str | os.PathLike) -> None:

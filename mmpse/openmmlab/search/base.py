@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine import dist
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner, set_random_seed
-from torch import nn
 from torch.utils.data import DataLoader
 
 from mmpse.files import write_json
-from mmpse.models import LatencyTable, costs_of, find_backbone, is_channels_last, model_costs
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.configs.files import default_input_shape
+from mmpse.openmmlab.models.latency import latency_cost, measure_latency, read_latency
+from mmpse.openmmlab.models.losses import progress
+from mmpse.openmmlab.supernet.building import supernet_of
 from mmpse.openmmlab.supernet.checkpoint import check_weights, file_digest
 from mmpse.openmmlab.supernet.cudnn import stop_tuning
-from mmpse.space import Budget, Subnet, UniformSampler
+from mmpse.resources.busy import busy_sentence
+from mmpse.space import Budget, Cost, Subnet, UniformSampler, uniform_within
 
 from .archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from .judge import Judge, Verdict, calibration_batches
@@ -43,7 +45,11 @@ class SearchLoop(BaseLoop):
     processes as MMEngine's launcher started, writes every judged subnet into the archive
     ``work_dir/archive.db`` before the next one is judged, and after every generation writes
     ``best_subnet.json`` and ``topk.json``. The best is the one of the highest score within the
-    budget; of equals, that of the lowest mean loss (classifiers), then the cheapest.
+    budget; of equals, that of the lowest mean loss (classifiers), then the cheapest. The fullnet
+    and uniform pruning to the budget are judged first, as references.
+
+    The search space is that of the checkpoint: what :class:`mmpse.SupernetHook` trained. A
+    checkpoint of any other training is searched in the space that the model has by default.
 
     What a search proposes depends on its settings, the seed and the scores alone. So a killed
     search goes on with ``--resume`` to the same result, and any number of processes give the same.
@@ -54,18 +60,21 @@ class SearchLoop(BaseLoop):
         budget: Resources and their limits: ``dict(flops='300M')``, ``dict(flops='50%')``,
             ``dict(flops='300M', latency='5ms')``; see :class:`mmpse.space.Budget`. They count the
             whole model, head included; FLOPs are multiply-adds.
-        input_shape: Shape ``(C, H, W)`` of one image, for counting FLOPs.
         metric: The score, a metric of the ``val_evaluator``; higher is better.
+        input_shape: Shape ``(C, H, W)`` of the image that FLOPs and latency are of; by default that
+            of the config's tests.
         window: Candidates cost ``(1 - window)`` to 1 times the (first) limit.
         calibration: Training batches on which each candidate is recalibrated.
         archive: File to keep the judged subnets in, instead of the work dir's. If it is that of an
             earlier search of the same supernet, what was judged there is not judged again.
         topk: Subnets in ``topk.json``.
-        latency_table: File of a :class:`mmpse.models.LatencyTable`, for a budget of latency.
-        latency_device: Name of the device that the table is of, if not this one.
+        latency: For a budget of latency, a file that ``mmpse latency`` wrote, of this device or of
+            another one. By default latency is measured here, and kept in ``work_dir/latency.json``.
+        runtime: What it is measured in here, see :func:`mmpse.deploy.runtimes.prepared`.
 
     Raises:
         BudgetError: At the start, if no subnet can meet the budget.
+        LatencyError: At the start, if the file of latencies is of something else.
         ArchiveError: If the archive is damaged, full, or of another supernet.
         ValueError: At the start, if ``load_from`` or the validation data is missing.
         FileNotFoundError: At the start, if there is no such checkpoint.
@@ -76,14 +85,14 @@ class SearchLoop(BaseLoop):
         runner: Runner,
         dataloader: DataLoader | dict,
         budget: Mapping[str, str | float],
-        input_shape: Sequence[int],
         metric: str,
+        input_shape: Sequence[int] | None = None,
         window: float = 0.05,
         calibration: int = 8,
         archive: str | None = None,
         topk: int = 10,
-        latency_table: str | None = None,
-        latency_device: str | None = None,
+        latency: str | None = None,
+        runtime: str = 'torch',
     ) -> None:
         self.archive_path = Path(archive or Path(runner.work_dir) / 'archive.db')
         if compat.randomness(runner).get('seed') is None and self.archive_path.exists():
@@ -110,7 +119,6 @@ class SearchLoop(BaseLoop):
                 'a search judges subnets with val_dataloader, val_evaluator and val_cfg; the '
                 'config has none'
             )
-        self.input_shape = tuple(input_shape)
         self.metric = metric
         self.fp16 = getattr(validation, 'fp16', False)
         self.calibration = calibration
@@ -119,18 +127,25 @@ class SearchLoop(BaseLoop):
         self.seed = runner.seed
         # Resuming is the archive's affair; the runner's would restore the supernet's optimizer.
         self.resume = compat.take_over_resuming(runner)
-        # before anything is loaded, so that an unreachable budget fails at once
-        self.space = find_backbone(runner.model).search_space
-        self.model_cfg = runner.cfg.model.to_dict()
-        if runner.cfg.get('data_preprocessor') is not None:  # the runner hands it to the model
-            self.model_cfg.setdefault('data_preprocessor', runner.cfg.data_preprocessor.to_dict())
-        self.costs = model_costs(self.model_cfg, self.input_shape)
-        if latency_table is not None:
-            table = LatencyTable(self.model_cfg, self.input_shape, latency_table, latency_device)
-            self.costs['latency'] = table.cost()
+        # before anything is judged, so that an unreachable budget fails at once
+        path = compat.load_path(runner)
+        self.checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', 'silent')
+        self.model = getattr(runner.model, 'module', runner.model)
+        check_weights(self.model, self.checkpoint['state_dict'], path)
+        self.input_shape = tuple(input_shape or default_input_shape(runner.cfg, self.model))
+        self.supernet, self.costs = supernet_of(
+            self.model, self.checkpoint, runner.cfg, self.input_shape
+        )
+        self.space = self.supernet.search_space
+        if isinstance(budget, Mapping) and 'latency' in budget:
+            self.costs['latency'] = on_main(lambda: self._latency(latency, runtime))
         self.budget = Budget(self.space, self.costs, budget, window)
+        rows = [self.space.array([self.space.fullnet])[0], uniform_within(self.space, self.budget)]
+        self.fullnet, self.uniform = (tuple(row.tolist()) for row in rows)
+        self.limits = dict(budget)
         self.history: dict[Widths, Judged] = {}
 
+    parts = False  # whether subnets are judged part by part, see :class:`Judge`
     epoch = property(lambda self: 0)
     iter = property(lambda self: len(self.history))
     max_epochs = property(lambda self: 1)
@@ -138,14 +153,22 @@ class SearchLoop(BaseLoop):
     @property
     @abstractmethod
     def max_iters(self) -> int:
-        """Subnets to judge; an estimate, where that depends on the scores."""
+        """Subnets that are proposed; an estimate, where that depends on the scores."""
 
     @abstractmethod
     def propose(self, generation: int) -> list[Candidate]:
-        """The candidates to judge next, none of them in ``self.history``; none ends the search."""
+        """The candidates to judge next; none ends the search.
+
+        The first generation is 0, when the references are in ``self.history``.
+        """
 
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
         """Make what :meth:`propose` needs of the supernet's checkpoint."""
+
+    def references(self) -> list[Candidate]:
+        """What candidates are compared with."""
+        named = {self.fullnet: 'fullnet', self.uniform: 'uniform'}
+        return [(origin, widths) for widths, origin in named.items()]
 
     def within(self, widths: np.ndarray) -> np.ndarray:
         """Which of the subnets ``(subnets, units)`` may win, bool ``(subnets,)``."""
@@ -155,50 +178,30 @@ class SearchLoop(BaseLoop):
         """Search; returns the best subnet."""
         runner, logger = self.runner, self.runner.logger
         stop_tuning(runner, 'every subnet has other widths')
-        checkpoint = CheckpointLoader.load_checkpoint(compat.load_path(runner), map_location='cpu')
-        check_weights(runner.model, checkpoint['state_dict'], compat.load_path(runner))
+        self.model.load_state_dict(self.checkpoint['state_dict'])
         self.identity = self._identity()
         self._open_archive()
-        self.prepare(checkpoint)
+        self.prepare(self.checkpoint)
         self._announce()
         # so that the calibration images do not depend on what was drawn before
         set_random_seed(self.seed)
         self.judge = Judge(
-            self.model_cfg,
-            checkpoint['state_dict'],
+            self.model,
+            self.supernet.layout,
             calibration_batches(self.dataloader, self.calibration),
             runner.val_loop.dataloader,
             runner.val_loop.evaluator,
             self.metric,
-            memory_format_of(runner.model),
             self.fp16,
+            self.parts,
         )
-        generation, done, clock = 0, 0, Clock()
-        with search_progress(self.max_iters) as advance:
-            while candidates := self.propose(generation):
-                for new in self._judge(generation, candidates):
-                    done, clock.new = done + 1, clock.new + new
-                    advance(f'generation {generation + 1}')
-                    if new and clock.new == FIRST_FEW:
-                        logger.info(clock.text(max(self.max_iters - done, 0)))
-                rows = [self.archived[widths] for _, widths in candidates]
-                self.history.update((row.widths, row) for row in rows)
-                scores = np.array([row.score for row in rows])
-                finite = scores[np.isfinite(scores)]
-                if not generation and not len(finite):
-                    raise FloatingPointError(
-                        f'{self.metric} is not a number for any of the first {len(rows)} subnets, '
-                        f'e.g. {self.space.subnet(rows[0].widths)}; is the supernet '
-                        f'{compat.load_path(runner)} trained?'
-                    )
-                ranked = self.ranked()
-                on_main(lambda ranked=ranked: self.write(ranked))
-                best = f'{ranked[0].score:.4f}' if ranked else 'none within the budget yet'
-                logger.info(
-                    f'generation {generation + 1}: {done} judged, {self.metric} best {best}, mean '
-                    f'of the generation {finite.mean() if len(finite) else np.nan:.4f}; '
-                    f'{clock.text(max(self.max_iters - done, 0))}'
-                )
+        self.clock = Clock()
+        generation = 0
+        with search_progress(self.max_iters + len(self.references())) as advance:
+            candidates = self.references()
+            while candidates:
+                self._judge_generation(generation, candidates, advance)
+                candidates = self.propose(generation)
                 generation += 1
         best = self.describe(self.ranked()[0])
         logger.info(
@@ -206,6 +209,48 @@ class SearchLoop(BaseLoop):
             f'{Path(runner.work_dir) / "best_subnet.json"}'
         )
         return best
+
+    def _judge_generation(
+        self, generation: int, candidates: Sequence[Candidate], advance: Callable[[str], None]
+    ) -> None:
+        """Judge candidates, and say what came of it; the references are generation 0."""
+        name = f'generation {generation}' if generation else 'references'
+        for new in self._judge(generation, candidates):
+            self.clock.new += new
+            advance(name)
+        rows = [self.archived[widths] for _, widths in candidates]
+        scores = np.array([row.score for row in rows])
+        finite = scores[np.isfinite(scores)]
+        if not generation and not len(finite):
+            raise FloatingPointError(
+                f'{self.metric} is not a number for the fullnet and for uniform pruning; is the '
+                f'supernet {compat.load_path(self.runner)} trained?'
+            )
+        self.history.update((row.widths, row) for row in rows)
+        ranked = self.ranked()
+        on_main(lambda: self.write(ranked))
+        if generation:
+            best = f'{ranked[0].score:.4f}' if ranked else 'none within the budget yet'
+            mean = finite.mean() if len(finite) else np.nan
+            said = f'{self.metric} best {best}, mean of the generation {mean:.4f}'
+            self._show(dict(mean=mean, **({'best': ranked[0].score} if ranked else {})))
+        else:
+            said = f'{self.metric} ' + ', '.join(
+                f'{origin} {row.score:.4f}' for (origin, _), row in zip(candidates, rows)
+            )
+            self._show({origin: row.score for (origin, _), row in zip(candidates, rows)})
+        left = max(self.max_iters + len(self.references()) - len(self.history), 0)
+        self.runner.logger.info(
+            f'{name}: {len(self.history)} judged, {said}; {self.clock.text(left)}'
+        )
+
+    def _show(self, scores: Mapping[str, float]) -> None:
+        """Give scalars to the visualizer (TensorBoard, ...), by the number of judged subnets."""
+        scalars = {f'search/{k}': float(v) for k, v in scores.items() if np.isfinite(v)}
+        for name, value in scalars.items():
+            self.runner.message_hub.update_scalar(name, value)
+        if dist.is_main_process():
+            self.runner.visualizer.add_scalars(scalars, step=len(self.history))
 
     def ranked(self) -> list[Judged]:
         """The judged subnets within the budget, best first."""
@@ -249,7 +294,7 @@ class SearchLoop(BaseLoop):
         Each process judges one at a time; what they give is on disk before the next ones begin.
         """
         world, rank = dist.get_world_size(), dist.get_rank()
-        new = [(origin, widths) for origin, widths in candidates if widths not in self.archived]
+        new = [(origin, widths) for origin, widths in candidates if self._lacks(widths)]
         yield from [False] * (len(candidates) - len(new))
         for start in range(0, len(new), world):
             wave = new[start : start + world]
@@ -260,23 +305,41 @@ class SearchLoop(BaseLoop):
                 with compat.alone():
                     return self.judge(self.space.subnet(wave[rank][1]))
 
-            rows = []
-            for (origin, widths), (score, loss) in zip(wave, gather(verdict)):
-                subnet = self.space.subnet(widths)
-                cost = costs_of(self.space, self.costs, subnet)
-                rows.append(Judged(self.number, generation, origin, widths, score, loss, cost))
-                if not np.isfinite(score):
-                    self.runner.logger.warning(
-                        f'{self.metric} is not a number for {subnet}: it ranks last.'
+            rows, completed = [], []
+            for (origin, widths), verdict in zip(wave, gather(verdict)):
+                if widths in self.archived:
+                    completed.append(self.archived[widths]._replace(parts=verdict.parts))
+                    continue
+                cost = {k: int(cost(np.array([widths]))[0]) for k, cost in self.costs.items()}
+                rows.append(
+                    Judged(
+                        self.number,
+                        generation,
+                        origin,
+                        widths,
+                        verdict.score,
+                        verdict.loss,
+                        cost,
+                        verdict.parts,
                     )
-            on_main(lambda rows=rows: self.archive.add(rows))
-            self.archived.update((row.widths, row) for row in rows)
-            yield from [True] * len(rows)
+                )
+                if not np.isfinite(verdict.score):
+                    self.runner.logger.warning(
+                        f'{self.metric} is not a number for {self.space.subnet(widths)}: it ranks '
+                        'last.'
+                    )
+            on_main(lambda rows=rows, old=completed: self.archive.add(rows, old))
+            self.archived.update((row.widths, row) for row in (*rows, *completed))
+            yield from [True] * len(wave)
+
+    def _lacks(self, widths: Widths) -> bool:
+        """Whether the archive lacks a subnet, or its parts where they are needed."""
+        row = self.archived.get(widths)
+        return row is None or (self.parts and row.parts is None)
 
     def _identity(self) -> dict[str, Any]:
         """What scores depend on, and so an archive is bound to; the budget is not among it."""
         return dict(
-            space=self.space.backbone,
             units=[[unit.name, unit.max_width] for unit in self.space.units],
             checkpoint_sha256=file_digest(compat.load_path(self.runner)),
             metric=self.metric,
@@ -287,9 +350,35 @@ class SearchLoop(BaseLoop):
             fp16=self.fp16,
             dataset=self.runner.cfg.val_dataloader.dataset.to_dict(),
             evaluator=self.runner.cfg.val_evaluator,
-            model=without_weights(self.model_cfg),
+            model=without_weights(self._model_cfg()),
             input_shape=self.input_shape,
         )
+
+    def _model_cfg(self) -> dict[str, Any]:
+        cfg = self.runner.cfg
+        model = cfg.model.to_dict()
+        if cfg.get('data_preprocessor') is not None:  # the runner hands it to the model
+            model.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
+        return model
+
+    def _latency(self, path: str | None, runtime: str) -> Cost:
+        """Latency of any subnet: from a file, else measured, once for a work dir."""
+        space, shape = self.space, self.input_shape
+        own = Path(self.runner.work_dir) / 'latency.json'
+        if path is None and not own.exists():
+            follow = progress(f'latency in {runtime}')
+            content = measure_latency(
+                self.model, self.supernet.layout, space, shape, runtime, follow
+            )
+            write_json(own, content)
+            if sentence := busy_sentence(content['busy']):
+                self.runner.logger.warning(sentence)
+        content = read_latency(path or own, space, shape, None if path else runtime)
+        self.runner.logger.info(
+            f'latency: {path or own}, of {content["on"]}, predicted with a mean error of '
+            f'{content["error"]:.1%}.'
+        )
+        return latency_cost(space, content)
 
     def _open_archive(self) -> None:
 
@@ -342,9 +431,3 @@ def without_weights(config: Any) -> Any:
         names = 'init_cfg', 'pretrained'
         return {k: without_weights(v) for k, v in config.items() if k not in names}
     return [*map(without_weights, config)] if isinstance(config, (list, tuple)) else config
-
-
-def memory_format_of(model: nn.Module) -> torch.memory_format:
-    """The layout of a model's weights: channels_last if those of one layer are."""
-    weights = (p for p in model.parameters() if p.dim() == 4)
-    return torch.channels_last if any(map(is_channels_last, weights)) else torch.contiguous_format

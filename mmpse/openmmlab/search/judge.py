@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import logging
 import math
@@ -12,88 +14,89 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine import dist
-from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
-from mmengine.logging import print_log
-from mmengine.model import revert_sync_batchnorm
+from mmengine.logging import MMLogger, print_log
+from mmengine.model import BaseModel
 from mmengine.runner import autocast
 from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader
 
-from mmpse.models import with_subnet
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.supernet.batches import HeldBatches, nbytes
-from mmpse.registry import MODELS
-from mmpse.space import Subnet
+from mmpse.slim import Layout, as_subnet
+
+PARTS = 11  # of the images, for a standard error; no number of classes divides it
 
 
 class Verdict(NamedTuple):
-    """What judging a subnet gives."""
+    """What judging a subnet gives.
 
-    score: float  # the metric, higher is better; -inf if it is not a number
-    loss: float | None  # mean negative log-likelihood of the labels, where samples have scores
+    Attributes:
+        score: The metric, higher is better; -inf if it is not a number.
+        loss: Mean negative log-likelihood of the labels, of classifiers.
+        parts: The same of parts of the images, for the standard error of a difference: of
+            classifiers mean losses, of others the score, if it was asked for.
+    """
+
+    score: float
+    loss: float | None
+    parts: tuple[float, ...] | None = None
 
 
 class Judge:
-    """Slice, recalibrate, evaluate.
+    """Slice, recalibrate, evaluate: all of it in the supernet itself, which stays as it was.
 
     Args:
-        model: Config of the supernet's model.
-        state_dict: Weights of the supernet's model.
+        model: The supernet's model with its weights, on its device.
+        layout: Its units.
         calibration: Training batches for recalibration.
         dataloader: Data of the held-out split.
         evaluator: The config's evaluator.
         metric: The metric that is the score, e.g. ``'accuracy/top1'``.
-        memory_format: Memory layout of the judged models.
         fp16: Recalibrate and evaluate in mixed precision, as MMEngine's ``ValLoop`` does: float16
             on a GPU, bfloat16 on a CPU.
+        parts: Whether to tell the score of parts of the images where there is no loss; it takes
+            the metric some more times.
     """
 
     def __init__(
         self,
-        model: Mapping[str, Any],
-        state_dict: Mapping[str, torch.Tensor],
+        model: BaseModel,
+        layout: Layout,
         calibration: Sequence[Any],
         dataloader: DataLoader,
         evaluator: Evaluator,
         metric: str,
-        memory_format: torch.memory_format = torch.contiguous_format,
         fp16: bool = False,
+        parts: bool = False,
     ) -> None:
         self.model = model
-        self.state_dict = state_dict
+        self.layout = layout
         self.calibration = HeldBatches(calibration)
         processes = int(os.environ.get('LOCAL_WORLD_SIZE', dist.get_world_size()))
         memory = available_memory() // (2 * processes)
         self.batches = BatchCache(dataloader, memory)
         self.evaluator = evaluator
         self.metric = metric
-        self.memory_format = memory_format
         self.fp16 = fp16
+        self.parts = parts
 
     @torch.no_grad()
-    def __call__(self, subnet: Subnet) -> Verdict:
+    def __call__(self, subnet: Mapping[str, int]) -> Verdict:
         """Judge a subnet.
 
         Raises:
             ValueError: If the evaluator does not give the metric.
         """
-        model = self.slice(subnet)
-        with autocast(enabled=self.fp16):
-            recalibrate(model, self.calibration)
-        return self.evaluate(model)
-
-    def slice(self, subnet: Subnet) -> torch.nn.Module:
-        """The subnet's static model with the supernet's weights."""
-        model = MODELS.build(with_subnet(self.model, subnet))
-        model = revert_sync_batchnorm(model)
-        model.load_state_dict(self.state_dict)
-        return model.to(get_device(), memory_format=self.memory_format)
+        with as_subnet(self.model, self.layout, subnet):
+            with autocast(enabled=self.fp16):
+                recalibrate(self.model, self.calibration)
+            return self.evaluate(self.model)
 
     @torch.no_grad()
-    def evaluate(self, model: torch.nn.Module) -> Verdict:
-        """Judge a static model as it is; see :meth:`__call__`."""
+    def evaluate(self, model: BaseModel) -> Verdict:
+        """Judge a model as it is; see :meth:`__call__`."""
         model.eval()
         losses: list[float] = []
         for batch in self.batches:
@@ -101,12 +104,19 @@ class Judge:
                 samples = model.val_step(batch)
             self.evaluator.process(data_samples=samples, data_batch=batch)
             losses.extend(label_losses(samples))
-        loss = math.fsum(losses) / len(losses) if losses else math.nan
-        return Verdict(self._score(), loss if math.isfinite(loss) else None)
+        known = len(losses) == self.batches.images and all(map(math.isfinite, losses))
+        loss = math.fsum(losses) / len(losses) if known else None
+        with silent(), compat.unrounded(map(type, self.evaluator.metrics)):
+            if known:
+                parts = [losses[k::PARTS] for k in range(min(PARTS, len(losses)))]
+                means = tuple(math.fsum(part) / len(part) for part in parts)
+                return Verdict(self._score(), loss, means)
+            if self.parts:
+                return Verdict(*self._score_of_parts())
+            return Verdict(self._score(), loss)
 
     def _score(self) -> float:
-        with compat.unrounded(map(type, self.evaluator.metrics)):
-            metrics = self.evaluator.evaluate(self.batches.images)
+        metrics = self.evaluator.evaluate(self.batches.images)
         if metrics and self.metric not in metrics:  # none at all: a detector found nothing
             raise ValueError(
                 f'the evaluator gives no metric {self.metric!r}; set train_cfg.metric to one of '
@@ -114,6 +124,35 @@ class Judge:
             )
         score = float(metrics.get(self.metric, math.nan))
         return score if math.isfinite(score) else -math.inf
+
+    def _score_of_parts(self) -> tuple[float, None, tuple[float, ...]]:
+        """The score, and what each part of the images adds to it: pseudo-values of the jackknife.
+
+        A metric such as mAP is no mean over images: it is taken of all images but those of a part.
+        MMEngine's metrics keep a result of each image in ``results``.
+        """
+        results = [list(metric.results) for metric in self.evaluator.metrics]
+        score = self._score()
+        parts = min(PARTS, *map(len, results))
+        values = []
+        for part in range(parts):
+            for metric, of_images in zip(self.evaluator.metrics, results):
+                metric.results = [r for k, r in enumerate(of_images) if k % parts != part]
+            values.append(parts * score - (parts - 1) * self._score())
+        return score, None, tuple(values) if all(map(math.isfinite, values)) else ()
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Inside, metrics print and log no tables; warnings are shown."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(max(level, logging.WARNING))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def label_losses(samples: Sequence[BaseDataElement]) -> list[float]:

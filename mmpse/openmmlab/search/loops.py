@@ -11,7 +11,7 @@ from mmpse.openmmlab import compat
 from mmpse.openmmlab.supernet.checkpoint import supernet_state
 from mmpse.openmmlab.supernet.record import relative_losses
 from mmpse.registry import LOOPS
-from mmpse.space import Budget, PriorSampler, expected_loss, nearest_uniform
+from mmpse.space import Budget, PriorSampler, expected_loss
 
 from .archive import Judged, ranking_key
 from .base import Candidate, SearchLoop
@@ -26,7 +26,7 @@ class RandomSearchLoop(SearchLoop):
     """Random search: ``generations * population`` subnets drawn from the prior.
 
     The prior (PSE-Net, arXiv 2408.16233) comes from the checkpoint's loss record; without one it is
-    of the cost alone. The first subnet is the nearest uniform one, the choice to beat.
+    of the cost alone.
 
     Args:
         population: Subnets of a generation.
@@ -64,9 +64,9 @@ class RandomSearchLoop(SearchLoop):
             energy = expected_loss(self.space, *relative_losses(state['record']))
         else:
             self.runner.logger.warning(
-                f'{compat.load_path(self.runner)} holds no losses of single subnets (only '
-                'checkpoints of classifiers trained with mmpse.SupernetHook do, as long as they '
-                'have their meta): candidates are drawn by cost alone.'
+                f'{compat.load_path(self.runner)} holds no losses of single subnets (a training '
+                'with mmpse.SupernetHook records them, of classifiers or with a teacher): '
+                'candidates are drawn by cost alone.'
             )
         self.prior = PriorSampler(self.space, self.budget, energy, self.sampler)
 
@@ -75,10 +75,7 @@ class RandomSearchLoop(SearchLoop):
             return []
         rng = np.random.default_rng([self.seed, generation])
         proposed = Generation(self)
-        if generation == 0:
-            uniform = nearest_uniform(self.space, self.budget.cost, self.budget.high, at_most=True)
-            proposed.take('uniform', uniform[None], 1)
-        else:
+        if generation:
             self.breed(rng, proposed)
         missing = self.population - len(proposed.candidates)
         proposed.fill('prior', missing, lambda missing: self.prior.sample(rng, missing))
@@ -203,7 +200,7 @@ class GreedySearchLoop(SearchLoop):
     @property
     def max_iters(self) -> int:
         """Cutting the units in turn, every one of them tried at each step."""
-        row, count, unit = self._full(), 1, 0
+        row, count, unit = self._full(), 0, 0
         while not self.within(row[None])[0]:
             cuts = self._cuts(row)
             count += len(cuts)
@@ -212,9 +209,8 @@ class GreedySearchLoop(SearchLoop):
         return count
 
     def propose(self, generation: int) -> list[Candidate]:
-        if generation == 0:
+        if not generation:
             self._proposed = [self._full()]
-            return [('fullnet', tuple(map(int, self._full())))]
         best = min((self.archived[tuple(map(int, row))] for row in self._proposed), key=ranking_key)
         best = np.array(best.widths)
         if self.within(best[None])[0]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from mmengine import dist
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
@@ -29,7 +31,11 @@ def search_progress(total: int) -> Iterator[Callable[[str], None]]:
     """A progress bar on the terminal; yields what advances it and says where the search is."""
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
     with Progress(
-        *columns, TimeRemainingColumn(), transient=True, disable=not dist.is_main_process()
+        *columns,
+        TimeRemainingColumn(),
+        console=Console(file=sys.stdout),  # which stays when others' output is silenced
+        transient=True,
+        disable=not dist.is_main_process(),
     ) as progress:
         task = progress.add_task('search', total=total)
         yield lambda text: progress.update(task, advance=1, description=text)

@@ -1,88 +1,52 @@
-"""The supernet that a model is: through its slimmable backbone, or as a whole."""
+"""The supernet that a model is, found by watching or told by its checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpse.models import SlimmableBackbone, backbone_costs, find_backbone
 from mmpse.openmmlab.configs.files import ConfigError, default_input_shape
+from mmpse.openmmlab.models.backbones import grid_of
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.resources import model_cost
 from mmpse.slim import Supernet, check
 from mmpse.slim.layout import Layout
-from mmpse.space import Cost, SearchSpace, Subnet, TableCost
+from mmpse.space import Cost, SearchSpace, Subnet
 
-
-class Shared(Protocol):
-    """What trains subnets that share a batch: :class:`mmpse.slim.Supernet`, or a backbone.
-
-    Attributes:
-        search_space: Its widths.
-        active_subnets: The subnets of the groups of a batch; none: the full-width network.
-        execution: How they are run.
-        norms: BatchNorms that every subnet passes by itself.
-        with_cp: Whether anything recomputes its forward, so that it cannot be run sliced.
-    """
-
-    search_space: SearchSpace
-    active_subnets: tuple[Subnet, ...]
-    execution: str
-    norms: Sequence[_BatchNorm]
-    with_cp: Any
-
-    def activate(self, subnets: Sequence[Subnet], execution: str = 'sliced') -> None: ...
-
-    def deactivate(self) -> None: ...
-
-    def active(
-        self, subnets: Sequence[Subnet], execution: str = 'sliced'
-    ) -> AbstractContextManager[None]: ...
-
-    def inactive(self) -> AbstractContextManager[None]: ...
-
-    def check_ran(self) -> None: ...
+from .checkpoint import supernet_state
 
 
 def find_supernet(
     model: nn.Module,
     cfg: Config,
-    grid: Mapping[str, Any],
+    grid: Mapping[str, Any] = MappingProxyType({}),
     input_shape: Sequence[int] | None = None,
-) -> tuple[Shared, dict[str, Cost | TableCost]]:
-    """The supernet of a model, and what its subnets cost.
+) -> tuple[Supernet, dict[str, Cost]]:
+    """The supernet that a model is, and what its subnets cost.
 
-    A model with a slimmable backbone shares that; of any other one all units are found. Processes
-    find the same.
+    All units of the model are found; processes find the same.
 
     Args:
         model: The model, not wrapped.
         cfg: The config that it was built from.
-        grid: ``ratios``, ``divisor`` and ``grids`` of the search space, where they are given.
+        grid: ``ratios``, ``divisor`` and ``grids`` of the search space, where they are given; next
+            are those of a backbone that has them.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
             config's tests.
 
     Raises:
         LookError: If the model cannot be watched.
-        ValueError: If nothing of it can be pruned, or the backbone has a grid of its own.
+        ValueError: If nothing of it can be pruned.
     """
-    if any(isinstance(m, SlimmableBackbone) for m in model.modules()):
-        backbone = find_backbone(model)
-        if grid:
-            raise ValueError(
-                f'{", ".join(grid)} of this supernet are those of its {type(backbone).__name__}; '
-                'give them to the backbone'
-            )
-        return backbone, backbone_costs(backbone)
+    grid = {**grid_of(model), **grid}
     try:
         shape = tuple(input_shape or default_input_shape(cfg, model))
     except ConfigError:  # what is watched then does, since only ratios of costs matter
@@ -93,6 +57,44 @@ def find_supernet(
     check(model, layout, supernet.search_space, images, raw_outputs)
     shape = tuple(images.shape[1:]) if shape is None else (images.shape[1], *shape[1:])
     return supernet, whole_costs(model, layout, supernet.search_space, shape)
+
+
+def supernet_of(
+    model: nn.Module,
+    checkpoint: Mapping[str, Any],
+    cfg: Config,
+    input_shape: Sequence[int] | None = None,
+) -> tuple[Supernet, dict[str, Cost]]:
+    """The supernet of a checkpoint, and what its subnets cost.
+
+    Units and widths are those of the training, which the checkpoint carries. The checkpoint of
+    another training has none: the model's units are found, on the default grid.
+
+    Args:
+        model: The model, not wrapped.
+        checkpoint: The content of the checkpoint; its weights are not loaded.
+        cfg, input_shape: As of :func:`find_supernet`.
+
+    Raises:
+        ConfigError: If nothing tells the size of the images.
+        CutError: If the checkpoint is one of another model.
+        LookError, ValueError: As of :func:`find_supernet`, if the checkpoint carries no units.
+    """
+    state = supernet_state(checkpoint)
+    if state is None or 'layout' not in state:
+        return find_supernet(model, cfg, {}, input_shape)
+    revert_sync_batchnorm(model)
+    layout, fullnet = Layout.from_dict(state['layout']), Subnet.from_dict(state['fullnet'])
+    space = layout.space(model=fullnet.backbone['type'], **fullnet.grid)
+    supernet = Supernet(model, layout, space)
+    shape = tuple(input_shape or default_input_shape(cfg, model))
+    return supernet, whole_costs(model, layout, space, shape)
+
+
+def supernet_content(supernet: Supernet) -> dict[str, Any]:
+    """What a checkpoint carries of its supernet: the content of its fullnet's file, the layout."""
+    fullnet = supernet.search_space.fullnet.to_dict()
+    return dict(fullnet=fullnet, layout=supernet.layout.to_dict(whole=True))
 
 
 def whole_supernet(

@@ -11,7 +11,7 @@ from mmengine import fileio
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpse.models import misfit
+from mmpse.openmmlab.checkpoints.loading import listed
 
 CHECKPOINT_KEY = 'mmpse_supernet'  # of what SupernetHook adds to a checkpoint's meta
 COUNTER = '.num_batches_tracked'  # of a BatchNorm, the batches that its statistics are made of
@@ -24,11 +24,25 @@ def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: s
     Raises:
         ValueError: If a tensor is missing, unexpected, or of another shape.
     """
-    problems = misfit(getattr(model, 'module', model), weights)
-    if problems:
+    own = getattr(model, 'module', model).state_dict()
+    problems = {
+        'missing': sorted(own.keys() - weights.keys()),
+        'unexpected': sorted(weights.keys() - own.keys()),
+        'of another shape, so of another width or number of classes': [
+            f'{key} is {tuple(weights[key].shape)}, expected {tuple(value.shape)}'
+            for key, value in own.items()
+            if key in weights and weights[key].shape != value.shape
+        ],
+    }
+    if any(problems.values()):
+        found = '; '.join(
+            f'{len(names)} {what} ({listed(names, 10)})'
+            for what, names in problems.items()
+            if names
+        )
         raise ValueError(
-            f'the checkpoint {path} is not one of this supernet: {problems}; give the checkpoint '
-            'that the supernet config of the same backbone and head trained'
+            f'the checkpoint {path} is not one of this supernet: {found}; give the checkpoint that '
+            'the supernet config of the same model trained'
         )
 
 

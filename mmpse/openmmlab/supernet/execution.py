@@ -15,17 +15,16 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mmpse.models import EXECUTIONS
 from mmpse.openmmlab import compat
+from mmpse.slim import EXECUTIONS, Supernet
 from mmpse.space import Subnet
 
 from .batches import copied
-from .building import Shared
 
 
 def measure_executions(
     model: nn.Module,
-    supernet: Shared,
+    supernet: Supernet,
     optim_wrapper: OptimWrapper,
     data_batch: Any,
     draws: Sequence[Sequence[Subnet]],
@@ -36,13 +35,13 @@ def measure_executions(
 
     Args:
         model: The model in training mode, not wrapped.
-        supernet: What of it the subnets share.
+        supernet: The supernet that it is.
         optim_wrapper: Gives the context of the forward (mixed precision).
         data_batch: A batch as the training dataloader gives it.
         draws: The subnets of one step each; the first step of an execution warms up.
     """
     # gradient checkpointing cannot meet sliced execution
-    executions = ('masked',) if getattr(supernet, 'with_cp', False) else EXECUTIONS
+    executions = ('masked',) if supernet.with_cp else EXECUTIONS
     times = {}
     with left_as_it_was(model):
         # one after the other, as training goes on with one: in turn, each would pay for the
@@ -63,7 +62,7 @@ def measure_executions(
 
 def _seconds(
     model: nn.Module,
-    supernet: Shared,
+    supernet: Supernet,
     optim_wrapper: OptimWrapper,
     batch: Any,
     subnets: Sequence[Subnet],

@@ -13,17 +13,19 @@ from mmengine import dist
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import Runner
 
-from mmpse.models import EXECUTIONS, Distillation, StageWiseClassifier
+from mmpse.models import StageWiseClassifier
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.seeding import SeedHook, seed_iteration
+from mmpse.openmmlab.teaching.distillation import Distillation
 from mmpse.openmmlab.teaching.hook import Teaching
 from mmpse.openmmlab.types import find_type
 from mmpse.registry import HOOKS, TASK_UTILS
 from mmpse.search.around import BudgetSampler
+from mmpse.slim import EXECUTIONS
 from mmpse.space import Subnet
 
 from .batches import copied
-from .building import find_supernet
+from .building import find_supernet, supernet_content
 from .checkpoint import CHECKPOINT_KEY, mark_untracked, supernet_state
 from .cudnn import stop_tuning
 from .execution import measure_executions
@@ -36,9 +38,9 @@ IN_A_ROW = 10  # losses that are not finite, before a training in float16 stops
 
 @HOOKS.register_module()
 class SupernetHook(SeedHook):
-    """Training of a supernet: any model as a whole, or one with a slimmable backbone through that.
+    """Training of any model as a supernet.
 
-    The width units of a whole model are found before the first iteration (:mod:`mmpse.slim`), and
+    The width units of the whole model are found before the first iteration (:mod:`mmpse.slim`), and
     its classes, names and parameters stay. Every subnet is normalised by its own images: BatchNorms
     that the model keeps in evaluation (``norm_eval``, ``frozen_stages``) train too, since the full
     network's statistics are wrong for others, and synchronised ones become plain.
@@ -69,9 +71,9 @@ class SupernetHook(SeedHook):
         serial: Whether the subnets run one after the other. The gradients of a step are their
             mean, by gradient accumulation: set ``optim_wrapper.accumulative_counts`` to ``n`` (or
             a multiple, to accumulate over iterations too).
-        distillation: Arguments of :class:`mmpse.models.Distillation`; ``None`` is none. A fullnet
-            that is its own teacher learns from the labels alone.
-        execution: ``'sliced'``, ``'masked'`` (see :meth:`SlimmableBackbone.activate`), or
+        distillation: Arguments of :class:`mmpse.openmmlab.teaching.distillation.Distillation`;
+            ``None`` is none. A fullnet that is its own teacher learns from the labels alone.
+        execution: ``'sliced'``, ``'masked'`` (see :meth:`mmpse.slim.Supernet.activate`), or
             ``'auto'``: whichever a few steps before the first iteration show to be faster, and to
             fit into memory. They give the same gradients to rounding; name one for runs that must
             repeat bit by bit.
@@ -79,8 +81,8 @@ class SupernetHook(SeedHook):
         teacher: Arguments of :class:`mmpse.DistillationHook`: subnets of any model learn from a
             frozen one too, whose distance from each is recorded in the place of the label loss.
             So only iterations with a teacher are recorded; without one, those of a classifier.
-        ratios, divisor, grids: Widths of a whole model, see :class:`mmpse.space.SearchSpace`.
-        input_shape: ``(C, H, W)`` of the image that a whole model's FLOPs are counted for; by
+        ratios, divisor, grids: Widths of the units, see :class:`mmpse.space.SearchSpace`.
+        input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by
             default that of the config's tests.
 
     Raises:
@@ -205,7 +207,7 @@ class SupernetHook(SeedHook):
                     'more would wait for ever; set train_dataloader.sampler.round_up=True'
                 )
         if batch_size is None or sampler is None or self.serial:
-            return  # batches of a sampler's own making: checked one by one, by the backbone
+            return  # batches of a sampler's own making: checked one by one, by the supernet
         sizes = {batch_size}
         if not drop_last and not infinite:
             sizes.add(len(sampler) % batch_size or batch_size)
@@ -385,7 +387,7 @@ class SupernetHook(SeedHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['meta'][CHECKPOINT_KEY] = dict(
-            space=self.supernet.search_space.backbone,
+            **supernet_content(self.supernet),
             record=self.record.state_dict(),
             execution=self.execution,
         )

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmpse.models import Distillation, SlimmableBackbone
+from mmpse.openmmlab.teaching.distillation import Distillation
 from mmpse.openmmlab.teaching.scores import is_sigmoid
-
-from .building import Shared
+from mmpse.slim import Supernet
 
 
 class SubnetLosses:
@@ -22,7 +21,7 @@ class SubnetLosses:
     Args:
         model: The model. Only classifiers have a loss that can be split, their
             ``head.loss_module``, called with scores and targets ``(B, ...)``.
-        supernet: What of it the subnets share.
+        supernet: The supernet that it is.
         distillation: The teacher, if there is one.
         serial: Whether the subnets of an iteration run one after the other.
         fullnet: Whether the first of them is the fullnet.
@@ -31,13 +30,13 @@ class SubnetLosses:
         of_classifier (bool): Whether there is a loss to listen to.
 
     Raises:
-        ValueError: If there is a distillation but no loss or backbone for it.
+        ValueError: If there is a distillation but no loss for it.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        supernet: Shared,
+        supernet: Supernet,
         distillation: Distillation | None,
         serial: bool,
         fullnet: bool,
@@ -62,12 +61,7 @@ class SubnetLosses:
         if self.of_classifier:
             self._handles.append(loss_module.register_forward_hook(self._on_loss, with_kwargs=True))
         if distillation is not None:
-            if not isinstance(supernet, SlimmableBackbone):
-                raise ValueError(
-                    'distillation is for models with a slimmable backbone; give the teacher of a '
-                    'whole model as teacher=dict(teacher=..., checkpoint=...)'
-                )
-            self._handles.append(supernet.register_forward_pre_hook(self._on_images))
+            self._handles.append(model.register_forward_pre_hook(self._on_images, with_kwargs=True))
         self.begin()
 
     def begin(self) -> None:
@@ -84,11 +78,12 @@ class SubnetLosses:
         for handle in self._handles:
             handle.remove()
 
-    def _on_images(self, module: nn.Module, args: tuple) -> None:
-        """Before a forward of the backbone: the teacher's scores of the same images."""
+    def _on_images(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Before a forward of the model: the teacher's scores of the same images."""
         if self.supernet.active_subnets and self._teacher_score is None:
             if not self._first_is_teacher:
-                self._teacher_score = self.distillation.scores(self.model, args[0])
+                images = args[0] if args else kwargs['inputs']
+                self._teacher_score = self.distillation.scores(self.supernet, images)
 
     def _on_loss(self, module: nn.Module, args: tuple, kwargs: dict, loss: Tensor) -> Tensor | None:
         """After the head's loss: the label loss of every group; the loss with a teacher."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .checkpoint import supernet_state
 
 
 class LossRecord:
@@ -67,6 +70,21 @@ class LossRecord:
             )
         )
         self._mean = self._rows[-1][3] if self._rows else None
+
+
+def recorded_losses(
+    checkpoint: Mapping[str, Any],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """What a supernet's training recorded: iterations, widths ``(n, units)`` and losses ``(n,)``.
+
+    Args:
+        checkpoint: Its content; ``None`` comes of one that has no losses.
+    """
+    state = supernet_state(checkpoint)
+    if state is None or not len(state['record']['loss']):
+        return None
+    iterations, widths, losses = (state['record'][k] for k in ('iteration', 'widths', 'loss'))
+    return iterations.numpy(), widths.numpy().astype(np.int64), losses.numpy()
 
 
 def relative_losses(state: dict[str, Tensor]) -> tuple[np.ndarray, np.ndarray]:

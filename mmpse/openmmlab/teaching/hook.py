@@ -18,7 +18,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmpse.models.warm_start import load_public, read_checkpoint
+from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
 from mmpse.openmmlab.models.calls import (
     Call,
     CallError,
@@ -57,7 +57,8 @@ class DistillationHook(Hook):
     Args:
         teacher: The teacher's config: a file, a name such as ``'mmdet::...'``, or the config of a
             model.
-        checkpoint: Its weights, all of them; see :func:`mmpse.models.load_public`.
+        checkpoint: Its weights, all of them; see
+            :func:`mmpse.openmmlab.checkpoints.loading.load_weights`.
         every: A teacher's forward costs about a third of a training step. It is saved in all but
             every ``every``-th iteration, whose ``loss_distill`` is ``every`` times as large.
         weight: Of the distillation beside the model's own losses.
@@ -257,7 +258,7 @@ def build_teacher(teacher: str | Mapping[str, Any], checkpoint: str) -> BaseMode
         config = ConfigDict(copy.deepcopy(teacher))  # detectors read theirs by attributes
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(config)
-    load_public(model, read_checkpoint(checkpoint), checkpoint)
+    check_whole(model, load_weights(model, checkpoint), f'the teacher, a {type(model).__name__}')
     model.requires_grad_(False).eval()
     for part in parts(model).values():
         # by this flag some heads choose what they put out (FCOS scales its boxes); the layers in

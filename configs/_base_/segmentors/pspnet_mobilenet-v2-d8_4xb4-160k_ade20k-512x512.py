@@ -1,8 +1,0 @@
-# mmseg's PSPNet, 160k iterations on ADE20K, on a MobileNetV2 1.5x (output stride 8).
-_base_ = 'mmseg::mobilenet_v2/mobilenet-v2-d8_pspnet_4xb4-160k_ade20k-512x512.py'
-model = dict(
-    type='mmpse.FitToBackbone',
-    architecture='EncoderDecoder',
-    pretrained=None,
-    backbone=dict(type='mmpse.Slimmable', architecture='mmseg.MobileNetV2', widen_factor=1.5),
-)

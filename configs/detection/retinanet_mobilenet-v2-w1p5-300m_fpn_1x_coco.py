@@ -1,6 +1,0 @@
-# RetinaNet on the MobileNetV2 1.5x searched at 300 M FLOPs.
-_base_ = [
-    '../_base_/detectors/retinanet_mobilenet-v2_fpn_1x_coco.py',
-    '../_base_/backbones/mobilenet-v2-w1p5-300m.py',
-]
-model = dict(backbone={{_base_.retrained}})

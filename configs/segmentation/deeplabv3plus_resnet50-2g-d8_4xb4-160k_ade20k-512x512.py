@@ -1,6 +1,0 @@
-# DeepLabV3+ on the ResNet-50 searched at 2 G FLOPs.
-_base_ = [
-    '../_base_/segmentors/deeplabv3plus_resnet50-d8_4xb4-160k_ade20k-512x512.py',
-    '../_base_/backbones/resnet50-2g.py',
-]
-model = dict(backbone={{_base_.retrained}})

@@ -1,0 +1,181 @@
+"""Latency of a whole model's subnets: measured on this device, fitted, and kept in a file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.device import get_device
+from torch import Tensor, nn
+
+from mmpse.deploy.runtimes import prepared
+from mmpse.differences import differences
+from mmpse.resources.latency import fit_latency
+from mmpse.resources.timing import Latencies, device_name, measure_latencies
+from mmpse.slim.cutting import cut_
+from mmpse.slim.layout import Layout
+from mmpse.space import Cost, SearchSpace
+
+from .losses import Track
+from .outputs import deployed_outputs
+
+SCHEMA = 'mmpse.latency/2'
+ROUNDS = 15
+
+
+class LatencyError(ValueError):
+    """A file of latencies that is damaged, or of something else."""
+
+
+def measure_subnets(
+    model: nn.Module,
+    layout: Layout,
+    subnets: Sequence[Mapping[str, int]],
+    input_shape: Sequence[int],
+    runtime: str = 'torch',
+    track: Track = iter,
+) -> Latencies:
+    """Seconds that one image takes in each of several static subnets, in interleaved rounds.
+
+    Args:
+        model: The full-width model.
+        layout: Its units.
+        subnets: The subnets.
+        input_shape: ``(C, H, W)`` of the image.
+        runtime: See :func:`mmpse.deploy.runtimes.prepared`.
+        track: Wraps the iterator over rounds, for a progress bar.
+
+    Returns:
+        Number of a subnet -> its seconds in every round.
+    """
+    image = torch.zeros(1, *input_shape, device=next(model.parameters()).device)
+    calls = {}
+    for number, widths in enumerate(subnets):
+        static = cut_(copy.deepcopy(model), layout, widths).eval()
+        calls[number] = call_of(static, image, runtime)
+    return measure_latencies(calls, ROUNDS, track=track)
+
+
+def call_of(model: nn.Module, images: Tensor, runtime: str = 'torch') -> Callable[[], Any]:
+    """A call that runs a static model up to its raw outputs, and returns when they are there."""
+    if runtime != 'torch':
+        return prepared(model, images, runtime)
+
+    @torch.no_grad()
+    def call() -> None:
+        deployed_outputs(model, images)
+        if images.device.type == 'cuda':
+            torch.cuda.synchronize(images.device)
+
+    return call
+
+
+def measure_latency(
+    model: nn.Module,
+    layout: Layout,
+    space: SearchSpace,
+    input_shape: Sequence[int],
+    runtime: str = 'torch',
+    track: Track = iter,
+) -> dict[str, Any]:
+    """Measure some subnets, and fit what all others take; see :mod:`mmpse.resources.latency`.
+
+    Args:
+        space: The search space of the layout.
+        (the others): See :func:`measure_subnets`.
+
+    Returns:
+        For JSON: ``cost``, see :func:`latency_cost`; ``error``, its mean relative error on subnets
+        that were not fitted; ``measured``, widths and microseconds; ``busy``, see
+        :func:`mmpse.resources.busy.busy`; and what they hold for.
+    """
+    times = Latencies()
+
+    def seconds(subnets: Sequence[Mapping[str, int]]) -> list[float]:
+        nonlocal times
+        times = measure_subnets(model, layout, subnets, input_shape, runtime, track)
+        return [statistics.median(times[number]) for number in range(len(subnets))]
+
+    image = torch.zeros(1, *input_shape, device=next(model.parameters()).device)
+    found = fit_latency(model, layout, space, image, seconds, partial(deployed_outputs, model))
+    return dict(
+        schema=SCHEMA,
+        of=_of(space, input_shape),
+        on=_on(runtime),
+        error=found.error,
+        busy=round(times.busy, 2),
+        measured=found.measured,
+        cost=dict(
+            constant=float(found.cost.constant),
+            linear=found.cost.linear.tolist(),
+            quadratic=found.cost.quadratic.tolist(),
+        ),
+    )
+
+
+def latency_cost(space: SearchSpace, content: Mapping[str, Any]) -> Cost:
+    """Microseconds of any subnet, from what :func:`measure_latency` gave."""
+    cost = Cost(space.names)
+    cost.constant = content['cost']['constant']
+    cost.linear += content['cost']['linear']
+    cost.quadratic += content['cost']['quadratic']
+    return cost
+
+
+def read_latency(
+    path: str | os.PathLike,
+    space: SearchSpace,
+    input_shape: Sequence[int],
+    runtime: str | None = None,
+) -> dict[str, Any]:
+    """Read a file of what :func:`measure_latency` gave.
+
+    Args:
+        path: The file.
+        space, input_shape: What it should be of.
+        runtime: In which it should have been measured, on this device with as many threads;
+            ``None``: it may be of any device.
+
+    Raises:
+        LatencyError: If it cannot be read or is of something else; the message names what.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding='utf-8'))
+        if content['schema'] != SCHEMA:
+            raise ValueError(f'its schema is {content["schema"]!r}, expected {SCHEMA!r}')
+        there = content['of'], content['on']
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LatencyError(
+            f'the latencies {path} cannot be read ({error!r}); measure them with '
+            '`mmpse latency CONFIG -o FILE`'
+        ) from error
+    here = _of(space, input_shape), there[1] if runtime is None else _on(runtime)
+    for found, wanted in zip(there, here):
+        if found != wanted:
+            raise LatencyError(
+                f'the latencies {path} are of something else ({differences(found, wanted)}); '
+                'measure them with `mmpse latency CONFIG -o FILE`, and give that file as '
+                'train_cfg.latency'
+            )
+    return content
+
+
+def _of(space: SearchSpace, input_shape: Sequence[int]) -> dict[str, Any]:
+    units = {unit.name: unit.max_width for unit in space.units}
+    return dict(units=units, input_shape=list(input_shape))
+
+
+def _on(runtime: str) -> dict[str, Any]:
+    return dict(
+        device=device_name(get_device()),
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        runtime=runtime,
+    )

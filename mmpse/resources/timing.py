@@ -1,0 +1,87 @@
+"""How long calls take on this device, beside each other."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .busy import busy, clocks
+
+FEW, ENOUGH = 5, 60.0  # rounds that suffice after so many seconds
+
+
+class Latencies(dict[Any, list[float]]):
+    """Seconds of every round, by the name of what was called.
+
+    Attributes:
+        busy (float): How many times as long they took as on an idle machine; see
+            :func:`mmpse.resources.busy.busy`.
+    """
+
+    busy: float = 1.0
+
+
+def measure_latencies(
+    calls: Mapping[Any, Callable[[], Any]],
+    rounds: int = 50,
+    warmup: int = 5,
+    track: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> Latencies:
+    """Seconds that each of several calls takes, in every round.
+
+    The calls run interleaved, round by round, so that a slow moment of the machine meets them all;
+    each runs twice in a row and the second time counts, since in use a model meets its own weights
+    in the caches, not those of others.
+
+    Args:
+        calls: Name -> call that returns when its result is there.
+        rounds: Measured rounds, at most: after a minute a few are enough.
+        warmup: Rounds before them.
+        track: Wraps the iterator over rounds, for a progress bar.
+    """
+    keep_freed_memory()
+    times = Latencies({name: [] for name in calls})
+    begin = start = clocks()
+    for k in track(range(warmup + rounds)):
+        if k == warmup:
+            start = clocks()
+        if k >= warmup + FEW and clocks().wall - begin.wall > ENOUGH:
+            break
+        for name, call in calls.items():
+            call()
+            called = time.perf_counter()
+            call()
+            if k >= warmup:
+                times[name].append(time.perf_counter() - called)
+    times.busy = busy(start, clocks(), torch.get_num_threads())
+    return times
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that it frees, as the allocators of servers do.
+
+    By default glibc gives large blocks back and gets them anew, a page fault for every 4 KiB, or
+    not, depending on what was allocated before: MobileNetV2 1.5x took 20 or 27 ms for it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt is not None:  # glibc
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+def device_name(device: str | torch.device) -> str:
+    """The device as its maker calls it."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    try:
+        found = re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())
+    except OSError:
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
