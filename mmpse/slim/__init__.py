@@ -3,8 +3,8 @@
 from .cutting import CutError, as_subnet, cut_
 from .guard import GuardError, check, check_cut
 from .layout import Layout, Unit
-from .passes import EXECUTIONS, Supernet
 from .sorting import IMPORTANCES, sort_
+from .supernet import EXECUTIONS, Supernet
 from .units import find_units
 
 __all__ = [

@@ -61,6 +61,17 @@ def kept(side: Side, widths: Mapping[str, int]) -> Keep:
     return at if len(positions) == at else positions
 
 
+def mask_of(side: Side, widths: Mapping[str, int]) -> Tensor:
+    """Which positions of a side subnets of these widths use, bool ``(positions,)``."""
+    runs = [
+        (torch.arange(s.channels, device='cpu') < widths.get(s.unit, s.channels)).repeat_interleave(
+            s.repeat
+        )
+        for s in side
+    ]
+    return torch.cat(runs)
+
+
 def count(keep: Keep) -> int:
     """How many entries are kept."""
     return keep if isinstance(keep, int) else len(keep)

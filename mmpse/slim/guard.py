@@ -15,9 +15,8 @@ from mmpse.space import SearchSpace
 
 from .cutting import as_subnet, cut_, kept, take
 from .layout import Layout
-from .passes import EXECUTIONS, Supernet
-from .units import channel_dim
-from .watch import evaluating, layers_of, tensors_in
+from .supernet import EXECUTIONS, Supernet
+from .watch import channel_dim, evaluating, layers_of, tensors_in
 
 TOLERANCE = 1e-3  # of how far a tensor's values lie apart
 ROUNDING = 1e-5  # of the largest value

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from .cutting import LayerCut, cut_of, kept, swapped, take
+from .cutting import LayerCut, cut_of, kept, mask_of, swapped, take
 from .layout import LayerWidths
-from .units import channel_dim, mask_of
-from .watch import evaluating, is_mixing
+from .watch import channel_dim, evaluating, is_mixing
 
 Row = tuple[str, nn.Module, LayerWidths]
 STOCK = (nn.Linear.forward, nn.Conv2d.forward, nn.ConvTranspose2d.forward)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -17,6 +17,10 @@ from torch.overrides import TorchFunctionMode
 # what is told to an observer: name and layer (of a function: '', it and its arguments), input,
 # output
 See = Callable[[str, Any, Tensor, Tensor], None]
+Place = tuple[str, Any]  # ('layer', name), ('resize', k), ('into' or 'out of', (module, k))
+Note = Callable[
+    [Place, Tensor, int], None
+]  # is told a place, a tensor there, and its channels' dim
 
 
 def is_conv(layer: nn.Module) -> bool:
@@ -81,6 +85,15 @@ def carriers_of(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def channel_dim(x: Tensor, layer: nn.Module | None = None) -> int:
+    """Which dimension of a tensor holds channels: 1 of images and vectors, the last of tokens.
+
+    A layer that reads the tensor knows better: 1, the last for a linear one.
+    """
+    tokens = x.dim() == 3 if layer is None else isinstance(layer, nn.Linear)
+    return x.dim() - 1 if tokens else 1
+
+
 class Loose(NamedTuple):
     """A parameter or buffer that belongs to no layer, and may meet a unit's channels."""
 
@@ -111,6 +124,63 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in before:
             module.training = training
+
+
+class Forward:
+    """A model that is watched, and how it is run.
+
+    Args:
+        model: The model.
+        images: An example of its input ``(1, C, H, W)``.
+        run: Runs the model on images.
+        parts: Names of modules whose inputs and outputs are watched, too.
+    """
+
+    def __init__(
+        self, model: nn.Module, images: Tensor, run: Callable[[Tensor], Any], parts: Iterable[str]
+    ) -> None:
+        self.model = model
+        self.images = images
+        self.parts = tuple(parts)
+        self.layers = layers_of(model)
+        self.carriers = carriers_of(model)
+        self._run = run
+
+    def __call__(self, see: See, note: Note, images: int = 1) -> Any:
+        """Run it on so many images, with layers that compute nothing, and return its outputs.
+
+        Args:
+            see: See :func:`stubbed`.
+            note: Is told what goes into and out of parts and carriers.
+            images: Size of the batch.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(stubbed(self.model, see, self.layers))
+            for name in {*self.parts, *self.carriers}:
+                stack.enter_context(_boundaries(name, self.model.get_submodule(name), note))
+            return self._run(self.images.repeat(images, 1, 1, 1))  # some write into them
+
+
+@contextmanager
+def _boundaries(name: str, module: nn.Module, note: Note) -> Iterator[None]:
+    stock = module.forward  # hooks would miss those who call it
+
+    def forward(*args, **kwargs) -> Any:
+        noted('into', (args, kwargs))
+        output = stock(*args, **kwargs)
+        noted('out of', output)
+        return output
+
+    def noted(way: str, value: Any) -> None:
+        for k, x in enumerate(tensors_in(value)):
+            if x.dim() > 1:
+                note((way, (name, k)), x, channel_dim(x))
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
 
 
 @contextmanager
@@ -216,11 +286,6 @@ def _measure_size(layer: nn.Module, x: Tensor) -> torch.Size:
             layer._parameters, layer._buffers = tensors
     kernel = torch.empty(1, 1, *layer.weight.shape[2:], device='meta', dtype=x.dtype)
     return F.conv2d(x[:, :1], kernel, None, layer.stride, layer.padding, layer.dilation).shape[2:]
-
-
-def has_nan(value: Any) -> bool:
-    """Whether there is a NaN in any tensor of a nested value."""
-    return any(t.is_floating_point() and bool(t.isnan().any()) for t in tensors_in(value))
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

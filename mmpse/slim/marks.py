@@ -1,0 +1,314 @@
+"""Where channels go: forwards whose layers put out marks (NaN) instead of what they compute.
+
+First every image marks all channels of one layer, which tells the layers that meet nowhere. These
+are marked together then, and every image marks other channels of theirs: those with a one in some
+place of their code. All codes have as many ones, so that channels that are mixed have none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations, islice
+from math import comb
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from .watch import (
+    Forward,
+    Place,
+    channel_dim,
+    is_grouped,
+    is_mixing,
+    is_resize,
+    loose_tensors,
+    tensors_in,
+)
+
+MIXED = -2  # in a map of channels: a position that depends on several
+NOBODY = -1  # ... and one that depends on none
+# images of a forward, and places of a code: primes, so that no other dimension is a multiple by
+# chance
+IMAGES = 13
+PLACES = (5, 7, 11, 13, 17, 19, 23)
+
+
+class IndistinctError(Exception):
+    """Images of a batch cannot be told apart in some tensor."""
+
+
+class Marks:
+    """Which channels of which layers arrive where.
+
+    Args:
+        forward: Runs the model.
+        track: Wraps an iterable of forwards, for a progress bar.
+
+    Attributes:
+        order: The layers in the order in which they first run.
+        positions: Place -> positions of the tensors that go through it.
+        maps: Place -> layer -> its channel that each position depends on ``(positions,)``;
+            ``NOBODY`` of it, or ``MIXED``.
+        fixed: Layer whose channels do not go to layers alone, one by one -> why.
+    """
+
+    def __init__(self, forward: Forward, track: Callable[[Iterable], Iterable] = iter) -> None:
+        self.forward = forward
+        self.layers = forward.layers
+        self.order: list[str] = []
+        self.positions: dict[Place, int] = {}
+        self.maps: dict[Place, dict[str, Tensor]] = {}
+        self.fixed: dict[str, str] = {}
+        self._run({}, 1, self._note_size)
+        for name in self.writers:
+            if len(outputs_of(self.layers[name])) == 1:
+                self.fixed[name] = 'it has one channel'
+        names = [name for name in self.writers if name not in self.fixed]
+        try:
+            self._reach(names, IMAGES, track)
+        except IndistinctError:
+            self._reach(names, 1, track)
+        for group in track(self._apart(names)):
+            self._decode(group)
+        for tensor in loose_tensors(forward.model):
+            self._mark_loose(*tensor)
+
+    @property
+    def writers(self) -> list[str]:
+        """Layers that write channels of their own, in the order of the forward."""
+        return [name for name in self.order if is_mixing(self.layers[name])]
+
+    def _run(
+        self,
+        marks: Mapping[str, Tensor],
+        images: int,
+        note: Callable[[Place, Tensor, int], None],
+    ) -> Any:
+        """One forward; returns the model's outputs.
+
+        Args:
+            marks: Layer -> channels that each image marks, bool ``(images, channels)``.
+            images: Images of the batch.
+            note: Is told every place, the tensor there and its dimension of channels.
+        """
+        resizes = 0
+
+        def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
+            nonlocal resizes
+            if name:
+                note(('layer', name), x, channel_dim(x, layer))
+                if name in marks:
+                    mark_(y, marks[name], -1 if isinstance(layer, nn.Linear) else 1)
+            elif is_resize(layer[0]):
+                note(('resize', resizes), x, 1)
+                resizes += 1
+
+        return self.forward(see, note, images)
+
+    def _note_size(self, place: Place, x: Tensor, dim: int) -> None:
+        self.positions.setdefault(place, x.shape[dim])
+        if place[0] != 'layer':
+            return
+        name, layer = place[1], self.layers[place[1]]
+        if name not in self.order:
+            self.order.append(name)
+        # a stub takes any input; the layer does not
+        expected = getattr(layer, 'in_features', getattr(layer, 'in_channels', None))
+        if expected not in (None, x.shape[dim]):
+            raise ValueError(
+                f'{name} reads {expected} channels, and gets {x.shape[dim]} from images of '
+                f'{tuple(self.forward.images.shape[2:])} pixels; give images of the size that the '
+                'model is made for'
+            )
+
+    # Which layers arrive at all
+
+    def _reach(
+        self, names: Sequence[str], images: int, track: Callable[[Iterable], Iterable]
+    ) -> None:
+        """Note at which positions of a place each layer arrives, and which reach an output.
+
+        Args:
+            names: The layers.
+            images: How many of them are marked in a forward.
+
+        Raises:
+            IndistinctError: If images cannot be told apart in a tensor that a mark reaches.
+        """
+        self.reach: dict[Place, dict[str, Tensor]] = {}
+        for first in track(range(0, len(names), images)):
+            some = names[first : first + images]
+            one_each = torch.eye(images, dtype=torch.bool, device=self.forward.images.device)
+            marks = {
+                name: one_each[:, k, None].expand(-1, len(outputs_of(self.layers[name])))
+                for k, name in enumerate(some)
+            }
+
+            def note(place: Place, x: Tensor, dim: int, some: Sequence[str] = some) -> None:
+                if place[0] == 'layer' and place[1] in some and len(x) % images:
+                    raise IndistinctError
+                nan = nan_of(x, dim)
+                if nan is None:
+                    return
+                nan = by_image(nan, images)
+                if nan.shape[1] != self.positions[place]:
+                    nan = nan.any(1, keepdim=True).expand(-1, self.positions[place])
+                old = self.reach.setdefault(place, {})
+                for k in nan.any(1).nonzero()[:, 0].tolist():
+                    old[some[k]] = old[some[k]] | nan[k] if some[k] in old else nan[k]
+
+            for y in tensors_in(self._run(marks, images, note)):
+                nan = y.isnan()
+                if nan.any():
+                    nan = by_image(nan.view(len(y), -1) if y.dim() else nan.view(1, 1), images)
+                    for k in nan.any(1).nonzero()[:, 0].tolist():
+                        self.fixed.setdefault(some[k], 'it is an output of the model')
+
+    def _apart(self, names: Sequence[str]) -> list[list[str]]:
+        """Layers in groups of which no two arrive at one position."""
+        number = {name: k for k, name in enumerate(names)}
+        meet = torch.zeros(len(names), len(names), dtype=torch.bool, device='cpu')
+        for found in self.reach.values():
+            rows = torch.tensor([number[name] for name in found], device='cpu')
+            nan = torch.stack(list(found.values())).float().cpu()
+            meet[rows[:, None], rows] |= nan @ nan.T > 0
+        groups: list[list[int]] = []
+        for k in range(len(names)):
+            group = next((g for g in groups if not meet[k, g].any()), None)
+            if group is None:
+                groups.append([k])
+            else:
+                group.append(k)
+        return [[names[k] for k in group] for group in groups]
+
+    # Which of their channels
+
+    def _decode(self, group: Sequence[str]) -> None:
+        """Follow the channels of layers that meet nowhere."""
+        device = self.forward.images.device
+        codes = codes_for(max(len(outputs_of(self.layers[name])) for name in group)).to(device)
+        channels = torch.full((2 ** len(codes),), MIXED, device=device)
+        weights = 1 << torch.arange(len(codes), device=device)[:, None]
+        channels[(codes * weights).sum(0)] = torch.arange(codes.shape[1], device=device)
+        channels[0] = NOBODY
+        seen: dict[tuple[Place, str], Tensor] = {}
+
+        def note(place: Place, x: Tensor, dim: int) -> None:
+            nan = nan_of(x, dim)
+            if nan is None:
+                return
+            if nan.shape[1] != self.positions[place]:
+                found = nan.new_full((self.positions[place],), MIXED, dtype=torch.long)
+            elif len(nan) % len(codes):
+                found = torch.where(nan.any(0), MIXED, NOBODY)
+            else:
+                found = channels[(by_image(nan, len(codes)) * weights).sum(0)]
+            reach = self.reach.get(place, {})
+            own = {name: reach[name] for name in group if name in reach}
+            if ((found != NOBODY) & ~sum(own.values(), torch.zeros_like(found, dtype=bool))).any():
+                found = torch.full_like(found, MIXED)  # it came by another image's way
+                own = {name: torch.ones_like(nan[0]) for name in group}
+            for name, at in own.items():
+                new, old = torch.where(at, found, NOBODY), seen.get((place, name))
+                if old is not None:
+                    clash = (old != new) & (old != NOBODY) & (new != NOBODY)
+                    new = torch.where(new == NOBODY, old, new).masked_fill(clash, MIXED)
+                seen[place, name] = new
+
+        self._run({n: codes[:, : len(outputs_of(self.layers[n]))] for n in group}, len(codes), note)
+        for (place, name), found in seen.items():
+            if (found == MIXED).any():
+                self.fixed.setdefault(name, f'its channels are mixed before {text_of(place)}')
+            if (found >= 0).any():
+                self.maps.setdefault(place, {})[name] = found.clamp(min=NOBODY).cpu()
+
+    def _mark_loose(self, name: str, tensor: Tensor) -> None:
+        """Fix the layers whose channels a loose tensor meets one by one."""
+        keep = tensor.data
+        for dim, size in enumerate(tensor.shape):
+            if size == 1:
+                continue
+            halves = []
+            for first, last in ((0, size // 2), (size // 2, size)):
+                marked: dict[Place, Tensor] = {}
+
+                def note(place: Place, x: Tensor, dim: int, marked: dict = marked) -> None:
+                    if place[0] == 'layer' and place in self.maps:
+                        nan = nan_of(x, dim)
+                        if nan is not None and nan.shape[1] == self.positions[place]:
+                            marked[place] = marked.get(place, False) | nan.any(0)
+
+                tensor.data = keep.clone()
+                tensor.data.narrow(dim, first, last - first).fill_(torch.nan)
+                try:
+                    self._run({}, 1, note)
+                finally:
+                    tensor.data = keep
+                halves.append(marked)
+            for place in halves[0].keys() | halves[1].keys():
+                none = torch.zeros(self.positions[place], dtype=torch.bool, device=keep.device)
+                own = (halves[0].get(place, none) != halves[1].get(place, none)).cpu()
+                for writer, channel in self.maps[place].items():
+                    if (own & (channel != NOBODY)).any():
+                        self.fixed.setdefault(writer, f'{name} is a tensor of its width')
+
+
+def outputs_of(layer: nn.Module) -> range:
+    """The numbers of a layer's output channels: of the rows of its weight, if it has one of these.
+
+    Some put out less, such as the best of several centres of each class.
+    """
+    if is_mixing(layer) or is_grouped(layer):
+        return range(layer.weight.shape[1 if isinstance(layer, _ConvTransposeNd) else 0])
+    return range(max(t.numel() for t in layer.state_dict().values()))
+
+
+def text_of(place: Place) -> str:
+    """A place, for messages."""
+    return place[1] if place[0] == 'layer' else 'a pooling or resizing'
+
+
+def codes_for(channels: int) -> Tensor:
+    """A code for each channel, half ones, bool ``(places, channels)``."""
+    places = next(n for n in PLACES if comb(n, n // 2) >= channels)
+    ones = list(islice(combinations(range(places), places // 2), channels))
+    codes = torch.zeros(channels, places, dtype=torch.bool, device='cpu')
+    return codes.scatter_(1, torch.tensor(ones, device='cpu'), True).T
+
+
+def mark_(y: Tensor, marks: Tensor, dim: int) -> None:
+    """Write marks ``(images, channels)`` into ``y``, whose first dimension holds the images'
+    regions, windows or tokens, one image after the other; mark everything if it does not, and all
+    channels of an image if they are others."""
+    if len(y) % len(marks):
+        y.fill_(torch.nan)
+        return
+    if y.shape[dim] != marks.shape[1]:
+        marks = marks.any(1, keepdim=True)
+    marks = marks.repeat_interleave(len(y) // len(marks), 0)
+    y.masked_fill_(marks[(...,) + (None,) * (y.dim() - 2)].movedim(1, dim), torch.nan)
+
+
+def nan_of(x: Tensor, dim: int) -> Tensor | None:
+    """Where marks are, bool ``(first dimension, positions)``; ``None`` if there are none.
+
+    Args:
+        x: The input of a layer.
+        dim: Its dimension of channels.
+    """
+    sums = x.movedim(dim, 1)
+    nan = (sums.flatten(2).sum(2) if sums.dim() > 2 else sums).isnan()
+    return nan if nan.any() else None
+
+
+def by_image(nan: Tensor, images: int) -> Tensor:
+    """Rows of one image joined, bool ``(images, positions)``.
+
+    Raises:
+        IndistinctError: If the rows are not those of so many images.
+    """
+    if len(nan) % images:
+        raise IndistinctError
+    return nan.unflatten(0, (images, -1)).any(1)

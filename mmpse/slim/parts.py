@@ -1,0 +1,87 @@
+"""Parts of a model (backbone, neck, heads) that take and give whole images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .cutting import layers_in
+from .layout import Layout
+from .plain import not_plain
+
+
+class Part:
+    """A part of a model, and what a pass of subnets has to know of it.
+
+    Attributes:
+        name, module: The part.
+        inputs, outputs, leaky_outputs: See :class:`mmpse.slim.layout.Part`.
+        layers: Name, layer and sides of the layers in it that units run through.
+        norms: The BatchNorms in it, with their sides or ``None``.
+        leaky: Layers whose inputs a masked pass has to mask, with their sides.
+        not_plain: Rows of ``layers`` that a masked pass has to run subnet by subnet.
+        ran: Whether it has run since subnets became active.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, name: str) -> None:
+        self.name = name
+        self.module = model.get_submodule(name)
+        self.inputs, self.outputs, self.leaky_outputs = layout.parts[name]
+        own = {id(m) for m in self.module.modules()}
+        self.layers = [row for row in layers_in(model, layout) if id(row[1]) in own]
+        sides = {id(layer): s for _, layer, s in self.layers}
+        self.norms = [
+            (m, sides.get(id(m))) for m in self.module.modules() if isinstance(m, _BatchNorm)
+        ]
+        self.leaky = [(layer, s) for name, layer, s in self.layers if name in layout.leaky]
+        self.not_plain = not_plain(self.layers)
+        self.ran = False
+
+
+@contextmanager
+def exchanged(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Another forward for the time of a ``with`` block; hooks would miss those who call it."""
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def batch_of(args: Sequence, kwargs: Mapping[str, Any], groups: int) -> int:
+    """Images of the batch in a part's arguments.
+
+    Raises:
+        ValueError: If so many groups cannot share it.
+    """
+    sizes: list[int] = []
+    map_tensors(lambda _, x: sizes.append(len(x)) if x.dim() > 1 else None, (args, kwargs))
+    if not sizes or sizes[0] % groups:
+        raise ValueError(
+            f'a batch of {sizes[0] if sizes else 0} images cannot be shared by {groups} subnets; '
+            'choose a batch size that the number of subnets divides'
+        )
+    return sizes[0]
+
+
+def map_tensors(function: Callable[[int, Tensor], Any], value: Any) -> Any:
+    """A nested value with every tensor exchanged for ``function(its number, it)``."""
+    number = -1
+
+    def walk(value: Any) -> Any:
+        nonlocal number
+        if isinstance(value, Tensor):
+            number += 1
+            return function(number, value)
+        if isinstance(value, dict):
+            return {key: walk(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            items = [walk(item) for item in value]
+            return type(value)(*items) if hasattr(value, '_fields') else type(value)(items)
+        return value
+
+    return walk(value)

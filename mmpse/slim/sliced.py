@@ -1,0 +1,110 @@
+"""A part run group by group, each through the slices of weights that its subnet keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmpse.space import Subnet
+
+from .cutting import LayerCut, kept, swapped, take, untracked
+from .functions import Slices, interleave, is_channels_last
+from .layout import Side
+from .parts import Part, batch_of, exchanged, map_tensors
+from .watch import channel_dim
+
+
+@contextmanager
+def sliced(
+    part: Part, subnets: Sequence[Subnet], cuts: Sequence[Mapping[str, LayerCut]]
+) -> Iterator[None]:
+    """Run a part so for the time of a ``with`` block.
+
+    Args:
+        part: The part.
+        subnets: The subnet of each group.
+        cuts: What each keeps of every layer.
+    """
+    with exchanged(part.module, partial(_run, part, subnets, cuts, part.module.forward)):
+        yield
+
+
+def _run(
+    part: Part,
+    subnets: Sequence[Subnet],
+    cuts: Sequence[Mapping[str, LayerCut]],
+    forward: Callable,
+    *args,
+    **kwargs,
+) -> Any:
+    part.ran = True
+    batch = batch_of(args, kwargs, len(subnets))
+    weights = {
+        name: Slices.apply(layer.weight, [c[name].tensors.get('weight', {}) for c in cuts])
+        for name, layer, _ in part.layers
+        if getattr(layer, 'weight', None) is not None and layer.weight.dim() > 1
+    }
+    outputs = []
+    for g, subnet in enumerate(subnets):
+
+        def of_group(k: int, x: Tensor, g: int = g, subnet: Subnet = subnet) -> Tensor:
+            if not x.dim() or len(x) != batch:
+                return x
+            own = take_side(x[g :: len(subnets)], part.inputs.get(k), subnet)
+            if len(subnets) == 1:
+                return own
+            last = x.dim() == 4 and is_channels_last(x)
+            layout = torch.channels_last if last else torch.contiguous_format
+            return own.clone(memory_format=layout)  # some layers write into their inputs
+
+        own_args, own_kwargs = map_tensors(of_group, (args, kwargs))
+        own = {name: w[g] for name, w in weights.items()}
+        with ExitStack() as stack:
+            stack.enter_context(swapped(part.layers, cuts[g], own))
+            stack.enter_context(untracked(norm for norm, _ in part.norms))
+            outputs.append(forward(*own_args, **own_kwargs))
+    return _merged(part, subnets, outputs, batch // len(subnets))
+
+
+def _merged(part: Part, subnets: Sequence[Subnet], outputs: Sequence[Any], share: int) -> Any:
+    """The groups' outputs at full width, in the batch's order."""
+    leaves = [[] for _ in outputs]
+    for g, output in enumerate(outputs):
+        map_tensors(lambda k, y, g=g: leaves[g].append(y), output)
+
+    def merge(k: int, y: Tensor) -> Tensor:
+        if not y.dim() or len(y) != share:
+            return y
+        side = part.outputs.get(k)
+        return interleave(
+            [widen(of_group[k], side, s) for of_group, s in zip(leaves, subnets, strict=True)]
+        )
+
+    return map_tensors(merge, outputs[0])
+
+
+def take_side(x: Tensor, side: Side | None, widths: Mapping[str, int]) -> Tensor:
+    """The channels of ``x`` that a subnet has."""
+    if side is None or not any(s.unit for s in side):
+        return x
+    return take(x, {channel_dim(x): kept(side, widths)})
+
+
+def widen(y: Tensor, side: Side | None, widths: Mapping[str, int]) -> Tensor:
+    """A subnet's output at full width, zero in the channels that it lacks."""
+    if side is None or not any(s.unit for s in side):
+        return y
+    dim, full = channel_dim(y), sum(s.positions for s in side)
+    keep = kept(side, widths)
+    if isinstance(keep, int):
+        missing = full - keep
+        return F.pad(y, [0, 0] * (y.dim() - 1 - dim) + [0, missing]) if missing else y
+    shape = list(y.shape)
+    shape[dim] = full
+    return y.new_zeros(shape).index_copy(dim, keep.to(y.device), y)
