@@ -37,6 +37,7 @@ class Supernet:
     Attributes:
         held: Units that must stay at full width, since a layer of theirs runs outside the parts (on
             the regions of a two-stage detector).
+        executions: Those that the model can be run in.
 
     Raises:
         ValueError: If the layout has no parts, or the model normalises across processes.
@@ -60,6 +61,9 @@ class Supernet:
                     f'{name} normalises across processes, but every process has its own subnets; '
                     'use BatchNorm (mmengine.model.revert_sync_batchnorm)'
                 )
+        # a forward that is recomputed in the backward meets another subnet when sliced
+        checkpointing = any(getattr(m, 'with_cp', False) for m in model.modules())
+        self.executions = ('masked',) if checkpointing else EXECUTIONS
         self._active: tuple[Subnet, ...] = ()
         self._execution = ''
         self._passes = ExitStack()
@@ -74,11 +78,6 @@ class Supernet:
     def norms(self) -> list[_BatchNorm]:
         """BatchNorms that every subnet passes by itself."""
         return [norm for part in self.parts.values() for norm, _ in part.norms]
-
-    @property
-    def with_cp(self) -> bool:
-        """Whether a module recomputes its forward in the backward."""
-        return any(getattr(m, 'with_cp', False) for m in self.model.modules())
 
     @property
     def active_subnets(self) -> tuple[Subnet, ...]:

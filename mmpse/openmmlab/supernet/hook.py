@@ -149,7 +149,9 @@ class SupernetHook(SeedHook):
     def before_train(self, runner: Runner) -> None:
         self._invalid = 0  # iterations in a row with a loss that is not finite
         self.model = getattr(runner.model, 'module', runner.model)
-        self.supernet, costs = find_supernet(self.model, runner.cfg, self.grid, self.input_shape)
+        self.supernet, costs = find_supernet(
+            self.model, runner.cfg, self.grid, self.input_shape, self.execution
+        )
         space = self.supernet.search_space
         self._check_batches(runner)
         self._check_validation(runner)
@@ -319,7 +321,7 @@ class SupernetHook(SeedHook):
 
     def _choose_execution(self, runner: Runner, data_batch: Any) -> None:
         """Time a few steps; all processes take what is faster in the slowest of them."""
-        if runner.cfg.get('compile'):
+        if runner.cfg.get('compile') and 'masked' in self.supernet.executions:
             self.execution = 'masked'  # its shapes do not change with the subnets
             runner.logger.info("SupernetHook: execution='masked', since the model is compiled.")
             return
