@@ -16,6 +16,7 @@ MODELS = _child(
     'mmpse.models',
     'mmpse.openmmlab.models.backbones',
     'mmpse.openmmlab.models.pruned',
+    'mmpse.openmmlab.stagewise.classifier',
 )
 HOOKS = _child(
     root.HOOKS,

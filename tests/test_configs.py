@@ -1,8 +1,7 @@
-"""Every shipped config builds, and is found from another project."""
+"""Every shipped config builds, fits the one before it, and is found from another project."""
 
 import copy
 import functools
-import re
 from pathlib import Path
 
 import modelindex
@@ -10,35 +9,19 @@ import pytest
 import torch
 from conftest import ROOT
 from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 
 import mmpse
-from mmpse.models import SlimmableBackbone, measure
-from mmpse.models.meta import WeightsOnMeta
+from mmpse.openmmlab.models.outputs import raw_outputs
+from mmpse.openmmlab.models.pruned import look
+from mmpse.openmmlab.types import is_type
 from mmpse.registry import HOOKS, LOOPS, MODELS
-from mmpse.space import SearchSpace
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
-
-
-TASKS = ('detection', 'segmentation')
-
-
-def is_task_step(path: Path, *steps: str) -> bool:
-    """Whether a config prunes a detector or segmentor itself, by one of these steps."""
-    step = path.stem.split('_')[0]
-    return path.parent.name in TASKS and step in (steps or ('supernet', 'search', 'finetune'))
-
-
-# what `mmpse prune` starts from
-STOCK = (
-    'classifier_digits',
-    'detector_digits',
-    'retinanet_resnet18-w0p5_fpn96_bccd',
-    'segmentor_digits',
-)
-SIMILAR = '_.*-(full|uniform|1g)|ade20k|voc'
+PRUNED = [path for path in CONFIGS if "'mmpse.Pruned'" in path.read_text()]
+SEARCHES = [path for path in CONFIGS if 'SearchLoop' in str(Config.fromfile(path).train_cfg)]
 
 
 @functools.cache
@@ -46,38 +29,32 @@ def read(path: Path) -> Config:
     return Config.fromfile(path)
 
 
-def space_of(backbone: dict) -> SearchSpace:
-    with WeightsOnMeta():
-        return MODELS.build(dict(backbone, subnet=None, norm_cfg=dict(type='BN'))).search_space
+def build(cfg: Config) -> torch.nn.Module:
+    """The model as the runner builds it, with random weights."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        return revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model))).eval()
+
+
+def config_that_writes(path: str) -> Config:
+    """The config whose job leaves a file in `work_dirs`."""
+    (config,) = [p for p in CONFIGS if p.stem == Path(path).parent.name]
+    cfg = read(config)
+    last = cfg.train_cfg.get('max_epochs', cfg.train_cfg.get('max_iters'))
+    assert Path(path).name in ('best_subnet.json', f'epoch_{last}.pth', f'iter_{last}.pth')
+    return cfg
 
 
 @pytest.mark.parametrize(
-    'path',
-    # of the many that differ in the data set or in the backbone's files, one of each kind
-    [pytest.param(p, marks=[pytest.mark.slow] * bool(re.search(SIMILAR, p.stem))) for p in CONFIGS],
-    ids=lambda path: path.stem,
+    'path', [path for path in CONFIGS if path not in PRUNED], ids=lambda path: path.stem
 )
 def test_config_builds(path):
-    cfg = copy.deepcopy(read(path))
-    if path.stem not in STOCK:
-        assert cfg.custom_imports.imports == ['mmpse']
-    subnet = cfg.model.backbone.get('subnet')
-    if subnet is not None:
-        space = space_of(config_that_writes(subnet).model.backbone)
-        cfg.model.backbone.subnet = space.uniform(0.5).to_dict()
+    cfg = read(path)
+    model = build(cfg)
+    with torch.no_grad():  # necks and heads fit
+        raw_outputs(model, torch.zeros(1, 3, 64, 64))
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        with WeightsOnMeta():
-            model = MODELS.build(cfg.model).to('meta')
-        assert isinstance(model.backbone, SlimmableBackbone) == (path.stem not in STOCK)
-        model.eval()
-        with torch.no_grad():  # necks and heads fit
-            image = torch.zeros(1, 3, 224, 224, device='meta')
-            if getattr(model, 'with_roi_head', False):  # its regions need values
-                model.rpn_head(model.extract_feat(image))
-            else:
-                model(image, mode='tensor')
-        for hook in cfg.get('custom_hooks', []):
-            HOOKS.build(hook)
+        for hook in cfg.get('custom_hooks') or []:
+            HOOKS.build(copy.deepcopy(hook))
         if 'type' in cfg.train_cfg:
             assert LOOPS.get(cfg.train_cfg.type) is not None
         for split in ('train', 'val', 'test'):
@@ -89,106 +66,79 @@ def test_config_builds(path):
 
 def test_there_are_configs_of_every_kind():
     kinds = {path.parent.name for path in CONFIGS}
-    assert kinds == {
-        *(
-            'quickstart',
-            'supernet',
-            'search',
-            'retrain',
-            'detection',
-            'segmentation',
-            'cifar10',
-            'bccd',
-        )
-    }
+    tasks = {'detection', 'segmentation', 'bccd'}
+    assert kinds >= {'quickstart', 'supernet', 'search', 'retrain', 'cifar10', *tasks}
 
 
-SEARCHES = [p for p in CONFIGS if p.parent.name == 'search' or is_task_step(p, 'search')]
-SEARCHES += [p for p in CONFIGS if p.match('cifar10/search_*')]
-RETRAINED = [p for p in CONFIGS if p.parent.name == 'retrain']
-ON_RETRAINED = [p for p in CONFIGS if p.parent.name in TASKS and not is_task_step(p)]
+def test_what_uses_mmpse_imports_it():
+    for path in CONFIGS:
+        cfg = read(path)
+        if 'mmpse.' in str({key: cfg[key] for key in cfg if key != 'custom_imports'}):
+            assert cfg.custom_imports.imports == ['mmpse'], path
 
 
 @pytest.mark.parametrize('path', SEARCHES, ids=lambda path: path.stem)
 def test_searches_judge_on_held_out_training_images(path):
     cfg = read(path)
     train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
-    # the same images are there to be split, and are training images
-    images = {key: value for key, value in val.dataset.items() if key != 'pipeline'}
-    assert images == {key: value for key, value in train.dataset.items() if key != 'pipeline'}
-    assert 'train' in str(images) and 'val' not in str(images)
-    assert (train.num_splits, train.fold, train.seed) == (val.num_splits, val.fold, val.seed)
-    assert val.test_mode and not train.get('test_mode', False)
+    if 'num_splits' in train:
+        # the same images are there to be split, and are training images
+        images = {key: value for key, value in val.dataset.items() if key != 'pipeline'}
+        assert images == {key: v for key, v in train.dataset.items() if key != 'pipeline'}
+        assert 'train' in str(images) and 'val' not in str(images)
+        assert (train.num_splits, train.fold, train.seed) == (val.num_splits, val.fold, val.seed)
+        assert val.test_mode and not train.get('test_mode', False)
+    else:  # the digits' own split
+        assert (train.split, val.split) == ('train', 'val')
     # the supernet that it searches was trained without those images
     supernet = config_that_writes(cfg.load_from)
     assert supernet.train_dataloader.dataset == train
-    assert supernet.model.backbone == cfg.model.backbone
+    types = ('depth', 'widen_factor', 'stem_channels', 'base_channels')
+    for key in types:
+        assert supernet.model.backbone.get(key) == cfg.model.backbone.get(key)
+    assert is_type(supernet.model.backbone, cfg.model.backbone.type)
 
 
-@pytest.mark.parametrize('path', RETRAINED, ids=lambda path: path.stem)
-def test_retrained_subnets_are_of_the_same_backbone(path):
-    cfg = copy.deepcopy(read(path))
-    source = copy.deepcopy(config_that_writes(cfg.model.backbone.pop('subnet')))
-    assert source.model.backbone == cfg.model.backbone
-    assert cfg.train_dataloader.dataset.split == 'train'
-    assert 'num_splits' not in cfg.train_dataloader.dataset  # all of it
-
-
-@pytest.mark.parametrize('path', ON_RETRAINED, ids=lambda path: path.stem)
-def test_detectors_and_segmentors_read_a_retrained_backbone(path):
-    backbone = read(path).model.backbone
-    retrain = config_that_writes(backbone.init_cfg.checkpoint)
-    assert backbone.subnet == retrain.model.backbone.subnet
-    name = Path(backbone.init_cfg.checkpoint).parent.name.split('_')[0]
-    assert f'_{name}' in path.stem.replace('-d8_', '_') + '_'
+FAST = 'retrain_mobilenet-v2_digits'
 
 
 @pytest.mark.parametrize(
-    'path', [p for p in CONFIGS if is_task_step(p, 'finetune')], ids=lambda path: path.stem
+    'path',
+    [pytest.param(p, marks=[] if p.stem == FAST else [pytest.mark.slow]) for p in PRUNED],
+    ids=lambda path: path.stem,
 )
-def test_fine_tuning_starts_from_the_supernet_that_was_searched(path):
-    cfg = read(path)
-    search = config_that_writes(cfg.model.backbone.subnet)
-    assert cfg.load_from == search.load_from
-    assert cfg.model.backbone.architecture == search.model.backbone.architecture
-    # statistics come from training, since the supernet has none
-    assert not cfg.model.backbone.norm_eval and cfg.model.backbone.get('frozen_stages', -1) == -1
+def test_a_pruned_model_is_the_one_that_was_searched(path):
+    """Its subnet is that of the search, and all of the training set trains it."""
+    cfg = copy.deepcopy(read(path))
+    search = config_that_writes(cfg.model.subnet)
+    layout, _ = look(full := build(search))
+    subnet = layout.space(model=type(full).__name__).uniform(0.5)
+    cfg.model.subnet = subnet.to_dict()
+    cut = build(cfg)
+    assert type(cut) is type(full) and type(cut.backbone) is type(full.backbone)
+    cut.load_state_dict(full.state_dict())
     assert 'KFoldDataset' not in str(cfg.train_dataloader)
+    if cfg.load_from is not None:
+        assert cfg.load_from == search.load_from
+        # statistics come from training, since the supernet has none
+        assert not cfg.model.backbone.norm_eval and cfg.model.backbone.frozen_stages == -1
 
 
-def config_that_writes(path: str) -> Config:
-    """The config whose job leaves a file in `work_dirs`."""
-    if Path(path).parent.name == 'subnets':
-        return read(ROOT / made_subnets()[path])
-    (config,) = [p for p in CONFIGS if p.stem == Path(path).parent.name]
-    cfg = read(config)
-    last = cfg.train_cfg.get('max_epochs', cfg.train_cfg.get('max_iters'))
-    assert Path(path).name in ('best_subnet.json', f'epoch_{last}.pth', f'iter_{last}.pth')
-    return cfg
-
-
-@functools.cache
-def made_subnets() -> dict[str, str]:
-    """Subnet file -> config, of the commands in configs/README.md."""
-    commands = (ROOT / 'configs/README.md').read_text().replace('\\\n', ' ')
-    return {
-        out: config
-        for config, out in re.findall(r'tools/make_subnet\.py (\S+) .*-o (\S+)', commands)
-    }
-
-
-def test_model_index_lists_every_supernet_with_its_costs(scope):
+def test_model_index_lists_every_supernet_with_its_costs():
     index = modelindex.load(str(ROOT / 'model-index.yml'))
     index.build_models_with_collections()
     models = {model.name: model for model in index.models}
     epochs = {collection.name: collection.metadata.epochs for collection in index.collections}
     assert models.keys() == {p.stem for p in CONFIGS if p.parent.name == 'supernet'}
+    counted = {}
     for name, model in models.items():
         assert model.config == f'configs/supernet/{name}.py' and model.results is None
         cfg = read(ROOT / model.config)
-        fullnet = space_of(cfg.model.backbone).fullnet
-        counted = measure(cfg.model.to_dict(), fullnet, (3, 224, 224))
-        assert counted == dict(flops=model.metadata.flops, params=model.metadata.parameters)
+        key = str(cfg.model.backbone)
+        if key not in counted:
+            counted[key] = mmpse.cost(build(cfg), torch.zeros(1, 3, 224, 224))
+        cost = dict(flops=model.metadata.flops, params=model.metadata.parameters)
+        assert counted[key] == cost
         data = model.metadata.data
         assert data['Batch Size'] == cfg.auto_scale_lr.base_batch_size
         assert data['Batch Size'] == 8 * cfg.train_dataloader.batch_size

@@ -76,15 +76,17 @@ def test_examples_run(tmp_path, monkeypatch):
         '__version__',
         'prune',
         'export',
+        'transfer',
     }
     for test in examples:
         assert not doctest.DocTestRunner().run(test).failed
 
 
 @pytest.mark.slow
-def test_the_example_of_export_runs(tmp_path, monkeypatch):
+@pytest.mark.parametrize('name', ['export', 'transfer'])
+def test_the_longer_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (test,) = doctest.DocTestFinder().find(mmpse.door.export, 'export', globs={})
+    (test,) = doctest.DocTestFinder().find(getattr(mmpse, name), name, globs={})
     assert not doctest.DocTestRunner().run(test).failed
 
 

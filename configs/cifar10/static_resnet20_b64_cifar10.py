@@ -1,6 +1,7 @@
-# One static network trained alone: the full network, or with
-#   --cfg-options model.type=mmpse.Pruned model.architecture=ImageClassifier model.subnet=subnet.json
-# a subnet. tools/evidence trains them all with this recipe.
+# One static network trained alone: the full network, or a subnet with
+#   --cfg-options model.type=mmpse.Pruned model.architecture=ImageClassifier \
+#       model.subnet=subnet.json
+# tools/evidence trains them all with this recipe.
 _base_ = [
     '../_base_/models/resnet20_cifar.py',
     '../_base_/datasets/cifar10_held-out.py',

@@ -1,13 +1,15 @@
 # Train one static network from scratch: the searched subnet, or another one with
-#   --cfg-options model.backbone.subnet=other_subnet.json
-# or the full network with model.backbone.subnet=None.
+#   --cfg-options model.subnet=other_subnet.json
+# or the full network with model.subnet=None.
 _base_ = [
     '../_base_/models/mobilenet-v2.py',
     '../_base_/datasets/digits_classification.py',
     '../_base_/default_runtime.py',
 ]
 model = dict(
-    backbone=dict(subnet='work_dirs/search_mobilenet-v2_digits/best_subnet.json'),
+    type='mmpse.Pruned',
+    architecture='ImageClassifier',
+    subnet='work_dirs/search_mobilenet-v2_digits/best_subnet.json',
     head=dict(num_classes=10, topk=(1,)),
 )
 

@@ -10,8 +10,6 @@ from .resnet_cifar import ResNetCIFAR, SlimmableResNet_CIFAR, SlimmableResNetCIF
 from .slicing import SliceError
 from .slimmable import EXECUTIONS, SlimmableBackbone, find_backbone
 from .sorting import sort_channels
-from .stages import Stage, distances, run_stage, split_stages, stage_errors
-from .stagewise import StageWiseClassifier
 from .stock import Slimmable, UnsupportedBackboneError
 from .vgg import SlimmableVGG
 from .warm_start import WarmStart, load_public, misfit
@@ -35,11 +33,8 @@ __all__ = [
     'SlimmableVGG',
     'UnsupportedBackboneError',
     'WarmStart',
-    'Stage',
-    'StageWiseClassifier',
     'backbone_costs',
     'costs_of',
-    'distances',
     'find_backbone',
     'is_channels_last',
     'load_public',
@@ -47,8 +42,5 @@ __all__ = [
     'misfit',
     'model_costs',
     'sort_channels',
-    'run_stage',
-    'split_stages',
-    'stage_errors',
     'with_subnet',
 ]

@@ -83,9 +83,9 @@ def transfer(
 
     Examples:
         >>> import mmpse
-        >>> classifier = mmpse.build('mmpretrain::resnet/resnet50_8xb32_in1k.py')
+        >>> classifier = mmpse.build('mmpretrain::resnet/resnet18_8xb32_in1k.py')
         >>> half = mmpse.units(classifier).space().uniform(0.5)
-        >>> made = mmpse.transfer('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', half)
+        >>> made = mmpse.transfer('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', half)
         >>> made.subnet['backbone.layer1.0.conv1']
         32
     """

@@ -99,7 +99,7 @@ class Subnet(Mapping):
         if content.get('schema') != SCHEMA:
             raise SubnetError(
                 f'{where}: key "schema" is {content.get("schema")!r}, expected {SCHEMA!r}; give a '
-                'file written by a search or by tools/make_subnet.py'
+                'file written by a search or by mmpse prune'
             )
         for key in ('backbone', 'widths'):
             if not isinstance(content.get(key), Mapping) or not content[key]:
@@ -141,15 +141,14 @@ class Subnet(Mapping):
         except (OSError, UnicodeDecodeError) as error:
             reason = 'it is no text' if isinstance(error, UnicodeDecodeError) else error.strerror
             raise SubnetError(
-                f'cannot read the subnet file {subnet}: {reason}; run a search first, or make one '
-                'with tools/make_subnet.py'
+                f'cannot read the subnet file {subnet}: {reason}; a search writes one, and so does '
+                'mmpse prune'
             ) from error
         try:
             content = json.loads(text)
         except json.JSONDecodeError as error:
             raise SubnetError(
                 f'subnet file {subnet} is not whole JSON (line {error.lineno}: {error.msg}); it '
-                'was cut off or edited by hand: write it again with the search or '
-                'tools/make_subnet.py'
+                'was cut off or edited by hand: write it again with the search or mmpse prune'
             ) from error
         return cls.from_dict(content, str(subnet))

@@ -6,6 +6,7 @@ import multiprocessing
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from mmpse.openmmlab.models.outputs import image_channels, parts_of, raw_outputs
@@ -77,6 +78,18 @@ def test_full_and_own_weights_load(full, subnet):
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(raw_outputs(again, x), raw_outputs(static, x))
+
+
+def test_full_weights_load_where_a_runner_makes_synchronised_norms_plain(full, subnet):
+    static = pruned(subnet, **{'backbone.norm_cfg': dict(type='SyncBN')})
+    static = revert_sync_batchnorm(static)  # as a runner of one process does
+    static.load_state_dict(full.state_dict())
+    assert torch.equal(static.backbone.bn1.weight, full.backbone.bn1.weight[:4])
+
+
+def test_without_a_subnet_it_is_the_full_model(full):
+    assert pruned(None).state_dict().keys() == full.state_dict().keys()
+    assert pruned(None).head.fc.in_features == 64
 
 
 def test_registry_builds_it(subnet):

@@ -219,6 +219,15 @@ def test_layers_that_the_classifier_lacks_keep_their_width(classifier, subnet, t
             assert torch.equal(state[key], value), key
 
 
+def test_a_deep_stem_keeps_its_width(classifier, subnet, tmp_path):
+    """mmseg's ResNets have one, mmpretrain's plain ResNet has not."""
+    file = saved(classifier[2], tmp_path / 'cut.pth')
+    config = detector_of(tmp_path, f"type='mmseg.ResNetV1c', {SMALL}")
+    made = transfer(config, subnet, file, tmp_path / 'new.py')
+    assert [name for name in made.kept] == ['backbone.stem.0', 'backbone.stem.3']
+    assert 'at random start backbone.stem, neck, bbox_head' in made.weights
+
+
 # The config
 
 

@@ -14,6 +14,8 @@ def small_supernet(tmp_path_factory, digits):
     cfg = Config.fromfile(config)
     cfg.model.backbone.update(base_channels=8, stem_channels=8)
     cfg.model.head.in_channels = 64
+    for loader, images in ((cfg.train_dataloader, 48), (cfg.val_dataloader, 32)):
+        loader.dataset.indices = images  # a list would take long to print
     cfg.dump(folder / 'config.py')
     cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
     cfg.work_dir, cfg.experiment_name = str(folder), 'small_supernet'

@@ -5,7 +5,7 @@ import json
 import pytest
 from command_line import QUICK, run
 
-from mmpse.models import SlimmableMobileNetV2
+import mmpse
 from mmpse.space import SAMPLERS
 
 
@@ -31,11 +31,12 @@ def test_training_steps_as_ratios(tmp_path):
 
 def test_latency_as_ratios(tmp_path):
     out, half = tmp_path / 'latency.json', tmp_path / 'half.json'
-    SlimmableMobileNetV2().search_space.uniform(0.5).save(half)
+    detector = QUICK / 'detector_digits.py'
+    mmpse.units(mmpse.build(detector)).space(model='RetinaNet').uniform(0.5).save(half)
     run(
-        *('tools/benchmarks/latency.py', QUICK / 'retinanet_mobilenet-v2_digits.py', '--rounds', 2),
+        *('tools/benchmarks/latency.py', detector, '--rounds', 2),
         *('--subnets', 'full=None', f'half={half}', '--input-shape', 3, 64, 64, '--json', out),
-        *('--parts', 'backbone', 'model', '--runtimes', 'eager', 'onnxruntime'),
+        *('--parts', 'backbone', 'model', '--runtimes', 'torch', 'onnxruntime'),
     )
     rows = {(row['part'], row['runtime'], row['name']): row for row in json.loads(out.read_text())}
     assert len(rows) == 8

@@ -2,7 +2,7 @@
 
 python tools/benchmarks/latency.py CONFIG --input-shape 3 224 224 \\
     --subnets full=None uniform=uniform.json searched=best_subnet.json \\
-    --parts backbone model --runtimes eager onnxruntime [--batch 1] [--json FILE]
+    --parts backbone model --runtimes torch onnxruntime [--batch 1] [--json FILE]
 
 CONFIG may be that of a classifier, a single-stage detector or a segmentor; the whole model runs up
 to its raw outputs. Everything runs interleaved, round by round; the table gives medians, and ratios
@@ -10,31 +10,27 @@ to the first subnet.
 """
 
 import argparse
+import copy
 import statistics
 from functools import partial
 from pathlib import Path
 
 import torch
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import mmpse  # noqa: F401
 from mmpse.command import run_command
+from mmpse.deploy import RUNTIMES, prepared
 from mmpse.files import write_json
-from mmpse.models import (
-    RUNTIMES,
-    device_name,
-    find_backbone,
-    measure_latencies,
-    prepared,
-    with_subnet,
-)
-from mmpse.openmmlab.configs.files import load_config
-from mmpse.registry import MODELS
+from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.models.latency import call_of
+from mmpse.openmmlab.models.pruned import layout_of
 from mmpse.resources.busy import busy_sentence
+from mmpse.resources.timing import device_name, measure_latencies
+from mmpse.slim import cut_
 from mmpse.space import Subnet
 
 
@@ -42,14 +38,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config of a model with a slimmable backbone')
+    parser.add_argument('config', help='config of the full model')
     parser.add_argument(
         '--subnets', nargs='+', required=True, metavar='NAME=FILE', help='None is the fullnet'
     )
     parser.add_argument('--input-shape', nargs=3, type=int, required=True, metavar=('C', 'H', 'W'))
     parser.add_argument('--batch', type=int, default=1, help='images per forward')
     parser.add_argument('--parts', nargs='+', choices=['backbone', 'model'], default=['model'])
-    parser.add_argument('--runtimes', nargs='+', choices=RUNTIMES, default=['eager'])
+    parser.add_argument('--runtimes', nargs='+', choices=RUNTIMES, default=['torch'])
     parser.add_argument('--rounds', type=int, default=50, help='rounds, after 5 that warm up')
     parser.add_argument('--json', type=Path, help='write the figures to this file')
     return parser.parse_args()
@@ -57,20 +53,22 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args.config)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
     device = get_device()
+    full = build_model(load_config(args.config)).to(device).eval()
     x = torch.randn(args.batch, *args.input_shape, device=device)
     calls = {}
     for item in args.subnets:
         name, _, path = item.partition('=')
-        subnet = None if path == 'None' else Subnet.load(path)
-        model = MODELS.build(with_subnet(cfg.model.to_dict(), subnet)).to(device)
-        model.eval()
-        for part in args.parts:
-            network = model if part == 'model' else find_backbone(model)
-            for runtime in args.runtimes:
-                calls[part, runtime, name] = prepared(network, x, runtime)
+        model = copy.deepcopy(full)
+        if path != 'None':
+            subnet = Subnet.load(path)
+            model = cut_(model, layout_of(subnet), subnet)
+        for runtime in args.runtimes:
+            for part in args.parts:
+                if part == 'model':
+                    calls[part, runtime, name] = call_of(model, x, runtime)
+                else:
+                    calls[part, runtime, name] = prepared(model.backbone, x, runtime)
     times = measure_latencies(
         calls, args.rounds, track=partial(track, description='rounds', transient=True)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from mmengine.config import Config
@@ -18,7 +17,7 @@ from .files import importing
 
 
 def pruned_changes(
-    cfg: Config, subnet: Subnet, model: Mapping[str, Any] = MappingProxyType({})
+    cfg: Config, subnet: Subnet, model: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """What makes a config that of the pruned model; it loads no weights from anywhere.
 
@@ -34,7 +33,7 @@ def pruned_changes(
         subnet={key: content[key] for key in ('schema', 'backbone', 'widths')},
     )
     changes = dict(importing(cfg), **neutral(cfg))
-    changes['model'] = dict(merged(changes.get('model', {}), model).to_dict(), **pruned)
+    changes['model'] = dict(merged(changes.get('model', {}), model or {}).to_dict(), **pruned)
     return changes
 
 

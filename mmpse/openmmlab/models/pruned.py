@@ -8,6 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from mmengine.dist import is_distributed
+from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from mmpse.errors import UserError
@@ -30,6 +32,7 @@ def look(
     model: nn.Module,
     size: Sequence[int] | None = None,
     track: Callable[[Iterable], Iterable] = iter,
+    parts: Sequence[str] | None = None,
 ) -> tuple[Layout, Tensor]:
     """Find the units of a whole model.
 
@@ -37,6 +40,7 @@ def look(
         model: A classifier, detector or segmentor, or any module that takes images.
         size: Height and width of the images that it is made for, tried if smaller ones do not do.
         track: Wraps the iterable of layers, for a progress bar.
+        parts: Modules that subnets run through as wholes; by default backbone, neck and heads.
 
     Returns:
         The layout, and the image that the model was watched on ``(1, C, H, W)``.
@@ -44,6 +48,7 @@ def look(
     Raises:
         LookError: If its forward fails on images alone.
     """
+    parts = parts_of(model) if parts is None else parts
     weight = next(model.parameters())
     sizes = [(side, side) for side in SIZES] + ([] if size is None else [tuple(size)])
     errors = []
@@ -51,7 +56,7 @@ def look(
         images = torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype)
         run = partial(raw_outputs, model)
         try:
-            return find_units(model, images, run, parts_of(model), track), images
+            return find_units(model, images, run, parts, track), images
         except Exception as error:  # whatever the model's forward raises
             errors.append((shape, error))
     shape, error = errors[-1]
@@ -83,6 +88,9 @@ def Pruned(  # noqa: N802 (a name in configs)
     built = MODELS.build(dict(model, type=architecture))
     if subnet is None:
         return built
+    if not is_distributed():
+        # as the runner does next, whose new layers would not cut weights as they load
+        built = revert_sync_batchnorm(built)
     subnet = Subnet.load(subnet)
     try:
         return cut_(built, layout_of(subnet), subnet)

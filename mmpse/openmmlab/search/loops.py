@@ -11,10 +11,12 @@ from mmpse.openmmlab import compat
 from mmpse.openmmlab.supernet.checkpoint import supernet_state
 from mmpse.openmmlab.supernet.record import relative_losses
 from mmpse.registry import LOOPS
+from mmpse.search import best_few
 from mmpse.space import Budget, PriorSampler, expected_loss
 
 from .archive import Judged, ranking_key
 from .base import Candidate, SearchLoop
+from .evidence import predictor_in
 from .pareto import pareto_front, pareto_order
 
 DRAWS = 64  # mutants or crossovers made at once
@@ -75,16 +77,15 @@ class RandomSearchLoop(SearchLoop):
             return []
         rng = np.random.default_rng([self.seed, generation])
         proposed = Generation(self)
-        if generation:
-            self.breed(rng, proposed)
+        self.breed(generation, rng, proposed)
         missing = self.population - len(proposed.candidates)
         proposed.fill('prior', missing, lambda missing: self.prior.sample(rng, missing))
         if not proposed.candidates:
             self.runner.logger.info('every subnet within the budget that could be found is judged.')
         return proposed.candidates
 
-    def breed(self, rng: np.random.Generator, proposed: Generation) -> None:
-        """Take candidates that are made of those judged; the rest is drawn."""
+    def breed(self, generation: int, rng: np.random.Generator, proposed: Generation) -> None:
+        """Take candidates that are made of what is known; the rest is drawn."""
 
 
 @LOOPS.register_module()
@@ -103,6 +104,8 @@ class EvolutionSearchLoop(RandomSearchLoop):
         pareto: Search for the front of score against the budget's (first) resource in the whole
             ``window``, which is wide then (0.5: half the limit to the limit). Parents are selected
             as in NSGA-II, and the front is ``work_dir/pareto.json``.
+        start: Subnets of the first generation that a predictor chooses, as in a
+            :class:`PredictorSearchLoop`.
         **kwargs: See :class:`RandomSearchLoop`.
     """
 
@@ -113,6 +116,7 @@ class EvolutionSearchLoop(RandomSearchLoop):
         mutants: int | None = None,
         mutation: float = 0.1,
         pareto: bool = False,
+        start: int = 0,
         **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -127,6 +131,7 @@ class EvolutionSearchLoop(RandomSearchLoop):
         self.mutants = mutants
         self.mutation = mutation
         self.pareto = pareto
+        self.start = start
 
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
         super().prepare(checkpoint)
@@ -134,7 +139,12 @@ class EvolutionSearchLoop(RandomSearchLoop):
             if self.within(np.array([row.widths]))[0]:
                 self.history[row.widths] = row
 
-    def breed(self, rng: np.random.Generator, proposed: Generation) -> None:
+    def breed(self, generation: int, rng: np.random.Generator, proposed: Generation) -> None:
+        if not generation:
+            if self.start:
+                found = best_few(predictor_in(self), self.budget, self.start)
+                proposed.take('predictor', found, self.start)
+            return
         ranked = self.ranked()
         if self.pareto:
             ranked = pareto_order(ranked, self.budget.resource)

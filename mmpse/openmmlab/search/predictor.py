@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,22 +9,15 @@ from scipy.stats import kendalltau
 
 from mmpse.openmmlab.supernet.record import recorded_losses
 from mmpse.registry import LOOPS
-from mmpse.search import (
-    BudgetSampler,
-    Gain,
-    Predictor,
-    best_few,
-    notch_table,
-    paired_gain,
-    predictor_of,
-    refitted,
-)
+from mmpse.search import BudgetSampler, Gain, Predictor, best_few, notch_table, paired_gain
 
 from .archive import Judged
 from .base import Candidate, SearchLoop
+from .evidence import losses_of, predictor_in
 from .loops import within_limits
 
 EXPLORED = 24  # subnets that are judged where training recorded no losses
+SPARE = 10  # times as many are drawn, since some are drawn twice
 
 
 @LOOPS.register_module()
@@ -54,9 +46,8 @@ class PredictorSearchLoop(SearchLoop):
         self, *args: Any, candidates: int = 10, explored: int | None = None, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.record = recorded_losses(self.checkpoint)
         if explored is None:
-            explored = EXPLORED if self.record is None else 0
+            explored = EXPLORED if recorded_losses(self.checkpoint) is None else 0
         if candidates < 1 or explored < 0:
             raise ValueError(
                 f'expected a positive number of candidates and none or more explored, got '
@@ -78,10 +69,12 @@ class PredictorSearchLoop(SearchLoop):
         self.judge.parts = not explores
         if explores:
             sampler = BudgetSampler(self.space, self.costs, self.limits)
-            rows = sampler.sample(np.random.default_rng(self.seed), self.explored)
-            return [('explored', row) for row in dict.fromkeys(map(tuple, rows.tolist()))]
+            drawn = sampler.sample(np.random.default_rng(self.seed), SPARE * self.explored)
+            rows = dict.fromkeys(map(tuple, drawn.tolist()))
+            rows = [row for row in rows if row not in self.history]
+            return [('explored', row) for row in rows[: self.explored]]
         if self.predictor is None:
-            self.predictor = predictor_in(self, self.record)
+            self.predictor = predictor_in(self)
             self.runner.logger.info(
                 f'what a notch of a unit costs:\n{notch_table(self.predictor.notches())}'
             )
@@ -95,8 +88,8 @@ class PredictorSearchLoop(SearchLoop):
     def _report(self) -> None:
         rows = [row for row in self.history.values() if np.isfinite(row.score)]
         predicted = self.predictor.predict(np.array([row.widths for row in rows]))
-        tau = kendalltau(-predicted, [row.score for row in rows]).statistic
-        said = f"Kendall's tau of the predictor and {self.metric} of {len(rows)} subnets: {tau:.2f}"
+        tau = kendalltau(predicted, losses_of(rows)).statistic
+        said = f"Kendall's tau of what was predicted and judged of {len(rows)} subnets: {tau:.2f}"
         best = self.ranked()[0]
         if best.widths != self.uniform:
             gain = self._gain(best)
@@ -123,26 +116,3 @@ class PredictorSearchLoop(SearchLoop):
             return Gain(-np.inf, np.inf)
         sign = 1 if row.loss is not None else -1
         return paired_gain(sign * np.array(uniform.parts), sign * np.array(row.parts))
-
-
-def predictor_in(
-    search: SearchLoop, record: tuple[np.ndarray, np.ndarray, np.ndarray] | None
-) -> Predictor:
-    """A predictor of what the training recorded, and of what is in the archive.
-
-    Args:
-        search: The search.
-        record: See :func:`recorded_losses`; ``None``: of the archive alone.
-    """
-    rows = [row for row in search.archived.values() if np.isfinite(row.score)]
-    widths, values = np.array([row.widths for row in rows]), losses_of(rows)
-    reference = np.array(search.uniform)
-    if record is None:
-        return Predictor(search.space, search.budget.cost, reference, widths, values)
-    return refitted(predictor_of(search.space, search.budget, reference, *record), widths, values)
-
-
-def losses_of(rows: Sequence[Judged]) -> np.ndarray:
-    """What judged subnets lost, or minus their scores where that is not known, ``(subnets,)``."""
-    losses = [row.loss for row in rows]
-    return np.array([-row.score for row in rows] if None in losses else np.log(losses))

@@ -31,6 +31,7 @@ def find_supernet(
     grid: Mapping[str, Any] = MappingProxyType({}),
     input_shape: Sequence[int] | None = None,
     execution: str = 'auto',
+    parts: Sequence[str] | None = None,
 ) -> tuple[Supernet, dict[str, Cost]]:
     """The supernet that a model is, and what its subnets cost.
 
@@ -45,6 +46,7 @@ def find_supernet(
             config's tests.
         execution: How subnets will be run; ``'auto'``: in any way in which they are what they are
             alone, one at least.
+        parts: Modules that subnets run through as wholes; by default backbone, neck and heads.
 
     Raises:
         LookError: If the model cannot be watched.
@@ -57,7 +59,7 @@ def find_supernet(
     except ConfigError:  # what is watched then does, since only ratios of costs matter
         shape = None
     revert_sync_batchnorm(model)  # every process has its own subnets
-    layout, images = look(model, shape and shape[1:])
+    layout, images = look(model, shape and shape[1:], parts=parts)
     supernet = whole_supernet(model, layout, **grid)
     supernet.executions = _sound(supernet, images, execution)
     shape = tuple(images.shape[1:]) if shape is None else (images.shape[1], *shape[1:])

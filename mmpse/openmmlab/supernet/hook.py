@@ -13,9 +13,9 @@ from mmengine import dist
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import Runner
 
-from mmpse.models import StageWiseClassifier
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.seeding import SeedHook, seed_iteration
+from mmpse.openmmlab.stagewise.classifier import StageWiseClassifier
 from mmpse.openmmlab.teaching.distillation import Distillation
 from mmpse.openmmlab.teaching.hook import Teaching
 from mmpse.openmmlab.types import find_type
@@ -55,7 +55,7 @@ class SupernetHook(SeedHook):
     * sandwich rule (AutoSlim, US-Nets): ``n=4, serial=True, distillation=dict()``
     * single path (SPOS): ``n=1, fullnet=False, tinynet=False``
 
-    A :class:`mmpse.models.StageWiseClassifier` trains them stage by stage; its fullnet runs anyway,
+    A :class:`mmpse.StageWiseClassifier` trains them stage by stage; its fullnet runs anyway,
     so that ``fullnet=False`` leaves the groups to the others.
 
     What iteration ``i`` draws (subnets, and random numbers, see :class:`SeedHook`) depends on the
@@ -149,13 +149,21 @@ class SupernetHook(SeedHook):
     def before_train(self, runner: Runner) -> None:
         self._invalid = 0  # iterations in a row with a loss that is not finite
         self.model = getattr(runner.model, 'module', runner.model)
+        self.stage_wise = isinstance(self.model, StageWiseClassifier)
         self.supernet, costs = find_supernet(
-            self.model, runner.cfg, self.grid, self.input_shape, self.execution
+            self.model,
+            runner.cfg,
+            self.grid,
+            self.input_shape,
+            self.execution,
+            self.model.stages.parts if self.stage_wise else None,
+            self.execution,
         )
+        if self.stage_wise:
+            self.model.supernet = self.supernet
         space = self.supernet.search_space
         self._check_batches(runner)
         self._check_validation(runner)
-        self.stage_wise = isinstance(self.model, StageWiseClassifier)
         alone = self.serial or self.distillation is not None or self.teacher_cfg is not None
         if self.stage_wise and alone:
             raise ValueError(

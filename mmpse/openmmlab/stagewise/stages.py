@@ -1,0 +1,207 @@
+"""The stages of a classifier, and how far those of a subnet are from the fullnet's.
+
+A stage ends behind a module of the backbone; what follows the last one, with neck and head, is the
+last stage. In one forward of the whole model every stage of a subnet starts from the fullnet's
+feature, cut to its first channels, which takes the place of its own at each end: so no stage
+depends on another, and no loss reaches beyond its stage.
+Source: stage-wise pruning, arXiv 2011.04908; see docs/stagewise.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from mmengine.model import BaseModel
+from mmpretrain.models import ImageClassifier
+from torch import Tensor, nn
+
+from mmpse.openmmlab.models.outputs import parts_of
+from mmpse.openmmlab.teaching.scores import divergence, is_sigmoid
+from mmpse.slim import Layout, Supernet
+from mmpse.slim.units import channel_dim, mask_of
+from mmpse.slim.watch import is_conv
+
+BACKBONE = 'backbone'
+SCORES = 'scores'  # name of the last stage
+
+
+class Stages:
+    """The stages of a classifier.
+
+    Args:
+        model: The classifier.
+        ends: Names of the modules of its backbone behind which a stage ends, in the order of the
+            forward: ``['layer1', 'layer2', 'layer3']`` makes four stages. Each takes and gives one
+            tensor, and what follows it reads that alone. ``None``: every child of the backbone with
+            several convolutions, but for a last one.
+
+    Attributes:
+        names: Of the stages: the ends, and ``'scores'``.
+
+    Raises:
+        ValueError: If an end is no such module, or there is none.
+    """
+
+    def __init__(self, model: ImageClassifier, ends: Sequence[str] | None = None) -> None:
+        self.model = model
+        backbone = model.get_submodule(BACKBONE)
+        modules = dict(backbone.named_modules())
+        ends = tuple(_default_ends(backbone) if ends is None else ends)
+        wrong = [end for end in ends if not end or end not in modules or ends.count(end) > 1]
+        if wrong or not ends:
+            raise ValueError(
+                f'stages must name modules of {type(backbone).__name__} behind which a stage ends, '
+                f'each once, got {list(ends)} ({", ".join(map(repr, wrong)) or "none"}); some are '
+                f'{", ".join(name for name in modules if name and "." not in name)}'
+            )
+        self.ends = tuple(f'{BACKBONE}.{end}' for end in ends)
+        self.names = (*ends, SCORES)
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the parts of a supernet with these stages: none of them is of two stages."""
+        others = [name for name in parts_of(self.model) if name != BACKBONE]
+        return [*_split(self.model, BACKBONE, self.ends), *others]
+
+    def units(self, layout: Layout) -> list[tuple[str, ...]]:
+        """The units that the distance of each stage depends on, in the order of the layout.
+
+        These are the units of its layers, and those that join the stages before it with those
+        behind it.
+        """
+        layers = [name for name in layout.layers if any(self._parameters(name))]
+        last = [max(k for k, n in enumerate(layers) if _inside(n, end)) for end in self.ends]
+        own: list[set[str]] = [set() for _ in self.names]
+        for k, name in enumerate(layers):
+            own[sum(k > at for at in last)] |= layout.layers[name].units
+        passing = [
+            {u for units in own[:k] for u in units} & {u for units in own[k:] for u in units}
+            for k in range(len(own) + 1)
+        ]
+        return [
+            tuple(u for u in layout.units if u in units | passing[k] | passing[k + 1])
+            for k, units in enumerate(own)
+        ]
+
+    def _parameters(self, layer: str) -> Iterator[nn.Parameter]:
+        return self.model.get_submodule(layer).parameters()
+
+    @contextmanager
+    def at_ends(self, handle: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+        """In a ``with`` block the features at the ends are given to a function, and replaced by
+        what it returns, if it returns something.
+
+        Raises:
+            ValueError: In a forward, if the ends are not passed once each and in their order.
+        """
+        passed: list[str] = []
+
+        def on_end(name: str, y: Tensor) -> Tensor | None:
+            passed.append(name)
+            if self.ends[: len(passed)] != tuple(passed) or not isinstance(y, Tensor):
+                raise ValueError(
+                    f'stages must end behind modules that the forward runs once each, in this '
+                    f'order, and that give one tensor: expected {list(self.ends)}, the forward ran '
+                    f'{passed}, the last of which gives a {type(y).__name__}'
+                )
+            return handle(y)
+
+        hooks = [
+            self.model.get_submodule(end).register_forward_hook(
+                lambda _, __, y, end=end: on_end(end, y)
+            )
+            for end in self.ends
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def errors(self, supernet: Supernet, images: Tensor, targets: Sequence[Tensor]) -> list[Tensor]:
+        """How far each active subnet's stages are from the fullnet's, summed over its images.
+
+        Args:
+            supernet: The supernet of the model, with active subnets and these stages' parts.
+            images: ``(B, C, H, W)``.
+            targets: The fullnet's features at the ends ``(B, ...)``, and its scores.
+
+        Returns:
+            Of every stage ``(2, groups)``: squared error and energy of the target's channels that
+            the subnet has; of the last one ``KL(fullnet || subnet)``, by sigmoid or softmax as in
+            the head's loss, and the number of images. Their ratio is the distance.
+        """
+        found: list[Tensor] = []
+
+        def compare(y: Tensor) -> Tensor:
+            k = len(found)
+            target = self._kept(supernet, k, targets[k])
+            dtype = torch.promote_types(y.dtype, torch.float32)  # sums of half floats overflow
+            error, energy = (x.to(dtype).flatten(1).square().sum(1) for x in (y - target, target))
+            found.append(_of_groups(torch.stack([error, energy]), groups))
+            return target.to(y.dtype)
+
+        groups = len(supernet.active_subnets)
+        with self.at_ends(compare):
+            scores = ImageClassifier.forward(self.model, images, mode='tensor')
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        target = targets[-1].to(dtype)
+        sigmoid = is_sigmoid(self.model.head.loss_module, target.shape[1])
+        error = divergence(scores.to(dtype), target, sigmoid)
+        sums = torch.stack([error, torch.ones_like(error)])
+        return [*found, _of_groups(sums, groups)]
+
+    def _kept(self, supernet: Supernet, k: int, target: Tensor) -> Tensor:
+        """A feature of the fullnet with zeros in the channels that each image's subnet lacks."""
+        subnets = supernet.active_subnets
+        side = supernet.layout.parts[self.ends[k]].outputs[0]
+        masks = torch.stack([mask_of(side, subnet) for subnet in subnets]).to(target)
+        shape = [1] * target.dim()
+        shape[0], shape[channel_dim(target)] = len(target), masks.shape[1]
+        return target * masks.repeat(len(target) // len(subnets), 1).view(shape)
+
+
+def distances(errors: Sequence[Tensor]) -> Tensor:
+    """Distances ``(stages, groups)`` of sums as :meth:`Stages.errors` gives them."""
+    error, energy = torch.stack(list(errors), 1)
+    return error / energy.clamp_min(torch.finfo(energy.dtype).tiny)
+
+
+def fullnet_features(
+    stages: Stages, supernet: Supernet, images: Tensor, execution: str
+) -> list[Tensor]:
+    """The fullnet's features at the ends, and its scores, each ``(B, ...)``, without gradients."""
+    found: list[Tensor] = []
+    with supernet.active([supernet.space.fullnet], execution), stages.at_ends(found.append):
+        scores = ImageClassifier.forward(stages.model, images, mode='tensor')
+    return [x.detach() for x in (*found, scores)]
+
+
+def _of_groups(sums: Tensor, groups: int) -> Tensor:
+    """Sums over the images of each group; image ``i`` is of group ``i % groups``."""
+    return sums.view(2, -1, groups).sum(1)
+
+
+def _default_ends(backbone: BaseModel) -> list[str]:
+    convs = {
+        name: sum(is_conv(m) for m in child.modules()) for name, child in backbone.named_children()
+    }
+    names = [name for name, count in convs.items() if count]
+    return [name for name in names[:-1] if convs[name] > 1]
+
+
+def _split(model: nn.Module, name: str, ends: Sequence[str]) -> list[str]:
+    """The largest modules with parameters in a module that hold no end but are one at most."""
+    module = model.get_submodule(name)
+    if not any(True for _ in module.parameters()):
+        return []
+    if not any(_inside(end, name) and end != name for end in ends):
+        return [name]
+    children = (f'{name}.{child}' for child, _ in module.named_children())
+    return [part for child in children for part in _split(model, child, ends)]
+
+
+def _inside(name: str, module: str) -> bool:
+    return f'{name}.'.startswith(f'{module}.')
