@@ -157,7 +157,6 @@ class SupernetHook(SeedHook):
             self.input_shape,
             self.execution,
             self.model.stages.parts if self.stage_wise else None,
-            self.execution,
         )
         if self.stage_wise:
             self.model.supernet = self.supernet
