@@ -17,9 +17,9 @@ from mmpse.space import Subnet
 from .cutting import LayerCut, untracked
 from .functions import ChunkedBatchNorm, interleave, is_channels_last
 from .layout import Side
-from .parts import Part, batch_of, exchanged, map_tensors
+from .parts import Part, batch_of, map_tensors
 from .plain import Row, by_subnet
-from .watch import channel_dim
+from .watch import channel_dim, exchanged
 
 
 class masked:  # noqa: N801 (read as a word of a `with` line)
@@ -49,8 +49,6 @@ class masked:  # noqa: N801 (read as a word of a `with` line)
 
     def __enter__(self) -> None:
         with ExitStack() as stack:
-            module = self.part.module
-            stack.enter_context(exchanged(module, partial(self._run, module.forward)))
             for norm, sides in self.part.norms:
                 mask = None if sides is None else self._mask(sides.outputs)
                 forward = partial(self._normalise, norm, norm.forward, mask)
@@ -61,6 +59,8 @@ class masked:  # noqa: N801 (read as a word of a `with` line)
             for row in self.part.not_plain:
                 forward = partial(self._by_subnet, row, row[1].forward)
                 stack.enter_context(exchanged(row[1], forward))
+            module = self.part.module  # the last, as it may be one of these layers
+            stack.enter_context(exchanged(module, partial(self._run, module.forward)))
             self._stack = stack.pop_all()
 
     def __exit__(self, *_) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,16 +39,6 @@ class Part:
         self.leaky = [(layer, s) for name, layer, s in self.layers if name in layout.leaky]
         self.not_plain = not_plain(self.layers)
         self.ran = False
-
-
-@contextmanager
-def exchanged(module: nn.Module, forward: Callable) -> Iterator[None]:
-    """Another forward for the time of a ``with`` block; hooks would miss those who call it."""
-    module.forward = forward
-    try:
-        yield
-    finally:
-        del module.forward
 
 
 def batch_of(args: Sequence, kwargs: Mapping[str, Any], groups: int) -> int:

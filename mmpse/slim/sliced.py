@@ -16,8 +16,8 @@ from mmpse.space import Subnet
 from .cutting import LayerCut, kept, swapped, take, untracked
 from .functions import Slices, interleave, is_channels_last
 from .layout import Side
-from .parts import Part, batch_of, exchanged, map_tensors
-from .watch import channel_dim
+from .parts import Part, batch_of, map_tensors
+from .watch import channel_dim, exchanged
 
 
 @contextmanager

@@ -163,7 +163,7 @@ class Forward:
 
 @contextmanager
 def _boundaries(name: str, module: nn.Module, note: Note) -> Iterator[None]:
-    stock = module.forward  # hooks would miss those who call it
+    stock = module.forward
 
     def forward(*args, **kwargs) -> Any:
         noted('into', (args, kwargs))
@@ -176,11 +176,22 @@ def _boundaries(name: str, module: nn.Module, note: Note) -> Iterator[None]:
             if x.dim() > 1:
                 note((way, (name, k)), x, channel_dim(x))
 
+    with exchanged(module, forward):
+        yield
+
+
+@contextmanager
+def exchanged(module: nn.Module, forward: Callable) -> Iterator[None]:
+    """Another forward for the time of a ``with`` block; hooks would miss those who call it."""
+    before = vars(module).get('forward')  # a part may be a layer
     module.forward = forward
     try:
         yield
     finally:
-        del module.forward
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
 
 
 @contextmanager

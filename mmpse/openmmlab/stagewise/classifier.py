@@ -12,7 +12,7 @@ from torch import Tensor
 from mmpse.registry import MODELS
 from mmpse.slim import Supernet
 
-from .stages import Stages, distances
+from .stages import Stages, distance
 
 
 @MODELS.register_module()
@@ -76,8 +76,8 @@ class StageWiseClassifier(ImageClassifier):
             losses = self.head.loss(features, data_samples)
             with torch.no_grad():
                 targets.append(self.head(features))
-        of_subnets = distances(self.stages.errors(self.supernet, inputs, targets))
-        for name, of_stage in zip(self.stages.names, of_subnets, strict=True):
+        of_stages = [*map(distance, self.stages.errors(self.supernet, inputs, targets))]
+        for name, of_stage in zip(self.stages.names, of_stages, strict=True):
             losses[f'loss_{name}'] = self.stage_weight * of_stage.mean()
-        self.subnet_losses = of_subnets.detach().sum(0)
+        self.subnet_losses = torch.stack(of_stages).detach().sum(0)
         return losses

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from mmpse.openmmlab.models.outputs import parts_of
 from mmpse.openmmlab.teaching.scores import divergence, is_sigmoid
 from mmpse.slim import Layout, Supernet
-from mmpse.slim.units import channel_dim, mask_of
-from mmpse.slim.watch import is_conv
+from mmpse.slim.cutting import mask_of
+from mmpse.slim.watch import channel_dim, is_conv
 
 BACKBONE = 'backbone'
 SCORES = 'scores'  # name of the last stage
@@ -71,8 +71,12 @@ class Stages:
         These are the units of its layers, and those that join the stages before it with those
         behind it.
         """
-        layers = [name for name in layout.layers if any(self._parameters(name))]
-        last = [max(k for k, n in enumerate(layers) if _inside(n, end)) for end in self.ends]
+        layers = [
+            name
+            for name in layout.layers
+            if any(True for _ in self.model.get_submodule(name).parameters())
+        ]
+        last = [self._last_layer(layers, end) for end in self.ends]
         own: list[set[str]] = [set() for _ in self.names]
         for k, name in enumerate(layers):
             own[sum(k > at for at in last)] |= layout.layers[name].units
@@ -85,8 +89,13 @@ class Stages:
             for k, units in enumerate(own)
         ]
 
-    def _parameters(self, layer: str) -> Iterator[nn.Parameter]:
-        return self.model.get_submodule(layer).parameters()
+    def _last_layer(self, layers: Sequence[str], end: str) -> int:
+        """Number of the last layer of the stage that ends there."""
+        parts = self.parts
+        for part in reversed(parts[: parts.index(end) + 1]):  # the end may be a pooling
+            if inside := [k for k, name in enumerate(layers) if _inside(name, part)]:
+                return max(inside)
+        return -1
 
     @contextmanager
     def at_ends(self, handle: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
@@ -163,9 +172,9 @@ class Stages:
         return target * masks.repeat(len(target) // len(subnets), 1).view(shape)
 
 
-def distances(errors: Sequence[Tensor]) -> Tensor:
-    """Distances ``(stages, groups)`` of sums as :meth:`Stages.errors` gives them."""
-    error, energy = torch.stack(list(errors), 1)
+def distance(errors: Tensor) -> Tensor:
+    """Distances ``(groups,)`` of a stage's sums as :meth:`Stages.errors` gives them."""
+    error, energy = errors
     return error / energy.clamp_min(torch.finfo(energy.dtype).tiny)
 
 
@@ -193,9 +202,9 @@ def _default_ends(backbone: BaseModel) -> list[str]:
 
 
 def _split(model: nn.Module, name: str, ends: Sequence[str]) -> list[str]:
-    """The largest modules with parameters in a module that hold no end but are one at most."""
+    """The ends, and the largest modules with parameters in a module that lie between them."""
     module = model.get_submodule(name)
-    if not any(True for _ in module.parameters()):
+    if name not in ends and not any(True for _ in module.parameters()):
         return []
     if not any(_inside(end, name) and end != name for end in ends):
         return [name]
