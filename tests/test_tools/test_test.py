@@ -12,7 +12,7 @@ from mmpse.registry import MODELS
 
 
 def test_missing_checkpoint_is_named():
-    result = run('tools/test.py', QUICK / 'retrain_mobilenet-v2_digits.py', 'no.pth', expect=1)
+    result = run('tools/test.py', QUICK / 'classifier_digits.py', 'no.pth', expect=1)
     assert 'no checkpoint at no.pth; train one with tools/train.py' in result.stderr
 
 
@@ -34,7 +34,9 @@ def trained(digits, tmp_path):
 
     def make(name, **options):
         cfg = Config.fromfile(QUICK / f'{name}.py')
-        cfg.model.backbone.update(subnet=None, init_cfg=None, widen_factor=0.35)
+        cfg.model.backbone.update(init_cfg=None, widen_factor=0.35)
+        if 'in_channels' in cfg.model.neck:
+            cfg.model.neck.in_channels = [8, 16, 32, 1280]
         cfg.test_dataloader.batch_size = 3
         cfg.test_dataloader.dataset.update(data_root=str(digits), indices=4)
         if 'ann_file' in cfg.test_evaluator:
@@ -48,10 +50,7 @@ def trained(digits, tmp_path):
     return make
 
 
-@pytest.mark.parametrize(
-    'name',
-    ['retrain_mobilenet-v2_digits', 'retinanet_mobilenet-v2_digits', 'fpn_mobilenet-v2_digits'],
-)
+@pytest.mark.parametrize('name', ['classifier_digits', 'detector_digits', 'segmentor_digits'])
 def test_predictions_are_drawn_in_every_package(trained, tmp_path, name):
     said = run(*trained(name), '--show-dir', tmp_path / 'shown').stdout
     assert f'4 images -> {tmp_path}/shown' in said
@@ -60,7 +59,7 @@ def test_predictions_are_drawn_in_every_package(trained, tmp_path, name):
 
 def test_metrics_that_are_no_scalars(trained, tmp_path):
     evaluator = [dict(type='Accuracy', topk=(1,)), dict(type='ConfusionMatrix')]
-    command = trained('retrain_mobilenet-v2_digits', test_evaluator=evaluator)
+    command = trained('classifier_digits', test_evaluator=evaluator)
     run(*command, '--out', tmp_path / 'out/metrics.json')
     metrics = json.loads((tmp_path / 'out/metrics.json').read_text())
     assert isinstance(metrics['accuracy/top1'], float)
@@ -69,7 +68,7 @@ def test_metrics_that_are_no_scalars(trained, tmp_path):
 
 
 def test_out_is_checked_before_the_test(trained, tmp_path):
-    result = run(*trained('retrain_mobilenet-v2_digits'), '--out', tmp_path, expect=1)
+    result = run(*trained('classifier_digits'), '--out', tmp_path, expect=1)
     assert result.stderr.splitlines()[-1].startswith('IsADirectoryError: ')
     assert 'Epoch(test)' not in result.stdout
 

@@ -53,7 +53,7 @@ def thawed(cfg: Config, statistics: bool = False) -> dict[str, dict[str, Any]]:
 
 def _thawed(config: Mapping[str, Any], statistics: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    if config.get('frozen_stages', -1) >= 0:
+    if (stages := config.get('frozen_stages')) is not None and stages >= 0:
         found['frozen_stages'] = -1
     if statistics and config.get('norm_eval', default_of(config, 'norm_eval', MODELS)):
         found['norm_eval'] = False
