@@ -15,7 +15,8 @@ def small_supernet(tmp_path_factory, digits):
     cfg.model.backbone.update(base_channels=8, stem_channels=8)
     cfg.model.head.in_channels = 64
     for loader, images in ((cfg.train_dataloader, 48), (cfg.val_dataloader, 32)):
-        loader.dataset.indices = images  # a list would take long to print
+        # a list would take long to print, and garbage is collected before data are serialised
+        loader.dataset.update(indices=images, serialize_data=False)
     cfg.dump(folder / 'config.py')
     cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
     cfg.work_dir, cfg.experiment_name = str(folder), 'small_supernet'
@@ -38,6 +39,7 @@ def small_search(small_supernet, tmp_path):
     cfg.train_cfg = dict(
         type='mmpse.EvolutionSearchLoop',
         budget=dict(flops='50%'),
+        input_shape=(3, 32, 32),
         metric='accuracy/top1',
         population=6,
         generations=3,

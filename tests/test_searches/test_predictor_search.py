@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from search_runs import log_of, search
+from search_runs import SHARED, log_of, search
 
 from mmpse.openmmlab.search.archive import read_archive
 from mmpse.openmmlab.search.judge import Judge, Verdict
@@ -41,7 +41,7 @@ def made_up(monkeypatch):
 def cfg(small_search, tmp_path):
     """A search in a checkpoint whose record says the same."""
     cfg = small_search
-    kept = {key: cfg.train_cfg[key] for key in ('budget', 'metric', 'calibration')}
+    kept = {key: cfg.train_cfg[key] for key in SHARED}
     cfg.train_cfg = dict(type='mmpse.PredictorSearchLoop', candidates=6, **kept)
     cfg.log_level = 'INFO'
     checkpoint = torch.load(cfg.load_from, weights_only=False)
