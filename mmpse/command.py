@@ -10,9 +10,7 @@ from collections.abc import Callable
 
 from mmpse.errors import UserError
 
-# what MMEngine says while it reads a config, builds what that names, and runs it
-CONFIG_ERRORS = KeyError, TypeError, ValueError, RuntimeError
-CONFIG_ROOMS = 'mmengine.config', 'mmengine.registry', 'mmengine.runner'
+CONFIG_ERRORS = KeyError, TypeError, ValueError, RuntimeError  # what MMEngine says of a config
 ARGUMENTS = re.compile(r'unexpected keyword argument|missing \d+ required|multiple values for')
 
 
@@ -64,7 +62,7 @@ def of_user(error: Exception) -> bool:
         # of a constructor, or of its base's that it passes them on to
         frames = [frame for frame in frames if frame.f_code.co_name != '__init__']
     room = frames[-1].f_globals.get('__name__', '')
-    return isinstance(error, CONFIG_ERRORS) and room.startswith(CONFIG_ROOMS)
+    return type(error) in CONFIG_ERRORS and room.partition('.')[0] == 'mmengine'
 
 
 def _config_being_read(error: Exception) -> str | None:

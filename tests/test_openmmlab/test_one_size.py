@@ -59,12 +59,13 @@ CROP = [dict(type='Resize', scale=128), dict(type='CenterCrop', crop_size=SIDE)]
 
 @pytest.mark.parametrize('pipeline, shape', [(CROP, None), (None, (3, SIDE, SIDE))])
 @pytest.mark.parametrize(
-    'head, weights', [('mmpse.FlatteningHead', 64 * 9 * 4), ('mmpse.MixingHead', 64 * 81 + 64 * 4)]
+    ('head', 'weights', 'cut'),
+    [('mmpse.FlatteningHead', 64 * 9 * 4, True), ('mmpse.MixingHead', 64 * 81 + 64 * 4, False)],
 )
-def test_size_of_the_config_or_given(head, weights, pipeline, shape):
+def test_size_of_the_config_or_given(head, weights, cut, pipeline, shape):
     subject = examine(config(head, pipeline), None, shape)
     assert subject.input_shape == (3, SIDE, SIDE) == tuple(subject.images.shape[1:])
-    assert 'backbone.layer4.0.conv2' in subject.layout.units  # what the head reads
+    assert ('backbone.layer4.0.conv2' in subject.layout.units) == cut  # what the head reads
     subnet = subject.space.uniform(0.5)
     check_cut(subject.model, subject.layout, subnet, subject.images, raw_outputs)
     static = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
