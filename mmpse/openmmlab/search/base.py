@@ -125,6 +125,7 @@ class SearchLoop(BaseLoop):
         self.own_archive = archive is None
         self.topk = topk
         self.seed = runner.seed
+        runner.param_schedulers = None  # nothing is trained, and a recipe's need its epochs
         # Resuming is the archive's affair; the runner's would restore the supernet's optimizer.
         self.resume = compat.take_over_resuming(runner)
         # before anything is judged, so that an unreachable budget fails at once
