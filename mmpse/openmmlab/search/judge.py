@@ -131,14 +131,19 @@ class Judge:
         A metric such as mAP is no mean over images: it is taken of all images but those of a part.
         MMEngine's metrics keep a result of each image in ``results``.
         """
-        results = [list(metric.results) for metric in self.evaluator.metrics]
+        metrics = self.evaluator.metrics
+        results = [list(metric.results) for metric in metrics]
         score = self._score()
+        if not compat.takes_some_images(self.evaluator):
+            return score, None, ()
         parts = min(PARTS, *map(len, results))
         values = []
         for part in range(parts):
-            for metric, of_images in zip(self.evaluator.metrics, results):
-                metric.results = [r for k, r in enumerate(of_images) if k % parts != part]
-            values.append(parts * score - (parts - 1) * self._score())
+            with contextlib.ExitStack() as stack:
+                for metric, of_images in zip(metrics, results):
+                    rest = [r for k, r in enumerate(of_images) if k % parts != part]
+                    stack.enter_context(compat.of_some_images(metric, rest))
+                values.append(parts * score - (parts - 1) * self._score())
         return score, None, tuple(values) if all(map(math.isfinite, values)) else ()
 
 
