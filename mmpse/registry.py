@@ -13,7 +13,6 @@ def _child(parent: Registry, *locations: str) -> Registry:
 
 MODELS = _child(
     root.MODELS,
-    'mmpse.models',
     'mmpse.openmmlab.models.backbones',
     'mmpse.openmmlab.models.pruned',
     'mmpse.openmmlab.stagewise.classifier',

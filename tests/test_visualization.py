@@ -22,14 +22,19 @@ def test_width_profile_draws_the_share_of_every_unit():
 
 def test_search_progress_draws_best_and_mean_scores():
     scores = [[1.0, 2.0], [4.0, 0.0], [3.0, 3.0]]
-    judged = [
+    references = [
+        Judged(1, 0, origin, (k,), 5.0 - k, None, dict(flops=3e6))
+        for k, origin in enumerate(('fullnet', 'uniform'))
+    ]
+    judged = references + [
         Judged(1, g, 'prior', (8 * g, k), score, None, dict(flops=1e6))
-        for g, row in enumerate(scores)
+        for g, row in enumerate(scores, 1)
         for k, score in enumerate(row)
     ]
-    failed = judged[0]._replace(score=float('-inf'), resources=dict(flops=1))
-    figure = search_progress({'a': [*judged, failed], 'b': judged[:2]}, 'top-1')
-    best, mean, of_b, _ = figure.axes[0].lines
+    failed = judged[2]._replace(score=float('-inf'), resources=dict(flops=1))
+    figure = search_progress({'a': [*judged, failed], 'b': judged[:4]}, 'top-1')
+    best, mean, fullnet, uniform, of_b, *_ = figure.axes[0].lines
+    assert [set(line.get_ydata()) for line in (fullnet, uniform)] == [{5.0}, {4.0}]
     assert best.get_ydata().tolist() == [2.0, 4.0, 4.0]
     assert mean.get_ydata().tolist() == [1.5, 2.0, 3.0]
     assert best.get_xdata().tolist() == [2, 4, 6] and of_b.get_xdata().tolist() == [2]

@@ -2,8 +2,8 @@
 
 from .allocate import allocate
 from .around import BudgetSampler
-from .predictor import Notch, Predictor, notch_table
 from .gains import Gain, paired_gain
+from .predictor import Notch, Predictor, notch_table
 from .record import best_few, best_widths, levelled, merged, predictor_of, refitted
 from .sensitivity import Curves
 

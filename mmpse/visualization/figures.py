@@ -35,6 +35,8 @@ def width_profile(subnets: Mapping[str, Mapping[str, int]], full: Mapping[str, i
 def search_progress(searches: Mapping[str, Sequence[Judged]], metric: str) -> Figure:
     """Best score so far and mean score of every generation; score against FLOPs with the front.
 
+    The references, which a search judges first, are horizontal lines and larger points.
+
     Args:
         searches: Name in the legend -> the subnets that a search judged, in that order.
         metric: Name of the score.
@@ -43,17 +45,23 @@ def search_progress(searches: Mapping[str, Sequence[Judged]], metric: str) -> Fi
     left, right = figure.subplots(1, 2)
     for k, (name, judged) in enumerate(searches.items()):
         judged = [row for row in judged if np.isfinite(row.score)]
+        references = [row for row in judged if not row.generation]
         scores: dict[int, list[float]] = {}
         for row in judged:
-            scores.setdefault(row.generation, []).append(row.score)
+            if row.generation:
+                scores.setdefault(row.generation, []).append(row.score)
         done = np.cumsum([len(of_generation) for of_generation in scores.values()])
         best = np.maximum.accumulate([max(values) for values in scores.values()])
         style = dict(color=f'C{k}', marker='.')
         left.plot(done, best, **style, label=f'{name}: best so far')
         mean = [np.mean(values) for values in scores.values()]
         left.plot(done, mean, **style, linestyle='--', label=f'{name}: mean of the generation')
+        for row, line in zip(references, (':', '-.')):
+            label = f'{name}: {row.origin}'
+            left.axhline(row.score, color=f'C{k}', linestyle=line, linewidth=1, label=label)
         flops = [row.resources['flops'] / 1e6 for row in judged]
-        right.scatter(flops, [row.score for row in judged], s=8, alpha=0.4, color=f'C{k}')
+        sizes = [8 if row.generation else 40 for row in judged]
+        right.scatter(flops, [row.score for row in judged], s=sizes, alpha=0.4, color=f'C{k}')
         front = pareto_front(judged)
         right.step(
             [row.resources['flops'] / 1e6 for row in front],
@@ -138,7 +146,7 @@ def training_losses(flops: np.ndarray, losses: np.ndarray, iterations: np.ndarra
     axes = figure.subplots()
     points = axes.scatter(flops / 1e6, losses, c=iterations, s=6, alpha=0.6, cmap='viridis')
     figure.colorbar(points, label='iteration')
-    axes.set_xlabel('FLOPs of the backbone (M multiply-adds)')
+    axes.set_xlabel('FLOPs (M multiply-adds)')
     axes.set_ylabel('label loss')
     axes.grid(alpha=0.3)
     return figure

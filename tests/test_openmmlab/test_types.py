@@ -7,7 +7,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmpse.models import FitToBackbone, WarmStart
+from mmpse.openmmlab.models.pruned import Pruned
+from mmpse.openmmlab.models.warm_start import WarmStart
 from mmpse.openmmlab.search.loops import EvolutionSearchLoop, RandomSearchLoop
 from mmpse.openmmlab.search.resume import is_search
 from mmpse.openmmlab.types import find_type, is_type
@@ -44,7 +45,7 @@ def test_subclasses_are_of_the_type(scope):
 
 
 def test_functions_and_one_of_several(scope):
-    assert is_type('mmpse.FitToBackbone', FitToBackbone)
+    assert is_type('mmpse.Pruned', Pruned)
     assert is_type('GN', (nn.BatchNorm2d, 'GN'))
 
 

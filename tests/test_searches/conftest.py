@@ -8,7 +8,7 @@ from tiny_tasks import write_task
 
 @pytest.fixture(scope='session')
 def small_supernet(tmp_path_factory, digits):
-    """The folder of a supernet of 8 iterations with a loss record: ``config.py``, ``epoch_2.pth``."""
+    """The folder of a supernet with a loss record: ``config.py`` and ``epoch_2.pth``."""
     folder = tmp_path_factory.mktemp('small_supernet')
     config, _ = write_task('classification', digits, folder)
     cfg = Config.fromfile(config)

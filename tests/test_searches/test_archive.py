@@ -1,4 +1,3 @@
-import json
 import sqlite3
 
 import pytest
@@ -32,32 +31,13 @@ def test_a_subnet_cannot_be_added_twice(tmp_path):
     assert archive.rows() == [judged(0)]  # none of them, if not all
 
 
-def test_archive_of_a_version_that_kept_subnets_without_a_score(tmp_path):
-    """It opens; what has no score counts as not judged."""
-    path = tmp_path / 'a.db'
-    with sqlite3.connect(path) as db:
-        db.executescript(
-            'CREATE TABLE identity (key PRIMARY KEY, value);'
-            'CREATE TABLE searches (id INTEGER PRIMARY KEY, settings UNIQUE, known);'
-            'CREATE TABLE judged (id INTEGER PRIMARY KEY, search, generation, origin, widths, '
-            'score, loss, resources, part, UNIQUE (widths, search));'
-            'CREATE UNIQUE INDEX scored ON judged (widths) WHERE score IS NOT NULL;'
-        )
-        identity = {'schema': 'mmpse.archive/4', **IDENTITY}
-        db.executemany(
-            'INSERT INTO identity VALUES (?, ?)',
-            [(key, json.dumps(value)) for key, value in identity.items()],
-        )
-        db.execute(
-            'INSERT INTO judged VALUES (1, 1, 0, "prior", "[8, 16]", NULL, NULL, "{}", 0.25), '
-            '(2, 1, 0, "prior", "[8, 17]", 0.5, NULL, "{}", 0.5)'
-        )
-    archive = Archive(path, IDENTITY)
-    assert [row.widths for row in archive.rows()] == [(8, 17)]
-    number, known = archive.begin(dict(budget='300M'))
-    assert [row.widths for row in known] == [(8, 17)]
-    archive.add([judged(0)._replace(search=number + 1)])
-    assert [row.widths for row in read_archive(path)] == [(8, 17), (8, 16)]
+def test_parts_are_kept_and_added(tmp_path):
+    archive = Archive(tmp_path / 'a.db', IDENTITY)
+    whole, lacking = judged(0)._replace(parts=(0.25, 1 / 3)), judged(1)
+    archive.add([whole, lacking])
+    completed = lacking._replace(parts=(1.5,))
+    archive.add([judged(2)], completed=[completed])
+    assert archive.rows() == [whole, completed, judged(2)]
 
 
 def test_archive_of_another_version_is_refused(tmp_path):

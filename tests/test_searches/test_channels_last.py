@@ -10,8 +10,8 @@ from mmengine.model import MMDistributedDataParallel
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmpse.models import is_channels_last
 from mmpse.openmmlab.supernet.channels_last import ChannelsLastHook
+from mmpse.slim.functions import is_channels_last
 
 
 def in_process(rank: int, file: str) -> None:

@@ -8,18 +8,18 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from search_runs import log_of, search
 
-from mmpse.models import with_subnet
 from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.supernet.building import supernet_of
 from mmpse.openmmlab.supernet.checkpoint import check_statistics, of_supernet, supernet_state
-from mmpse.registry import MODELS
+from mmpse.slim import cut_
 
 LOST = 'candidates are drawn by cost alone'
 
 
 @pytest.fixture
-def published(trained_search_cfg, tmp_path):
+def published(small_search, tmp_path):
     """What mmdet's publish_model.py and ``published_keys`` keep; and the weights alone."""
-    content = torch.load(trained_search_cfg.load_from, weights_only=False)
+    content = torch.load(small_search.load_from, weights_only=False)
     files = {
         'meta': dict(meta=content['meta'], state_dict=content['state_dict']),
         'state_dict': dict(state_dict=content['state_dict']),
@@ -31,19 +31,19 @@ def published(trained_search_cfg, tmp_path):
 
 
 @pytest.mark.parametrize('kept', ['meta', 'state_dict', 'weights'])
-def test_a_published_supernet_is_not_evaluated(trained_search_cfg, published, kept):
-    model = build_model(trained_search_cfg)
+def test_a_published_supernet_is_not_evaluated(small_search, published, kept):
+    model = build_model(small_search)
     content = torch.load(published / f'{kept}.pth', weights_only=False)
-    with pytest.raises(ValueError, match=r'no BatchNorm statistics .* first: backbone.conv1.bn'):
+    with pytest.raises(ValueError, match=r'no BatchNorm statistics .* first: backbone.bn1'):
         check_statistics(model, content, 'published.pth')
 
 
 @pytest.mark.parametrize('kept', ['meta', 'state_dict'])
 def test_the_prior_of_a_published_supernet_is_found_or_said_to_be_lost(
-    trained_search_cfg, published, kept
+    small_search, published, kept
 ):
     options = {'load_from': str(published / f'{kept}.pth'), 'train_cfg.generations': 1}
-    log = log_of(search(trained_search_cfg, **options))
+    log = log_of(search(small_search, **options))
     assert (LOST in log) == (kept == 'state_dict')
 
 
@@ -59,17 +59,18 @@ def test_published_keys_of_the_checkpoint_hook(supernet_cfg, tmp_path):
 
 
 @pytest.mark.parametrize('norm_eval', [False, True])
-def test_the_mark_goes_when_a_subnet_is_trained(trained_search_cfg, published, scope, norm_eval):
+def test_the_mark_goes_when_a_subnet_is_trained(small_search, published, scope, norm_eval):
     """Its statistics are its own after one step, unless its normalisation is frozen."""
-    content = torch.load(published / 'weights.pth', weights_only=False)
-    cfg = trained_search_cfg.model.to_dict()
-    space = build_model(trained_search_cfg).backbone.search_space
-    cfg['backbone']['norm_eval'] = norm_eval
-    model = MODELS.build(with_subnet(cfg, space.uniform(0.5)))
-    model.load_state_dict(content)
+    cfg = copy.deepcopy(small_search)
+    cfg.model.backbone.norm_eval = norm_eval
+    model = build_model(cfg)
+    content = torch.load(published / 'meta.pth', weights_only=False)
+    supernet, _ = supernet_of(model, content, cfg)
+    cut_(model, supernet.layout, supernet.space.uniform(0.5))
+    model.load_state_dict(torch.load(published / 'weights.pth'))
     assert of_supernet(model.state_dict())
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
-    (batch, *_) = Runner.build_dataloader(copy.deepcopy(trained_search_cfg.train_dataloader))
+    (batch, *_) = Runner.build_dataloader(copy.deepcopy(small_search.train_dataloader))
     model.train()
     model.train_step(batch, optimizer)
     assert of_supernet(dict(state_dict=model.state_dict())) == norm_eval

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpse.models import SlimmableMobileNetV2
+from mmpse.slim import cut_
 
 TEACHER = dict(
     type='ImageClassifier',
@@ -33,7 +33,8 @@ class Gradients(Hook):
         data = runner.model.data_preprocessor(copy.deepcopy(data_batch), True)
         self.images = data['inputs'].double()
         self.labels = torch.cat([sample.gt_label for sample in data['data_samples']])
-        self.subnets = [runner.model.backbone.search_space.subnet(w) for w in self.hook.subnets]
+        self.supernet = self.hook.supernet
+        self.subnets = [self.supernet.space.subnet(w) for w in self.hook.subnets]
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.gradient = {
@@ -60,6 +61,7 @@ def one_step(cfg, accumulative_counts=1, iterations=1, **hook):
     if supernet_hook.distillation is not None and supernet_hook.distillation.teacher is not None:
         supernet_hook.distillation.teacher.double()
     step = Gradients(supernet_hook)
+    step.plain = copy.deepcopy(runner.model)
     runner.register_hook(step)
     runner.train()
     return step, runner
@@ -67,17 +69,10 @@ def one_step(cfg, accumulative_counts=1, iterations=1, **hook):
 
 def scores(step, subnet, images):
     """Scores of a static network with the weights before the step, and its parameters."""
-    static = SlimmableMobileNetV2(widen_factor=0.35, subnet=subnet).double()
-    prefix = 'backbone.'
-    static.load_state_dict(
-        {k[len(prefix) :]: v for k, v in step.before.items() if k.startswith(prefix)}
-    )
-    static.train()
-    fc = [step.before[f'head.fc.{name}'].clone().requires_grad_() for name in ('weight', 'bias')]
-    feature = static(images)[0].mean((2, 3))
-    parameters = {f'backbone.{name}': p for name, p in static.named_parameters()}
-    parameters.update({'head.fc.weight': fc[0], 'head.fc.bias': fc[1]})
-    return feature @ fc[0][:, : feature.shape[1]].t() + fc[1], parameters
+    static = copy.deepcopy(step.plain)
+    static.load_state_dict(step.before)
+    cut_(static, step.supernet.layout, subnet).train()
+    return static(images, mode='tensor'), dict(static.named_parameters())
 
 
 def soft_loss(score, teacher_score, temperature=1.0):
@@ -111,7 +106,7 @@ def test_sandwich_step_is_the_serial_passes_of_the_paper(supernet_cfg):
     step, runner = one_step(
         supernet_cfg, n=4, serial=True, distillation=dict(), accumulative_counts=4
     )
-    space = runner.model.backbone.search_space
+    space = step.supernet.space
     assert step.subnets[:2] == [space.fullnet, space.tinynet] and len(step.subnets) == 4
     expected = zeros(step)
     soft = None
@@ -138,7 +133,7 @@ def test_single_path_step_is_one_random_subnet_on_the_batch(supernet_cfg):
     uniform = dict(type='mmpse.UniformSampler')
     step, runner = one_step(supernet_cfg, n=1, fullnet=False, tinynet=False, sampler=uniform)
     (subnet,) = step.subnets
-    space = runner.model.backbone.search_space
+    space = step.supernet.space
     assert subnet not in (space.fullnet, space.tinynet)
     expected = zeros(step)
     score, parameters = scores(step, subnet, step.images)

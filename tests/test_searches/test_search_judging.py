@@ -66,7 +66,7 @@ def test_judging_equals_recalibrating_and_testing_the_cut_model(cfg, memory_form
 def test_the_supernet_is_as_it_was_after_judging(cfg):
     loop = search(cfg, **{'train_cfg.generations': 1}).train_loop
     state = torch.load(cfg.load_from, weights_only=False)['state_dict']
-    after = loop.model.state_dict()
+    after = loop.supernet.model.state_dict()
     assert state.keys() == after.keys()
     assert all(torch.equal(state[key], after[key]) for key in state)
 

@@ -6,18 +6,18 @@ import re
 import pytest
 import torch
 from command_line import QUICK, run
-from mmengine.config import Config
 
-from mmpse.models import SlimmableMobileNetV2
+from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.openmmlab.search.archive import Archive, Judged
+from mmpse.openmmlab.supernet.building import find_supernet, supernet_content
 from mmpse.openmmlab.supernet.record import LossRecord
-from mmpse.registry import MODELS
+from mmpse.space import SearchSpace
 
 
 @pytest.fixture
 def archive(tmp_path):
     """An archive of two searches, and a CSV of its subnets trained on their own."""
-    space = SlimmableMobileNetV2(widen_factor=0.35).search_space
+    space = SearchSpace(dict(stem=32, body=64, head=128), dict(type='Net'))
     units = [[unit.name, unit.max_width] for unit in space.units]
     archive = Archive(tmp_path / 'work/archive.db', dict(units=units, metric='top1'))
     lines = ['subnet,accuracy']
@@ -43,14 +43,17 @@ def test_plot_search_draws_and_compares(archive, tmp_path):
     assert 'give the archive.db that a search wrote' in result.stderr
 
 
-def test_plot_losses_draws_the_record_of_a_checkpoint(tmp_path, scope):
-    cfg = Config.fromfile(QUICK / 'supernet_mobilenet-v2_digits.py')
-    space = MODELS.build(cfg.model.backbone).search_space
+def test_plot_losses_draws_the_record_of_a_checkpoint(tmp_path):
+    cfg = load_config(QUICK / 'supernet_resnet18_digits.py')
+    supernet, _ = find_supernet(build_model(cfg), cfg, {}, (3, 32, 32))
+    space = supernet.space
     record = LossRecord(size=10)
     record.extend(0, space.array([space.fullnet, space.tinynet]), [1.0, 2.0])
-    meta = dict(cfg=cfg.pretty_text, mmpse_supernet=dict(record=record.state_dict()))
+    state = dict(supernet_content(supernet), record=record.state_dict())
+    meta = dict(cfg=cfg.pretty_text, mmpse_supernet=state)
     torch.save(dict(meta=meta, state_dict={}), tmp_path / 'epoch_1.pth')
-    result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'epoch_1.pth')
+    shape = '--input-shape', 3, 32, 32
+    result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'epoch_1.pth', *shape)
     assert '2 losses drawn' in result.stdout and (tmp_path / 'training_losses.png').stat().st_size
     torch.save(dict(state_dict={}), tmp_path / 'other.pth')
     result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'other.pth', expect=1)

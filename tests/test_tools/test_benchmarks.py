@@ -5,7 +5,8 @@ import json
 import pytest
 from command_line import QUICK, run
 
-import mmpse
+from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.models.pruned import look
 from mmpse.space import SAMPLERS
 
 
@@ -30,17 +31,17 @@ def test_training_steps_as_ratios(tmp_path):
 
 
 def test_latency_as_ratios(tmp_path):
-    out, half = tmp_path / 'latency.json', tmp_path / 'half.json'
-    detector = QUICK / 'detector_digits.py'
-    mmpse.units(mmpse.build(detector)).space(model='RetinaNet').uniform(0.5).save(half)
+    config, out, half = QUICK / 'detector_digits.py', tmp_path / 'latency.json', tmp_path / 'half'
+    layout, _ = look(build_model(load_config(config)))
+    layout.space().uniform(0.5).save(half)
     run(
-        *('tools/benchmarks/latency.py', detector, '--rounds', 2),
-        *('--subnets', 'full=None', f'half={half}', '--input-shape', 3, 64, 64, '--json', out),
-        *('--parts', 'backbone', 'model', '--runtimes', 'torch', 'onnxruntime'),
+        *('tools/benchmarks/latency.py', config, '--rounds', 2, '--json', out),
+        *('--subnets', 'full=None', f'half={half}', '--input-shape', 3, 64, 64),
+        *('--runtimes', 'torch', 'onnxruntime'),
     )
-    rows = {(row['part'], row['runtime'], row['name']): row for row in json.loads(out.read_text())}
-    assert len(rows) == 8
-    for (*_, name), row in rows.items():
+    rows = {(row['runtime'], row['name']): row for row in json.loads(out.read_text())}
+    assert len(rows) == 4
+    for (_, name), row in rows.items():
         assert row['latency_ms'] > 0 and (name != 'full' or row['ratio'] == 1)
 
 

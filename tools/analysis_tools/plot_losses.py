@@ -2,20 +2,20 @@
 
 python tools/analysis_tools/plot_losses.py CHECKPOINT [--input-shape 3 224 224] [--out FILE.png]
 
-CHECKPOINT is one that SupernetHook has put its loss record into. FLOPs are the backbone's.
+CHECKPOINT is one that SupernetHook has put its loss record into. FLOPs are the whole model's, for
+an image of the input shape, by default that of the config's tests.
 """
 
 import argparse
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 
 from mmpse.command import run_command
-from mmpse.models import backbone_costs
+from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.supernet.building import supernet_of
 from mmpse.openmmlab.supernet.checkpoint import supernet_state
-from mmpse.registry import MODELS
 from mmpse.visualization import training_losses
 
 
@@ -24,9 +24,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('checkpoint', type=Path)
-    parser.add_argument(
-        '--input-shape', nargs=3, type=int, default=(3, 224, 224), metavar=('C', 'H', 'W')
-    )
+    parser.add_argument('--input-shape', nargs=3, type=int, metavar=('C', 'H', 'W'))
     parser.add_argument('--out', type=Path, help='default: training_losses.png beside CHECKPOINT')
     return parser.parse_args()
 
@@ -44,9 +42,8 @@ def main() -> None:
         )
     record = state['record']
     cfg = Config.fromstring(checkpoint['meta']['cfg'], '.py')
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    backbone = MODELS.build(dict(cfg.model.backbone, init_cfg=None))
-    flops = backbone_costs(backbone, args.input_shape)['flops'](record['widths'].numpy())
+    _, costs = supernet_of(build_model(cfg), checkpoint, cfg, args.input_shape)
+    flops = costs['flops'](record['widths'].numpy())
     out = args.out or args.checkpoint.parent / 'training_losses.png'
     figure = training_losses(flops, record['loss'].numpy(), record['iteration'].numpy())
     figure.savefig(out, dpi=150)

@@ -2,9 +2,9 @@
 
 python tools/benchmarks/judge.py [--images 256] [--calibration 2] [--json FILE]
 
-A candidate (uniform, half the FLOPs) is sliced, recalibrated and evaluated, as a search does it.
-Both run interleaved, round by round, in one process; the table gives medians. `loading` is what a
-pass over the split would cost on top if its batches were not kept decoded.
+A candidate (uniform, half the FLOPs) is sliced in place, recalibrated and evaluated, as a search
+does it. Both run interleaved, round by round, in one process; the table gives medians. `loading` is
+what a pass over the split would cost on top if its batches were not kept decoded.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
+from mmengine.runner import autocast
 from mmpretrain.evaluation import Accuracy
 from mmpretrain.structures import DataSample
 from rich.console import Console
@@ -29,15 +30,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmpse.command import run_command
 from mmpse.files import write_json
-from mmpse.models import find_backbone, model_costs
+from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.search.judge import Judge
-from mmpse.registry import MODELS
+from mmpse.openmmlab.supernet.building import find_supernet
+from mmpse.resources.timing import device_name
+from mmpse.slim import as_subnet
 from mmpse.space import nearest_uniform
 
-BACKBONES = {
-    'MobileNetV2': dict(type='mmpse.SlimmableMobileNetV2'),
-    'ResNet-50': dict(type='mmpse.SlimmableResNet', depth=50),
+NETWORKS = {
+    'MobileNetV2': 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py',
+    'ResNet-50': 'mmpretrain::resnet/resnet50_8xb32_in1k.py',
 }
 PARTS = ('slicing', 'recalibration', 'evaluation')
 
@@ -46,11 +49,12 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--networks', nargs='+', choices=list(BACKBONES), default=list(BACKBONES))
+    parser.add_argument('--networks', nargs='+', choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument('--size', type=int, default=224, help='side of an image in pixels')
     parser.add_argument('--images', type=int, default=256, help='images of the split')
     parser.add_argument('--batch', type=int, default=32, help='images per batch')
     parser.add_argument('--calibration', type=int, default=2, help='batches of recalibration')
+    parser.add_argument('--fp16', action='store_true', help='in mixed precision')
     parser.add_argument('--rounds', type=int, default=3, help='rounds, after one warm-up round')
     parser.add_argument('--json', type=Path, help='write the rows to this file')
     return parser.parse_args()
@@ -78,52 +82,35 @@ class Images(Dataset):
         return dict(inputs=torch.from_numpy(np.ascontiguousarray(crop)), data_samples=sample)
 
 
-def classifier(backbone: dict) -> dict:
-    return dict(
-        type='mmpse.FitToBackbone',
-        architecture='ImageClassifier',
-        data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
-        backbone=backbone,
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=1000, in_channels=1),
-    )
-
-
 def measure(network: str, args: argparse.Namespace) -> dict:
     """One row: medians over the rounds."""
-    model = classifier(BACKBONES[network])
-    supernet = MODELS.build(model)
-    space = find_backbone(supernet).search_space
-    cost = model_costs(model, (3, args.size, args.size))['flops']
+    cfg = load_config(NETWORKS[network])
+    model = build_model(cfg).to(get_device(), memory_format=torch.channels_last)
+    supernet, costs = find_supernet(model, cfg, {}, (3, args.size, args.size))
+    space, cost = supernet.search_space, costs['flops']
     full = cost(space.array([space.fullnet]))[0]
     half = space.subnet(nearest_uniform(space, cost, full / 2))
     loader = DataLoader(Images(args.images, args.size), args.batch, collate_fn=pseudo_collate)
     calibration = list(loader)[: args.calibration]
     evaluator = Evaluator(Accuracy(topk=(1,)))
     judge = Judge(
-        model,
-        supernet.state_dict(),
-        calibration,
-        loader,
-        evaluator,
-        'accuracy/top1',
-        torch.channels_last,
+        model, supernet.layout, calibration, loader, evaluator, 'accuracy/top1', args.fp16
     )
-    plain = judge.slice(space.fullnet)
     times: dict[str, list[float]] = {name: [] for name in ('plain', 'loading', *PARTS)}
     for k in track(range(args.rounds + 1), description=f'{network}, rounds', transient=True):
         clock = [clock_now()]
-        judge.evaluate(plain)
+        judge.evaluate(model)
         clock.append(clock_now())
         for _ in loader:
             pass
         clock.append(clock_now())
-        sliced = judge.slice(half)
-        clock.append(clock_now())
-        recalibrate(sliced, judge.calibration)
-        clock.append(clock_now())
-        judge.evaluate(sliced)
-        clock.append(clock_now())
+        with torch.no_grad(), as_subnet(model, supernet.layout, half):
+            clock.append(clock_now())
+            with autocast(enabled=args.fp16):
+                recalibrate(model, judge.calibration)
+            clock.append(clock_now())
+            judge.evaluate(model)
+            clock.append(clock_now())
         if k:  # round 0 warms up, and fills the cache
             for name, start, end in zip(times, clock, clock[1:]):
                 times[name].append(end - start)
@@ -132,7 +119,8 @@ def measure(network: str, args: argparse.Namespace) -> dict:
     ratios = [total / row['plain'] for total, row in zip(judged, rounds)]
     return dict(
         network=network,
-        device=get_device(),
+        device=device_name(get_device()),
+        fp16=args.fp16,
         flops_share=float(cost(space.array([half]))[0] / full),
         images=args.images,
         calibration_images=args.calibration * args.batch,

@@ -18,11 +18,11 @@ from rich.progress import track
 from rich.table import Table
 
 from mmpse.command import run_command
-from mmpse.errors import UserError
 from mmpse.files import write_json
-from mmpse.models import SlimmableMobileNetV2, backbone_costs
+from mmpse.openmmlab.configs.files import build_model, changed, load_config
+from mmpse.openmmlab.supernet.building import find_supernet, supernet_of
 from mmpse.openmmlab.supernet.checkpoint import supernet_state
-from mmpse.openmmlab.supernet.record import relative_losses
+from mmpse.openmmlab.supernet.record import recorded_losses, relative_losses
 from mmpse.space import (
     SAMPLERS,
     Budget,
@@ -66,19 +66,23 @@ def made_up_losses(space: SearchSpace, flops: Cost) -> tuple[np.ndarray, np.ndar
 
 def main() -> None:
     args = parse_args()
-    backbone = SlimmableMobileNetV2(widen_factor=args.widen_factor)
-    space, costs = backbone.search_space, backbone_costs(backbone, (3, args.size, args.size))
+    cfg = load_config('mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py')
+    wide = dict(backbone=dict(widen_factor=args.widen_factor))
+    wide['head'] = dict(in_channels=int(1280 * max(1, args.widen_factor)))
+    model, shape = build_model(changed(cfg, dict(model=wide))), (3, args.size, args.size)
     if args.checkpoint is None:
-        record = made_up_losses(space, costs['flops'])
+        supernet, costs = find_supernet(model, cfg, {}, shape)
+        record = made_up_losses(supernet.search_space, costs['flops'])
     else:
         checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=False)
-        state = supernet_state(checkpoint)
-        if state is None:
-            raise UserError(
+        if recorded_losses(checkpoint) is None:
+            raise ValueError(
                 f'{args.checkpoint} holds no losses of subnets; give a checkpoint of a classifier '
                 'that was trained with SupernetHook'
             )
-        record = relative_losses(state['record'])
+        supernet, costs = supernet_of(model, checkpoint, cfg, shape)
+        record = relative_losses(supernet_state(checkpoint)['record'])
+    space = supernet.search_space
     energy = expected_loss(space, *record)
 
     rows = []

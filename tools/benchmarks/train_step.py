@@ -33,15 +33,16 @@ from rich.table import Table
 import mmpse  # noqa: F401
 from mmpse.command import run_command
 from mmpse.files import write_json
-from mmpse.models import find_backbone
 from mmpse.openmmlab.supernet.execution import now
 
 NETWORKS = {
-    'MobileNetV2-1.5x': dict(type='mmpse.SlimmableMobileNetV2', widen_factor=1.5),
-    'MobileNetV2-0.5x': dict(type='mmpse.SlimmableMobileNetV2', widen_factor=0.5),
-    'ResNet-50': dict(type='mmpse.SlimmableResNet', depth=50),
-    'VGG16-BN': dict(type='mmpse.SlimmableVGG', depth=16, norm_cfg=dict(type='BN')),
+    'MobileNetV2-1.5x': dict(type='MobileNetV2', widen_factor=1.5),
+    'MobileNetV2-0.5x': dict(type='MobileNetV2', widen_factor=0.5),
+    'ResNet-50': dict(type='ResNet', depth=50),
+    'VGG16-BN': dict(type='VGG', depth=16, norm_cfg=dict(type='BN')),
 }
+WIDTHS = {'MobileNetV2-1.5x': 1920, 'MobileNetV2-0.5x': 1280, 'ResNet-50': 2048, 'VGG16-BN': 512}
+STAGES = {'VGG16-BN': ['features.2', 'features.5', 'features.9', 'features.13']}  # the poolings
 LAYOUTS = dict(NCHW=torch.contiguous_format, channels_last=torch.channels_last)
 WRAPPERS = dict(float32='OptimWrapper', bfloat16='mmpse.BFloat16OptimWrapper')
 STAGE_WISE = 'stage-wise'  # the modes that train stage by stage
@@ -83,9 +84,13 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def hooks(parallel: list[int], sampler: str) -> dict[tuple[str, int], list[dict]]:
+def hooks(parallel: list[int], sampler: str, size: int) -> dict[tuple[str, int], list[dict]]:
     """The hooks of every mode ``(name, n)``; the random subnets of one n are the same."""
-    hook = dict(type='mmpse.SupernetHook', sampler=dict(type=SAMPLERS[sampler]))
+    hook = dict(
+        type='mmpse.SupernetHook',
+        sampler=dict(type=SAMPLERS[sampler]),
+        input_shape=(3, size, size),
+    )
     modes: dict[tuple[str, int], list[dict]] = {('plain', 1): []}
     for n, execution in itertools.product(parallel, ('masked', 'sliced')):
         modes[execution, n] = [hook | dict(n=n, execution=execution)]
@@ -140,10 +145,7 @@ class Trainer:
 
 def turn(network, layout, dtype, mode, hooks, images, size, seed) -> tuple[float, int | None]:
     """Seconds of a step with the subnets of a seed, and, of seed 0, bytes of peak memory."""
-    model = build(network, 'mmpse.StageWiseClassifier' if STAGE_WISE in mode else 'ImageClassifier')
-    if mode == 'plain':
-        fullnet = find_backbone(model).search_space.fullnet
-        model = build(network, 'ImageClassifier', subnet=fullnet)
+    model = build(network, STAGE_WISE in mode)
     model.to(DEVICE, memory_format=LAYOUTS[layout])
     batch = dict(
         inputs=torch.randint(256, (images, 3, size, size), dtype=torch.uint8),
@@ -191,17 +193,20 @@ def main() -> None:
     show(rows, args)
 
 
-def build(network: str, architecture: str, **backbone):
+def build(network: str, stage_wise: bool):
     """A classifier of 1000 classes."""
+    kind = dict(type='ImageClassifier')
+    if stage_wise:
+        kind = dict(type='mmpse.StageWiseClassifier', stages=STAGES.get(network))
+    head = dict(type='LinearClsHead', num_classes=1000, in_channels=WIDTHS[network])
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return MODELS.build(
             dict(
-                type='mmpse.FitToBackbone',
-                architecture=architecture,
+                **kind,
                 data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
-                backbone=NETWORKS[network] | backbone,
+                backbone=NETWORKS[network],
                 neck=dict(type='GlobalAveragePooling'),
-                head=dict(type='LinearClsHead', num_classes=1000, in_channels=1),
+                head=head,
             )
         )
 
@@ -210,16 +215,14 @@ def measure(network: str, layout: str, dtype: str, args) -> list[dict]:
     """The rows of one network in one layout and precision."""
     modes = {
         (mode, n): (network, layout, dtype, mode, hooks_of_mode, args.batch, args.size)
-        for (mode, n), hooks_of_mode in hooks(args.n, args.sampler).items()
+        for (mode, n), hooks_of_mode in hooks(args.n, args.sampler, args.size).items()
         if mode in ('plain', *args.modes)
     }
     times: dict[tuple[str, int], list[float]] = {mode: [] for mode in modes}
     peaks: dict[tuple[str, int], int] = {}
     # forked from a process that has imported all this, and run nothing yet
     context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload(
-        ['mmpretrain.models', 'mmpse.models', 'mmpse.openmmlab.supernet.hook']
-    )
+    context.set_forkserver_preload(['mmpretrain.models', 'mmpse.openmmlab.supernet.hook'])
     turns = list(itertools.product(range(args.rounds), modes))
     for seed, mode in track(turns, description=f'{network}, {layout}, {dtype}', transient=True):
         with ProcessPoolExecutor(1, context) as process:

@@ -34,8 +34,6 @@ from frame import ROOT, Advance, Unit, load_config, read_json, run_units, set_up
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-
-from mmpse.command import run_command
 from mmpse.models import (
     backbone_costs,
     costs_of,
@@ -44,12 +42,14 @@ from mmpse.models import (
     model_costs,
     with_subnet,
 )
+from mmpse.transfer import transfer
+
+from mmpse.command import run_command
 from mmpse.openmmlab.search.resume import resume_latest
 from mmpse.openmmlab.supernet.hook import SupernetHook
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import HOOKS, MODELS
 from mmpse.space import Subnet, nearest_uniform
-from mmpse.transfer import transfer
 
 NETWORK = 'resnet18-w0p5_b128'
 BACKBONES = ('full', 'uniform', 'searched')

@@ -38,11 +38,11 @@ from frame import Advance, Unit, load_config, now, read_json, run_units, set_up,
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmpse.models import costs_of, count, model_costs, with_subnet
 from ranking import INPUT_SHAPE, METRIC, fullnet_config, space_of, train_supernet
 from torch import nn
 
 from mmpse.command import run_command
-from mmpse.models import costs_of, count, model_costs, with_subnet
 from mmpse.registry import MODELS
 from mmpse.space import Budget, Subnet, nearest_uniform
 

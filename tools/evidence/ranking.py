@@ -24,27 +24,24 @@ import numpy as np
 import torch
 from frame import Advance, Unit, load_config, read_json, run_units, train, write_json
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
+from mmengine.device import get_device
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from mmpse.command import run_command
 from mmpse.files import written
-from mmpse.models import (
-    StageWiseClassifier,
-    backbone_costs,
-    find_backbone,
-    measure,
-    with_subnet,
-)
-from mmpse.openmmlab.search.base import memory_format_of
-from mmpse.openmmlab.search.judge import Judge, calibration_batches
+from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.models.pruned import layout_of
+from mmpse.openmmlab.search.judge import Judge, Verdict, calibration_batches
+from mmpse.openmmlab.stagewise.classifier import StageWiseClassifier
 from mmpse.openmmlab.stagewise.judge import StageJudge
 from mmpse.openmmlab.supernet.batches import HeldBatches
+from mmpse.openmmlab.supernet.building import find_supernet
 from mmpse.openmmlab.supernet.hook import SupernetHook
 from mmpse.openmmlab.types import is_type
-from mmpse.registry import HOOKS, MODELS
-from mmpse.space import SearchSpace, SpreadSampler, Subnet
+from mmpse.registry import HOOKS
+from mmpse.slim import as_subnet
+from mmpse.space import SpreadSampler, Subnet
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,49 +95,55 @@ PARTS = {  # the parallel way with other settings than its n=4, fullnet, tinynet
 WAYS.update({name: Way('psenet', dict(part, execution='sliced')) for name, part in PARTS.items()})
 SUBNETS = 24
 INPUT_SHAPE = (3, 32, 32)
+GRID = ('ratios', 'divisor', 'grids')  # settings of a SupernetHook that make the space
 METRIC = 'accuracy/top1'
 CALIBRATION = 8  # batches
 RECALIBRATIONS = (0, 1, 2, 4, 8, 16)  # batches, compared
 
 
-def fixed_subnets(path: Path, model: dict, count: int) -> list[Subnet]:
-    """The subnets of ``path``, from the fewest FLOPs to the fullnet; drawn where it is missing."""
+def fixed_subnets(path: Path, cfg: Config, count: int) -> list[Subnet]:
+    """The subnets of ``path``, from the fewest FLOPs to the fullnet; drawn where it is missing.
+
+    Args:
+        cfg: The config of the supernet.
+    """
     if not path.exists():
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            backbone = MODELS.build(model['backbone'])
-            space, flops = backbone.search_space, backbone_costs(backbone, INPUT_SHAPE)['flops']
-            rng, drawn = np.random.default_rng(0), [space.fullnet]
-            for level in range(count - 1):
-                share = level / (count - 1), (level + 1) / (count - 1)
-                sampler = SpreadSampler(space, flops, *share, levels=1)
-                while (subnet := space.subnet(sampler.sample(rng, 1)[0])) in drawn:
-                    pass
-                drawn.append(subnet)
-            costs = [measure(model, subnet, INPUT_SHAPE) for subnet in drawn]
-            ranked = sorted(zip(drawn, costs), key=lambda pair: pair[1]['flops'])
+        grid = {key: hook_of(cfg)[key] for key in GRID if key in hook_of(cfg)}
+        supernet, costs = find_supernet(build_model(cfg), cfg, grid, INPUT_SHAPE)
+        space, flops = supernet.search_space, costs['flops']
+        rng, drawn = np.random.default_rng(0), [space.fullnet]
+        for level in range(count - 1):
+            share = level / (count - 1), (level + 1) / (count - 1)
+            sampler = SpreadSampler(space, flops, *share, levels=1)
+            while (subnet := space.subnet(sampler.sample(rng, 1)[0])) in drawn:
+                pass
+            drawn.append(subnet)
+        rows = space.array(drawn)
+        found = {name: cost(rows).tolist() for name, cost in costs.items()}
+        resources = [dict(zip(found, values)) for values in zip(*found.values())]
+        ranked = sorted(zip(drawn, resources), key=lambda pair: pair[1]['flops'])
         write_json(path, [dict(s.to_dict(), resources=cost) for s, cost in ranked])
     return [Subnet.from_dict(content, str(path)) for content in read_json(path)]
+
+
+def hook_of(cfg: Config) -> dict[str, Any]:
+    """The SupernetHook of a config."""
+    (hook,) = [hook for hook in cfg.custom_hooks if is_type(hook, SupernetHook, HOOKS)]
+    return hook
 
 
 def supernet_config(config: Callable[[str], Config], way: str) -> Config:
     """The config of a supernet that is trained this way."""
     cfg = config(WAYS[way].config)
-    (hook,) = [hook for hook in cfg.custom_hooks if is_type(hook, SupernetHook, HOOKS)]
-    hook.update(WAYS[way].hook)
+    hook_of(cfg).update(WAYS[way].hook)
     return cfg
 
 
 def fullnet_config(config: Callable[[str], Config]) -> Config:
     """The config of the full network alone."""
     cfg = config('static')
-    cfg.model = with_subnet(cfg.model.to_dict(), space_of(cfg.model.to_dict()).fullnet)
     cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
     return cfg
-
-
-def space_of(model: dict) -> SearchSpace:
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return find_backbone(MODELS.build(with_subnet(model, None))).search_space
 
 
 def train_supernet(
@@ -194,8 +197,7 @@ class Experiment:
     def __init__(self, args: argparse.Namespace) -> None:
         self.scale, self.network, self.data_root = SCALES[args.scale], args.network, args.data_root
         self.folder = args.out / f'{args.network}-{args.scale}'
-        model = self.config('static').model.to_dict()
-        self.subnets = fixed_subnets(self.folder / 'subnets.json', model, SUBNETS)
+        self.subnets = fixed_subnets(self.folder / 'subnets.json', self.config('psenet'), SUBNETS)
 
     def config(self, way: str) -> Config:
         return load_config(f'{way}_{self.network}', self.scale, self.data_root)
@@ -228,7 +230,8 @@ class Experiment:
 
     def train_alone(self, work_dir: Path, advance: Advance, index: int, seed: int) -> dict:
         cfg = self.config('static')
-        cfg.model = with_subnet(cfg.model.to_dict(), self.subnets[index])
+        pruned = dict(type='mmpse.Pruned', architecture=cfg.model.type)
+        cfg.model.update(pruned, subnet=self.subnets[index].to_dict())
         runner, figures = train(cfg, seed, work_dir, advance, epochs=self.scale.epochs)
         return dict(
             kind='alone',
@@ -276,8 +279,7 @@ class Experiment:
         for count in RECALIBRATIONS:
             judge.calibration = HeldBatches(itertools.islice(batches, count))
             scores[count] = [
-                # without any batch the statistics are those of the supernet, which tracked none
-                (judge(subnet) if count else judge.evaluate(judge.slice(subnet))).score
+                (judge(subnet) if count else unrecalibrated(judge, subnet)).score
                 for subnet in self.subnets
             ]
         size = runner.train_dataloader.batch_sampler.batch_size
@@ -301,28 +303,32 @@ class Experiment:
         """A trained supernet: its runner and figures, its judge, and the data held out."""
         runner, figures = train_supernet(self.config, way, seed, work_dir, advance, seconds)
         judged_by = self.config('static')
-        model = judged_by.model.to_dict()
-        model.setdefault('data_preprocessor', judged_by.data_preprocessor.to_dict())
+        # the runner's own tracks no statistics
+        model = build_model(judged_by)
+        model.load_state_dict(runner.model.state_dict())
+        model.to(get_device(), memory_format=torch.channels_last)
         held_out = Runner.build_dataloader(judged_by.val_dataloader)
         judge = Judge(
             model,
-            runner.model.state_dict(),
+            layout_of(self.subnets[0]),
             calibration_batches(runner.train_dataloader, calibration),
             held_out,
             runner.build_evaluator(judged_by.val_evaluator),
             METRIC,
-            memory_format_of(runner.model),
         )
         return runner, figures, judge, held_out
 
     def distances(self, model: StageWiseClassifier, held_out: DataLoader) -> list[float]:
         """What the stage-wise search ranks by: distances to the fullnet, summed over the stages."""
         batches = [model.data_preprocessor(batch, False)['inputs'] for batch in held_out]
-        judge, sums = StageJudge(model, batches), [0.0] * len(self.subnets)
-        for stage in model.stages:
-            judge.enter(stage)
-            sums = [total + judge(subnet) for total, subnet in zip(sums, self.subnets)]
-        return sums
+        judge = StageJudge(model.stages, model.supernet, batches)
+        return [sum(judge(subnet)) for subnet in self.subnets]
+
+
+def unrecalibrated(judge: Judge, subnet: Subnet) -> Verdict:
+    """Judge a subnet by the statistics of the supernet, which tracked none."""
+    with as_subnet(judge.model, judge.layout, subnet):
+        return judge.evaluate(judge.model)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,24 +10,20 @@ from typing import Any
 
 import numpy as np
 from mmengine import dist
-from mmengine.runner import BaseLoop, CheckpointLoader, Runner, set_random_seed
+from mmengine.runner import BaseLoop, Runner, set_random_seed
 from torch.utils.data import DataLoader
 
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.configs.files import default_input_shape
-from mmpse.openmmlab.models.latency import latency_cost, measure_latency, read_latency
-from mmpse.openmmlab.models.losses import progress
-from mmpse.openmmlab.supernet.building import supernet_of
-from mmpse.openmmlab.supernet.checkpoint import check_weights, file_digest
+from mmpse.openmmlab.supernet.checkpoint import file_digest
 from mmpse.openmmlab.supernet.cudnn import stop_tuning
-from mmpse.resources.busy import busy_sentence
-from mmpse.space import Budget, Cost, Subnet, UniformSampler, uniform_within
+from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
 from .archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from .judge import Judge, Verdict, calibration_batches
 from .parallel import gather, on_main
 from .progress import Clock, search_progress
+from .trained import latency_of, load_trained, without_weights
 
 Widths = tuple[int, ...]
 Candidate = tuple[str, Widths]  # its origin, and its widths in the order of the space
@@ -103,17 +99,6 @@ class SearchLoop(BaseLoop):
         with compat.alone():
             super().__init__(runner, dataloader)
             validation = runner.val_loop
-        if compat.load_path(runner) is None:
-            raise ValueError(
-                'a search needs the checkpoint of a trained supernet: set load_from, e.g. '
-                '--cfg-options load_from=work_dirs/supernet/epoch_50.pth'
-            )
-        if '://' not in compat.load_path(runner) and not Path(compat.load_path(runner)).is_file():
-            raise FileNotFoundError(
-                f'there is no supernet checkpoint {compat.load_path(runner)} (load_from): train '
-                'the supernet first, with tools/train.py and its config, or give the path of '
-                'another checkpoint with --cfg-options load_from=...'
-            )
         if validation is None:
             raise ValueError(
                 'a search judges subnets with val_dataloader, val_evaluator and val_cfg; the '
@@ -129,17 +114,11 @@ class SearchLoop(BaseLoop):
         # Resuming is the archive's affair; the runner's would restore the supernet's optimizer.
         self.resume = compat.take_over_resuming(runner)
         # before anything is judged, so that an unreachable budget fails at once
-        path = compat.load_path(runner)
-        self.checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', 'silent')
-        self.model = getattr(runner.model, 'module', runner.model)
-        check_weights(self.model, self.checkpoint['state_dict'], path)
-        self.input_shape = tuple(input_shape or default_input_shape(runner.cfg, self.model))
-        self.supernet, self.costs = supernet_of(
-            self.model, self.checkpoint, runner.cfg, self.input_shape
-        )
+        trained = load_trained(runner, input_shape)
+        self.checkpoint, self.supernet, self.costs, self.input_shape = trained
         self.space = self.supernet.search_space
         if isinstance(budget, Mapping) and 'latency' in budget:
-            self.costs['latency'] = on_main(lambda: self._latency(latency, runtime))
+            self.costs['latency'] = on_main(lambda: latency_of(trained, runner, latency, runtime))
         self.budget = Budget(self.space, self.costs, budget, window)
         rows = [self.space.array([self.space.fullnet])[0], uniform_within(self.space, self.budget)]
         self.fullnet, self.uniform = (tuple(row.tolist()) for row in rows)
@@ -179,7 +158,7 @@ class SearchLoop(BaseLoop):
         """Search; returns the best subnet."""
         runner, logger = self.runner, self.runner.logger
         stop_tuning(runner, 'every subnet has other widths')
-        self.model.load_state_dict(self.checkpoint['state_dict'])
+        self.supernet.model.load_state_dict(self.checkpoint['state_dict'])
         self.identity = self._identity()
         self._open_archive()
         self.prepare(self.checkpoint)
@@ -187,7 +166,7 @@ class SearchLoop(BaseLoop):
         # so that the calibration images do not depend on what was drawn before
         set_random_seed(self.seed)
         self.judge = Judge(
-            self.model,
+            self.supernet.model,
             self.supernet.layout,
             calibration_batches(self.dataloader, self.calibration),
             runner.val_loop.dataloader,
@@ -307,24 +286,14 @@ class SearchLoop(BaseLoop):
                     return self.judge(self.space.subnet(wave[rank][1]))
 
             rows, completed = [], []
-            for (origin, widths), verdict in zip(wave, gather(verdict)):
+            for (origin, widths), (score, loss, parts) in zip(wave, gather(verdict)):
                 if widths in self.archived:
-                    completed.append(self.archived[widths]._replace(parts=verdict.parts))
+                    completed.append(self.archived[widths]._replace(parts=parts))
                     continue
                 cost = {k: int(cost(np.array([widths]))[0]) for k, cost in self.costs.items()}
-                rows.append(
-                    Judged(
-                        self.number,
-                        generation,
-                        origin,
-                        widths,
-                        verdict.score,
-                        verdict.loss,
-                        cost,
-                        verdict.parts,
-                    )
-                )
-                if not np.isfinite(verdict.score):
+                known = self.number, generation, origin, widths
+                rows.append(Judged(*known, score, loss, cost, parts))
+                if not np.isfinite(score):
                     self.runner.logger.warning(
                         f'{self.metric} is not a number for {self.space.subnet(widths)}: it ranks '
                         'last.'
@@ -340,46 +309,24 @@ class SearchLoop(BaseLoop):
 
     def _identity(self) -> dict[str, Any]:
         """What scores depend on, and so an archive is bound to; the budget is not among it."""
+        cfg = self.runner.cfg
+        model = cfg.model.to_dict()
+        if cfg.get('data_preprocessor') is not None:  # the runner hands it to the model
+            model.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
         return dict(
             units=[[unit.name, unit.max_width] for unit in self.space.units],
             checkpoint_sha256=file_digest(compat.load_path(self.runner)),
             metric=self.metric,
             calibration=self.calibration,
             calibration_batch_size=getattr(self.dataloader.batch_sampler, 'batch_size', None),
-            calibration_dataset=self.runner.cfg.train_dataloader.dataset.to_dict(),
+            calibration_dataset=cfg.train_dataloader.dataset.to_dict(),
             seed=self.seed,
             fp16=self.fp16,
-            dataset=self.runner.cfg.val_dataloader.dataset.to_dict(),
-            evaluator=self.runner.cfg.val_evaluator,
-            model=without_weights(self._model_cfg()),
+            dataset=cfg.val_dataloader.dataset.to_dict(),
+            evaluator=cfg.val_evaluator,
+            model=without_weights(model),
             input_shape=self.input_shape,
         )
-
-    def _model_cfg(self) -> dict[str, Any]:
-        cfg = self.runner.cfg
-        model = cfg.model.to_dict()
-        if cfg.get('data_preprocessor') is not None:  # the runner hands it to the model
-            model.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
-        return model
-
-    def _latency(self, path: str | None, runtime: str) -> Cost:
-        """Latency of any subnet: from a file, else measured, once for a work dir."""
-        space, shape = self.space, self.input_shape
-        own = Path(self.runner.work_dir) / 'latency.json'
-        if path is None and not own.exists():
-            follow = progress(f'latency in {runtime}')
-            content = measure_latency(
-                self.model, self.supernet.layout, space, shape, runtime, follow
-            )
-            write_json(own, content)
-            if sentence := busy_sentence(content['busy']):
-                self.runner.logger.warning(sentence)
-        content = read_latency(path or own, space, shape, None if path else runtime)
-        self.runner.logger.info(
-            f'latency: {path or own}, of {content["on"]}, predicted with a mean error of '
-            f'{content["error"]:.1%}.'
-        )
-        return latency_cost(space, content)
 
     def _open_archive(self) -> None:
 
@@ -424,11 +371,3 @@ class SearchLoop(BaseLoop):
             f'{type(self).__name__}: {self.max_iters:,} subnets to judge in '
             f'{dist.get_world_size()} processes; the archive holds {len(self.archived):,}{reused}.'
         )
-
-
-def without_weights(config: Any) -> Any:
-    """A model's config but for what names its first weights."""
-    if isinstance(config, Mapping):
-        names = 'init_cfg', 'pretrained'
-        return {k: without_weights(v) for k, v in config.items() if k not in names}
-    return [*map(without_weights, config)] if isinstance(config, (list, tuple)) else config

@@ -1,67 +1,64 @@
-"""From a subnet of a stage to its distance from the fullnet."""
+"""From a subnet to the distances of its stages from the fullnet's."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.runner import autocast
-from mmpretrain.models import ImageClassifier
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
-from mmpse.models import Stage, distances, run_stage, stage_errors
-from mmpse.space import Subnet
+from mmpse.slim import Supernet
+
+from .stages import Stages, distance
 
 
 class StageJudge:
-    """Distances of stages' subnets to the fullnet.
+    """Distances of the stages of subnets to the fullnet's.
 
     Args:
-        model: A supernet with its weights.
+        stages: The stages of a classifier with its weights.
+        supernet: Its supernet, with the stages' parts.
         images: Batches of preprocessed images ``(B, C, H, W)``.
-        fp16: Run the stages in mixed precision; see :class:`Judge`.
+        fp16: Run in mixed precision; see :class:`mmpse.openmmlab.search.judge.Judge`.
     """
 
     def __init__(
-        self, model: ImageClassifier, images: Sequence[torch.Tensor], fp16: bool = False
+        self, stages: Stages, supernet: Supernet, images: Sequence[Tensor], fp16: bool = False
     ) -> None:
-        self.model = model
+        self.stages = stages
+        self.supernet = supernet
+        self.images = list(images)
         self.fp16 = fp16
-        self.backbone = model.backbone
-        self._targets = list(images)
         # sliced execution has no place for gradient checkpointing, which nothing needs here
-        checkpointing = getattr(self.backbone, 'with_cp', False)
-        self._execution = 'masked' if checkpointing else 'sliced'
-        self.backbone.train()  # with norm_eval or frozen stages, not all of it is
-        norms = [m for m in self.backbone.modules() if isinstance(m, _BatchNorm) and m.training]
-        model.eval()
-        for norm in norms:
+        self._execution = 'masked' if supernet.with_cp else 'sliced'
+        self.targets = [self._features(x) for x in self.images]
+
+    @torch.no_grad()
+    def __call__(self, subnet: Mapping[str, int]) -> tuple[float, ...]:
+        """The distance of each stage of a subnet; ``inf`` where it is not a number."""
+        total: list[Tensor] = []
+        with self.supernet.active([subnet], self._execution):
+            for x, targets in zip(self.images, self.targets):
+                self._normalise_by_batch()
+                with autocast(enabled=self.fp16):
+                    errors = self.stages.errors(self.supernet, x, targets)
+                total = [a + b.double() for a, b in zip(total or [0] * len(errors), errors)]
+        found = torch.cat([distance(errors) for errors in total])
+        return tuple(found.nan_to_num(torch.inf, torch.inf).tolist())
+
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """The fullnet's features at the ends, and its scores."""
+        found: list[Tensor] = []
+        with self.supernet.active([self.supernet.space.fullnet], self._execution):
+            self._normalise_by_batch()
+            with autocast(enabled=self.fp16), self.stages.at_ends(found.append):
+                scores = self.stages.scores(images)
+        return [*found, scores]
+
+    def _normalise_by_batch(self) -> None:
+        """As in training: in these modes of the model."""
+        self.stages.model.eval()
+        for norm in self.supernet.norms:
             norm.train()
-
-    @torch.no_grad()
-    def enter(self, stage: Stage) -> None:
-        """Go on to the next stage, from the fullnet's output of the one before."""
-        self.stage = stage
-        self._inputs = self._targets
-        with self._active(self.backbone.search_space.fullnet):
-            self._targets = [self._run(x) for x in self._inputs]
-
-    @torch.no_grad()
-    def __call__(self, subnet: Subnet) -> float:
-        """The distance of a subnet of the stage; ``inf`` if it is not a number."""
-        errors = 0
-        with self._active(subnet):
-            for x, target in zip(self._inputs, self._targets):
-                output = self._run(x)
-                errors = errors + stage_errors(self.model, self.stage, output, target).double()
-        distance = distances(errors).item()
-        return distance if math.isfinite(distance) else math.inf
-
-    def _run(self, x: torch.Tensor) -> torch.Tensor:
-        with autocast(enabled=self.fp16):
-            return run_stage(self.model, self.stage, x)
-
-    def _active(self, subnet: Subnet) -> AbstractContextManager:
-        return self.backbone.active([subnet], self._execution, self.stage.parts)

@@ -129,6 +129,10 @@ class Stages:
             for hook in hooks:
                 hook.remove()
 
+    def scores(self, images: Tensor) -> Tensor:
+        """The scores ``(B, classes)`` of the model."""
+        return ImageClassifier.forward(self.model, images, mode='tensor')
+
     def errors(self, supernet: Supernet, images: Tensor, targets: Sequence[Tensor]) -> list[Tensor]:
         """How far each active subnet's stages are from the fullnet's, summed over its images.
 
@@ -154,7 +158,7 @@ class Stages:
 
         groups = len(supernet.active_subnets)
         with self.at_ends(compare):
-            scores = ImageClassifier.forward(self.model, images, mode='tensor')
+            scores = self.scores(images)
         dtype = torch.promote_types(scores.dtype, torch.float32)
         target = targets[-1].to(dtype)
         sigmoid = is_sigmoid(self.model.head.loss_module, target.shape[1])
@@ -176,16 +180,6 @@ def distance(errors: Tensor) -> Tensor:
     """Distances ``(groups,)`` of a stage's sums as :meth:`Stages.errors` gives them."""
     error, energy = errors
     return error / energy.clamp_min(torch.finfo(energy.dtype).tiny)
-
-
-def fullnet_features(
-    stages: Stages, supernet: Supernet, images: Tensor, execution: str
-) -> list[Tensor]:
-    """The fullnet's features at the ends, and its scores, each ``(B, ...)``, without gradients."""
-    found: list[Tensor] = []
-    with supernet.active([supernet.space.fullnet], execution), stages.at_ends(found.append):
-        scores = ImageClassifier.forward(stages.model, images, mode='tensor')
-    return [x.detach() for x in (*found, scores)]
 
 
 def _of_groups(sums: Tensor, groups: int) -> Tensor:

@@ -1,0 +1,95 @@
+"""The trained supernet that a search is for: its checkpoint, its space, what its subnets cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmengine.runner import CheckpointLoader, Runner
+
+from mmpse.files import write_json
+from mmpse.openmmlab import compat
+from mmpse.openmmlab.configs.files import default_input_shape
+from mmpse.openmmlab.models.latency import latency_cost, measure_latency, read_latency
+from mmpse.openmmlab.models.losses import progress
+from mmpse.openmmlab.supernet.building import supernet_of
+from mmpse.openmmlab.supernet.checkpoint import check_weights
+from mmpse.resources.busy import busy_sentence
+from mmpse.slim import Supernet
+from mmpse.space import Cost
+
+
+class Trained(NamedTuple):
+    """A trained supernet.
+
+    Attributes:
+        checkpoint: The content of its checkpoint.
+        supernet: The runner's model as a supernet, without the weights.
+        costs: Resource -> cost of its subnets.
+        input_shape: ``(C, H, W)`` of the image that they are of.
+    """
+
+    checkpoint: Mapping[str, Any]
+    supernet: Supernet
+    costs: dict[str, Cost]
+    input_shape: tuple[int, ...]
+
+
+def load_trained(runner: Runner, input_shape: Sequence[int] | None) -> Trained:
+    """The supernet of a runner's ``load_from``.
+
+    Args:
+        input_shape: By default that of the config's tests.
+
+    Raises:
+        ValueError: If ``load_from`` is missing, or is no checkpoint of the runner's model.
+        FileNotFoundError: If there is no such checkpoint.
+    """
+    path = compat.load_path(runner)
+    if path is None:
+        raise ValueError(
+            'a search needs the checkpoint of a trained supernet: set load_from, e.g. '
+            '--cfg-options load_from=work_dirs/supernet/epoch_50.pth'
+        )
+    if '://' not in path and not Path(path).is_file():
+        raise FileNotFoundError(
+            f'there is no supernet checkpoint {path} (load_from): train the supernet first, with '
+            'tools/train.py and its config, or give the path of another checkpoint with '
+            '--cfg-options load_from=...'
+        )
+    checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', 'silent')
+    model = getattr(runner.model, 'module', runner.model)
+    check_weights(model, checkpoint['state_dict'], path)
+    shape = tuple(input_shape or default_input_shape(runner.cfg, model))
+    return Trained(checkpoint, *supernet_of(model, checkpoint, runner.cfg, shape), shape)
+
+
+def latency_of(trained: Trained, runner: Runner, path: str | None, runtime: str) -> Cost:
+    """Latency of its subnets: from a file; without one measured, once for a work dir.
+
+    Raises:
+        LatencyError: If the file cannot be read, or is of something else.
+    """
+    model, layout, space = (getattr(trained.supernet, k) for k in ('model', 'layout', 'space'))
+    own = Path(runner.work_dir) / 'latency.json'
+    if path is None and not own.exists():
+        follow = progress(f'latency in {runtime}')
+        content = measure_latency(model, layout, space, trained.input_shape, runtime, follow)
+        write_json(own, content)
+        if sentence := busy_sentence(content['busy']):
+            runner.logger.warning(sentence)
+    content = read_latency(path or own, space, trained.input_shape, None if path else runtime)
+    runner.logger.info(
+        f'latency: {path or own}, of {content["on"]}, predicted with a mean error of '
+        f'{content["error"]:.1%}.'
+    )
+    return latency_cost(space, content)
+
+
+def without_weights(config: Any) -> Any:
+    """A model's config but for what names its first weights."""
+    if isinstance(config, Mapping):
+        names = 'init_cfg', 'pretrained'
+        return {k: without_weights(v) for k, v in config.items() if k not in names}
+    return [*map(without_weights, config)] if isinstance(config, (list, tuple)) else config
