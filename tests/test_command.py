@@ -1,11 +1,15 @@
 """How commands end: one line where the user can mend it, a traceback where it is a bug."""
 
+import ast
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS as UPSTREAM_MODELS
 from mmengine.runner import Runner
 from torch import nn
 
+import mmpse
 from mmpse.command import of_user, run_command
 from mmpse.files import write_json
 from mmpse.openmmlab.search.ranking import ranking_agreement
@@ -105,3 +109,21 @@ def test_an_error_of_many_lines_becomes_one(tmp_path):
     (tmp_path / 'config.py').write_text('raise ValueError("two\\n  lines")')
     with pytest.raises(SystemExit, match=r'^ValueError: two lines, in the config .*config.py$'):
         run_command(lambda: Config.fromfile(tmp_path / 'config.py'))
+
+
+BARE = 'ValueError', 'RuntimeError', 'ImportError'
+
+
+def test_what_mmpse_raises_for_its_user_is_a_user_error():
+    package = Path(mmpse.__file__).parent
+    bare = []
+    for path in sorted(package.rglob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = []
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                named = [node.exc.func]
+            elif isinstance(node, ast.ClassDef):
+                named = node.bases
+            if any(getattr(name, 'id', '') in BARE for name in named):
+                bare.append(f'{path.relative_to(package)}:{node.lineno}')
+    assert bare == ['errors.py:6']

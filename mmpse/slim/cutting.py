@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from mmpse.errors import UserError
+
 from .layout import LayerWidths, Layout, Side
 from .watch import is_grouped, step_of
 
 Keep = int | Tensor  # the first so many entries of a dimension, or their numbers
 
 
-class CutError(ValueError):
+class CutError(UserError):
     """Weights that are neither a subnet's own nor those of its full model."""
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
 from mmpse.space import SearchSpace
 
 from .cutting import as_subnet, cut_, kept, take
@@ -22,7 +23,7 @@ TOLERANCE = 1e-3  # of how far a tensor's values lie apart
 ROUNDING = 1e-5  # of the largest value
 
 
-class GuardError(RuntimeError):
+class GuardError(UserError):
     """A model whose subnets are not the same network in every execution."""
 
 

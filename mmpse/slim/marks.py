@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from mmpse.errors import UserError
+
 from .watch import (
     Forward,
     Place,
@@ -111,7 +113,7 @@ class Marks:
         # a stub takes any input; the layer does not
         expected = getattr(layer, 'in_features', getattr(layer, 'in_channels', None))
         if expected not in (None, x.shape[dim]):
-            raise ValueError(
+            raise UserError(
                 f'{name} reads {expected} channels, and gets {x.shape[dim]} from images of '
                 f'{tuple(self.forward.images.shape[2:])} pixels; give images of the size that the '
                 'model is made for'

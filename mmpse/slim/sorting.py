@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from mmpse.errors import UserError
+
 from .cutting import dims_of, layers_in
 from .layout import Layout, Side
 
@@ -34,7 +36,7 @@ def importances(model: nn.Module, layout: Layout, by: str = 'l1') -> dict[str, T
         ValueError: If ``by`` is unknown, or gradients are missing.
     """
     if by not in IMPORTANCES:
-        raise ValueError(f'channels are sorted by one of {IMPORTANCES}, got {by!r}')
+        raise UserError(f'channels are sorted by one of {IMPORTANCES}, got {by!r}')
     total = {name: torch.zeros(unit.width, device='cpu') for name, unit in layout.units.items()}
     scaled: set[str] = set()
     if by == 'bn':
@@ -48,7 +50,7 @@ def importances(model: nn.Module, layout: Layout, by: str = 'l1') -> dict[str, T
         weight = layer.weight.movedim(dims_of(layer)[0], 0).flatten(1)
         if by == 'taylor':
             if layer.weight.grad is None:
-                raise ValueError(
+                raise UserError(
                     f"sorting by 'taylor' needs the gradient of {name}.weight, which has none; run "
                     'the loss of some batches backward first'
                 )

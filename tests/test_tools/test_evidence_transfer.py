@@ -8,10 +8,9 @@ from evidence import cifar10_fixture, page_of, tools, write  # noqa: F401  fixtu
 from mmdet.datasets import CocoDataset
 from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR10
+from mmpse.models import SlimmableResNet
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
-
-from mmpse.models import SlimmableResNet
 
 SPLITS = ('train', 'val', 'test')
 BACKBONES = ('full', 'uniform', 'searched')

@@ -153,7 +153,7 @@ def choose_by_record(subject: Subject, budget: Budget, checkpoint: str | os.Path
     content = torch.load(checkpoint, map_location='cpu', weights_only=False)
     record = recorded_losses(content)
     if record is None:
-        raise ValueError(f'{checkpoint} holds no losses of subnets; train the supernet for longer')
+        raise UserError(f'{checkpoint} holds no losses of subnets; train the supernet for longer')
     space = subject.space
     predictor = predictor_of(space, budget, uniform_within(space, budget), *record)
     widths, notches = best_few(predictor, budget, BEST), notch_table(predictor.notches())

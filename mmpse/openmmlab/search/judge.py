@@ -21,6 +21,7 @@ from mmengine.runner import autocast
 from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.supernet.batches import HeldBatches, nbytes
@@ -118,7 +119,7 @@ class Judge:
     def _score(self) -> float:
         metrics = self.evaluator.evaluate(self.batches.images)
         if metrics and self.metric not in metrics:  # none at all: a detector found nothing
-            raise ValueError(
+            raise UserError(
                 f'the evaluator gives no metric {self.metric!r}; set train_cfg.metric to one of '
                 f'{sorted(metrics)}'
             )
@@ -234,7 +235,7 @@ def calibration_batches(dataloader: DataLoader, count: int) -> list[Any]:
     """
     batches = list(itertools.islice(dataloader, count))
     if len(batches) < count:
-        raise ValueError(
+        raise UserError(
             f'calibration={count}, but the training data has {len(batches)} batches; '
             'choose fewer or a smaller batch size'
         )
