@@ -257,27 +257,6 @@ def published_weights(name: str) -> str | None:
 # PyTorch
 
 
-def unsafe_view(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A new shape for a tensor that nobody else holds, not a view.
-
-    As a view it could not be changed in place behind a gradient checkpoint.
-    """
-    import torch
-
-    return torch.ops.aten._unsafe_view(x, shape)
-
-
-def batch_norm_backward(
-    grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, inverse_std: Tensor, eps: float, mask
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of ``x``, ``weight`` and ``bias`` (where the mask is true) of a batch norm."""
-    import torch
-
-    return torch.ops.aten.native_batch_norm_backward(
-        grad, x, weight, None, None, mean, inverse_std, True, eps, mask
-    )
-
-
 def clamp_backward(grad: Tensor, y: Tensor, lowest: float, highest: float) -> Tensor:
     """The gradient of a clamp from its output; the public one needs the input."""
     import torch

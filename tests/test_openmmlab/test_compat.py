@@ -9,7 +9,6 @@ import sys
 import mmengine
 import pytest
 import torch
-import torch.nn.functional as F
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.model import BaseModel, BaseModule, ModuleList
@@ -181,20 +180,7 @@ def test_published_weights_have_an_address():
 
 def test_torchs_own_operators():
     x = torch.randn(4, 3, 2, 2, requires_grad=True)
-    y = compat.unsafe_view(x, (2, 6, 2, 2))
-    assert torch.equal(y, x.view(2, 6, 2, 2)) and not y._is_view()
-
-    weight, bias = torch.randn(3, requires_grad=True), torch.randn(3, requires_grad=True)
-    out = F.batch_norm(x, None, None, weight, bias, training=True, eps=1e-3)
-    grad = torch.randn_like(out)
-    want = torch.autograd.grad(out, (x, weight, bias), grad)
-    mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
-    with torch.no_grad():
-        statistics = mean, (var + 1e-3).rsqrt()
-        got = compat.batch_norm_backward(grad, x, weight, *statistics, 1e-3, [True] * 3)
-    torch.testing.assert_close(got, want)
-
-    y = x.clamp(-0.5, 0.5)
+    y, grad = x.clamp(-0.5, 0.5), torch.randn_like(x)
     (want,) = torch.autograd.grad(y, x, grad)
     assert torch.equal(compat.clamp_backward(grad, y.detach(), -0.5, 0.5), want)
 
