@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import dis
 import errno
-import itertools
 import re
 import sys
 import traceback
 from collections.abc import Callable
-from types import FrameType
 
-RAISE = dis.opmap['RAISE_VARARGS']
-OWN = '__main__', 'mmpse'
-UPSTREAM = 'mmengine'  # it reads configs, registries and checkpoints
+from mmpse.errors import UserError
+
+CONFIG_ERRORS = KeyError, TypeError, ValueError, RuntimeError  # what MMEngine says of a config
 ARGUMENTS = re.compile(r'unexpected keyword argument|missing \d+ required|multiple values for')
 
 
@@ -43,52 +40,37 @@ def one_line(error: Exception) -> str:
     """An error as one line of text, with the config in which it came up."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     text = ' '.join(str(text).split())
-    config = _config_being_read(_frames(error))
+    config = _config_being_read(error)
     where = '' if config is None or config in text else f', in the config {config}'
     return f'{type(error).__name__}: {text}{where}'
 
 
 def of_user(error: Exception) -> bool:
-    """Whether the user can mend what is wrong: a file, a setting, a config.
+    """Whether the user can mend what is wrong.
 
-    That is so of every error that this project or MMEngine raises by a statement, and not because
-    something went wrong in them; of the operating system's; of whatever comes up while a config is
-    read; and of arguments in it that what is built does not take. All others are bugs.
+    That is so of a :class:`mmpse.errors.UserError`; of what the operating system says; of a
+    training that diverges or finds no memory; of anything that comes up while a config is read; of
+    what MMEngine itself says of a config; and of arguments in it that a constructor does not take.
+    All others are bugs, of this project or of another one.
     """
-    frames = _frames(error)
-    if isinstance(error, OSError) or _config_being_read(frames) is not None:
+    if isinstance(error, (UserError, OSError, FloatingPointError, MemoryError)):
         return True
+    if _config_being_read(error) is not None:
+        return True
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, TypeError) and ARGUMENTS.search(str(error)):
-        return _building(frames)
-    innermost = error.__traceback__
-    while innermost.tb_next is not None:
-        innermost = innermost.tb_next
-    return (
-        not isinstance(error, (AssertionError, NotImplementedError))
-        and _module(frames[-1]).partition('.')[0] in (*OWN, UPSTREAM)
-        and frames[-1].f_code.co_code[innermost.tb_lasti] == RAISE
-    )
+        # of a constructor, or of its base's that it passes them on to
+        frames = [frame for frame in frames if frame.f_code.co_name != '__init__']
+    room = frames[-1].f_globals.get('__name__', '')
+    return type(error) in CONFIG_ERRORS and room.partition('.')[0] == 'mmengine'
 
 
-def _frames(error: Exception) -> list[FrameType]:
-    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-
-
-def _config_being_read(frames: list[FrameType]) -> str | None:
+def _config_being_read(error: Exception) -> str | None:
     """The config file that MMEngine was reading, a base of another one perhaps."""
     names = [
         str(frame.f_locals['filename'])
-        for frame in frames
-        if _module(frame) == 'mmengine.config.config' and 'filename' in frame.f_locals
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+        if frame.f_globals.get('__name__') == 'mmengine.config.config'
+        and 'filename' in frame.f_locals
     ]
     return names[-1] if names else None
-
-
-def _building(frames: list[FrameType]) -> bool:
-    """Whether the innermost call is that of a constructor, or its base's, by a registry."""
-    outer = itertools.dropwhile(lambda frame: frame.f_code.co_name == '__init__', frames[::-1])
-    return _module(next(outer)) == 'mmengine.registry.build_functions'
-
-
-def _module(frame: FrameType) -> str:
-    return frame.f_globals.get('__name__', '')

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mmpse.errors import UserError
 from mmpse.resources import layer_costs
 from mmpse.slim import Layout, cut_, find_units, sort_
 
@@ -70,7 +71,7 @@ def units(model: nn.Module, images: Tensor | None = None) -> Layout:
 
         return look(model, None if images is None else images.shape[2:])[0]
     if images is None:
-        raise ValueError(
+        raise UserError(
             f'give images to {type(model).__name__}, which is no model of OpenMMLab: '
             'mmpse.units(model, torch.zeros(1, 3, 64, 64))'
         )
@@ -170,7 +171,7 @@ def export(
         Name -> shape of the outputs.
 
     Raises:
-        ImportError: If onnx or onnxruntime is not installed.
+        UserError: If onnx or onnxruntime is not installed.
         ExportError: If the model cannot be exported; nothing is written then.
 
     Examples:

@@ -1,9 +1,15 @@
 """How commands end: one line where the user can mend it, a traceback where it is a bug."""
 
+import ast
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 from mmengine.registry import MODELS as UPSTREAM_MODELS
+from mmengine.runner import Runner
+from torch import nn
 
+import mmpse
 from mmpse.command import of_user, run_command
 from mmpse.files import write_json
 from mmpse.openmmlab.search.ranking import ranking_agreement
@@ -21,6 +27,22 @@ def taken_for_a_search(folder):
     return LOOPS.build(dict(type='mmpse.EvolutionSearchLoop', racing=dict(share=0.25)))
 
 
+def diverged(_):
+    raise FloatingPointError('the loss is nan; lower the learning rate')
+
+
+class Careless:
+    """Of a config, but the error is its own."""
+
+    def __init__(self, widths):
+        self.widths = len(widths) + int('half')
+
+
+def careless(widths):
+    MODELS.register_module(module=Careless, name='Careless', force=True)
+    return MODELS.build(dict(type='Careless', widths=widths))
+
+
 MENDED = {
     'a file that is missing': lambda _: Subnet.load('no.json'),
     'a config that is missing': lambda _: Config.fromfile('no.py'),
@@ -34,12 +56,19 @@ MENDED = {
     'an argument that is missing': lambda _: MODELS.build(dict(type='mmpse.SlimmableVGG')),
     'a folder that is a file': lambda folder: write_json(folder / 'file' / 'x.json', {}),
     'upstream complains': lambda _: UPSTREAM_MODELS.build(dict(kind='ResNet')),
+    'a loss that is not finite': diverged,
+    'a config that trains by half': lambda folder: Runner(
+        nn.Linear(1, 1), str(folder), train_cfg=dict(max_epochs=1)
+    ),
 }
 BUGS = {
     'text that is no number': lambda _: ranking_agreement(['a', 'b', 'c'], [1, 2, 3]),
     'a call with an argument too many': lambda _: Subnet.load('no.json', strict=True),
     'a list too short': lambda _: [][0],
     'a key that is not there': lambda _: {}['x'],
+    'a type error in a constructor': lambda _: careless(3),
+    'a value error in a constructor': lambda _: careless([3]),
+    'a value error of nobody': lambda _: int('half'),
 }
 
 
@@ -80,3 +109,21 @@ def test_an_error_of_many_lines_becomes_one(tmp_path):
     (tmp_path / 'config.py').write_text('raise ValueError("two\\n  lines")')
     with pytest.raises(SystemExit, match=r'^ValueError: two lines, in the config .*config.py$'):
         run_command(lambda: Config.fromfile(tmp_path / 'config.py'))
+
+
+BARE = 'ValueError', 'RuntimeError', 'ImportError'
+
+
+def test_what_mmpse_raises_for_its_user_is_a_user_error():
+    package = Path(mmpse.__file__).parent
+    bare = []
+    for path in sorted(package.rglob('*.py')):
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = []
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                named = [node.exc.func]
+            elif isinstance(node, ast.ClassDef):
+                named = node.bases
+            if any(getattr(name, 'id', '') in BARE for name in named):
+                bare.append(f'{path.relative_to(package)}:{node.lineno}')
+    assert bare == ['errors.py:6']

@@ -66,6 +66,17 @@ def test_one_command(task, digits, tmp_path, monkeypatch, capsys):
     assert 'Cannot be shown' not in page
 
 
+def test_a_supernet_is_no_trained_model(digits, tmp_path):
+    config, checkpoint = write_task('classification', digits, tmp_path)
+    content = torch.load(checkpoint, weights_only=False)
+    for name, tensor in content['state_dict'].items():
+        if name.endswith('num_batches_tracked'):
+            tensor.fill_(-1)  # as SupernetHook marks it; published, it has nothing else
+    torch.save(content, checkpoint)
+    with pytest.raises(PruneError, match='is the checkpoint of a supernet.*mmpse search'):
+        mmpse.prune(config, checkpoint, flops='50%', out=tmp_path / 'out')
+
+
 @pytest.mark.slow
 def test_a_fine_tuning_that_diverges(digits, tmp_path):
     config, checkpoint = write_task('segmentation', digits, tmp_path)

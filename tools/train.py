@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.command import run_command
+from mmpse.errors import UserError
 from mmpse.openmmlab.search.resume import resume_latest
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import OPTIM_WRAPPERS
@@ -65,13 +66,13 @@ def main() -> None:
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     amp = is_type(cfg.get('optim_wrapper'), AmpOptimWrapper, OPTIM_WRAPPERS)
     if get_device() == 'cpu' and amp:
-        raise ValueError(
+        raise UserError(
             'AmpOptimWrapper (--amp) needs a GPU, and there is none; for bfloat16 on a CPU use '
             '--cfg-options optim_wrapper.type=mmpse.BFloat16OptimWrapper'
         )
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
-            raise ValueError(
+            raise UserError(
                 f'--auto-scale-lr needs auto_scale_lr.base_batch_size in the config; {args.config} '
                 'has none'
             )

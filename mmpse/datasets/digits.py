@@ -31,6 +31,7 @@ from mmengine.logging import print_log
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from mmpse.errors import UserError
 from mmpse.registry import DATASETS
 
 from .scenes import Scene, draw_scene, resize, tight_box
@@ -102,10 +103,10 @@ def digits_dataset(
         ),
     }
     if task not in stock:
-        raise ValueError(f'mmpse.DigitsDataset: task={task!r}, expected one of {list(stock)}')
+        raise UserError(f'mmpse.DigitsDataset: task={task!r}, expected one of {list(stock)}')
     splits = SPLITS if task == 'classification' else SCENES
     if split not in splits:
-        raise ValueError(f'mmpse.DigitsDataset: split={split!r}, {task} has {list(splits)}')
+        raise UserError(f'mmpse.DigitsDataset: split={split!r}, {task} has {list(splits)}')
     if not lazy_init:
         _require(data_root)
     return DATASETS.build({**stock[task], 'data_root': data_root, 'lazy_init': lazy_init, **kwargs})
@@ -132,7 +133,7 @@ def load_source() -> tuple[np.ndarray, np.ndarray]:
     """scikit-learn's digits: (1797, 8, 8) uint8 inks 0..16 and (1797,) uint8 labels 0..9.
 
     Raises:
-        RuntimeError: the installed scikit-learn carries other digits than expected.
+        UserError: the installed scikit-learn carries other digits than expected.
     """
     import sklearn.datasets  # here: it takes a second, and only writing needs it
 
@@ -140,7 +141,7 @@ def load_source() -> tuple[np.ndarray, np.ndarray]:
     inks, labels = source.images.astype(np.uint8), source.target.astype(np.uint8)
     digest = hashlib.sha256(inks.tobytes() + labels.tobytes()).hexdigest()
     if digest != SOURCE_DIGEST:
-        raise RuntimeError(
+        raise UserError(
             f'sklearn.datasets.load_digits() of scikit-learn {sklearn.__version__} has SHA-256 '
             f'{digest}, expected {SOURCE_DIGEST}: these are not the digits that mmpse is tested '
             'with. Install another scikit-learn (1.3 and 1.9 have the right ones).'
@@ -174,7 +175,7 @@ def prepare_digits(root: str | Path = 'data/digits', progress: Progress = _silen
 
     Raises:
         FileExistsError: a rebuild would delete files in ``root`` that mmpse did not write.
-        RuntimeError: scikit-learn's digits, or what is made of them, have another digest.
+        UserError: scikit-learn's digits, or what is made of them, have another digest.
     """
     root = Path(root).resolve()
     if find_damage(root, progress):
@@ -234,7 +235,7 @@ def _rebuild(root: Path, progress: Progress) -> None:
             progress('writing', len(files), total)
         manifest = _manifest(files)
         if manifest['digest'] != DIGEST:
-            raise RuntimeError(
+            raise UserError(
                 f'the digits data made here has SHA-256 {manifest["digest"]}, expected {DIGEST}: '
                 'results would not be comparable. Either mmpse.datasets was changed, or NumPy '
                 f'{np.__version__} computes otherwise than the tested ones (1.24 to 2.4).'

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
+
 CHANNELS = 3  # of a picture
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError):
     """A model that cannot be exported, or that comes out differently."""
 
 

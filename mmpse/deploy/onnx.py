@@ -79,7 +79,7 @@ def export_onnx(
         runtimes: Those that must agree: ``'onnxruntime'``, ``'openvino'``, ``'tensorrt'``.
 
     Raises:
-        ImportError: If a runtime is not installed.
+        UserError: If a runtime is not installed.
         OSError: If the file cannot be written.
         ExportError: If the model cannot be exported so; the head or operator that stops it is
             named. Nothing is written then.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 
 from .graph import session_of, to_onnx
@@ -44,15 +45,14 @@ def prepared(model: nn.Module, x: Tensor, runtime: str = 'torch') -> Prepared:
             the shape of ``x`` alone. All use as many threads as PyTorch, and float32.
 
     Raises:
-        ValueError: If the runtime is unknown, or cannot run on the device.
-        ImportError: If it is not installed.
+        UserError: If the runtime is unknown, is not installed, or cannot run on the device.
         ExportError: If the model cannot be exported.
     """
     check_runtime(runtime)
     threads = torch.get_num_threads()
     if runtime in FILES:
         if x.device.type != 'cpu':
-            raise ValueError(
+            raise UserError(
                 f'runtime {runtime!r} takes images in memory, got a model on {x.device}; move the '
                 "model to the CPU, or use 'torch'"
             )
@@ -85,8 +85,7 @@ def loaded(file: Any, runtime: str) -> Callable[[np.ndarray], dict[str, np.ndarr
             PyTorch. TensorRT is run by onnxruntime, which copies images to the GPU and back.
 
     Raises:
-        ValueError: If the runtime runs no ONNX files.
-        ImportError: If it is not installed.
+        UserError: If the runtime runs no ONNX files, or is not installed.
     """
     check_runtime(runtime, FILES)
     if hasattr(file, 'SerializeToString'):
@@ -126,11 +125,10 @@ def check_runtime(runtime: str, among: tuple[str, ...] = RUNTIMES) -> None:
     """Make sure that a runtime is there.
 
     Raises:
-        ValueError: If it is unknown.
-        ImportError: If it is not installed; the error says what to install.
+        UserError: If it is unknown, or not installed; the error says what to install.
     """
     if runtime not in among:
-        raise ValueError(f'runtime must be one of {among}, got {runtime!r}')
+        raise UserError(f'runtime must be one of {among}, got {runtime!r}')
     if runtime not in INSTALL:
         return
     packages = INSTALL[runtime].replace('-gpu', '').split()
@@ -140,7 +138,7 @@ def check_runtime(runtime: str, among: tuple[str, ...] = RUNTIMES) -> None:
 
         there = TENSORRT in onnxruntime.get_available_providers()
     if not there:
-        raise ImportError(
+        raise UserError(
             f'runtime {runtime!r} is not installed: pip install {INSTALL[runtime]}, or choose '
             f'another of {among}'
         )

@@ -7,7 +7,7 @@ when upstream moves. Importing it does not import torch.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,10 @@ import mmengine
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 
+from mmpse.errors import UserError
+
 if TYPE_CHECKING:
+    from mmengine.evaluator import BaseMetric, Evaluator
     from mmengine.model import BaseModel
     from mmengine.optim import OptimWrapper
     from mmengine.runner import Runner
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 LOWEST = dict(torch='2.6', mmengine='0.10')
 
 
-class CompatError(RuntimeError):
+class CompatError(UserError):
     """An upstream package is too old, or has moved what mmpse needs of it."""
 
 
@@ -201,6 +204,40 @@ def unrounded(kinds: Iterable[type]) -> Iterator[None]:
     finally:
         for module in modules:
             del module.round
+
+
+def takes_some_images(evaluator: Evaluator) -> bool:
+    """Whether metrics can be computed of some images of a set, from these images' results.
+
+    Evaluators of several sets find each by its place in the results. Metrics with a file of
+    annotations count the images without a result as missed; of these, :func:`of_some_images` helps
+    mmdet's COCO metrics.
+    """
+    from mmengine.evaluator import Evaluator
+
+    return type(evaluator) is Evaluator and all(
+        _is_coco(metric) or not (hasattr(metric, '_coco_api') or hasattr(metric, 'ann_file'))
+        for metric in evaluator.metrics
+    )
+
+
+@contextmanager
+def of_some_images(metric: BaseMetric, results: Sequence[Any]) -> Iterator[None]:
+    """Inside, a metric has the results of some images, which it takes for all that there are."""
+    metric.results = list(results)
+    if not _is_coco(metric):
+        yield
+        return
+    before, metric.img_ids = metric.img_ids, [truth['img_id'] for truth, _ in results]
+    try:
+        yield
+    finally:
+        metric.img_ids = before
+
+
+def _is_coco(metric: BaseMetric) -> bool:
+    module = sys.modules.get('mmdet.evaluation.metrics.coco_metric')
+    return module is not None and isinstance(metric, module.CocoMetric)
 
 
 # Checkpoints

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from mmpse.errors import UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError):
     """A config that cannot be read, built or written."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint that cannot be read, or is another model's."""
 
 

@@ -110,9 +110,12 @@ def _count(
                 add(name, value * each, unit)
             return
         sides = sides_of_layer(layout, name, layer)
-        area = y.numel() // sum(s.positions for s in sides.outputs)
-        if isinstance(layer, _ConvTransposeNd):
+        if isinstance(layer, nn.Linear):
+            area = x.numel() // x.shape[-1]
+        elif isinstance(layer, _ConvTransposeNd):
             area = len(x) * math.prod(x.shape[2:])
+        else:
+            area = y.numel() // sum(s.positions for s in sides.outputs)
         for value, units in weight_terms(layer, sides):
             add(name, value * area * _operations(layer), *units)
 
@@ -167,7 +170,7 @@ def sides_of_layer(layout: Layout, name: str, layer: nn.Module) -> LayerWidths:
     if name in layout.layers:
         return layout.layers[name]
     if isinstance(layer, nn.Linear):
-        inputs, outputs = layer.in_features, layer.out_features
+        outputs, inputs = layer.weight.shape
     elif hasattr(layer, 'out_channels'):
         inputs, outputs = layer.in_channels, layer.out_channels
         if layer.groups > 1:

@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from mmpse.errors import UserError
 from mmpse.slim.layout import Layout
 from mmpse.slim.watch import is_grouped, is_mixing, stubbed
 from mmpse.space import Cost, SearchSpace
@@ -70,7 +71,7 @@ def fit_latency(
     rows = _spread(space, subnets + HELD_OUT, rng)
     seconds = np.array(measure([space.subnet(row) for row in rows]))
     if not (np.isfinite(seconds) & (seconds > 0)).all():
-        raise ValueError(f'a latency is not a positive number of seconds: {seconds.tolist()}')
+        raise UserError(f'a latency is not a positive number of seconds: {seconds.tolist()}')
     work = _work(model, layout, space, images, run or model)
     features = np.stack([cost.exact(rows) for cost in work], 1)
     scale = features.max(0).clip(min=1e-12)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmpse.errors import UserError
 from mmpse.space import Budget, BudgetError, SearchSpace
 from mmpse.space.budget import NAMES
 from mmpse.space.sampling import width_table
@@ -90,14 +91,14 @@ class _Problem:
         table = width_table(space)
         fits = np.asarray(losses, dtype=float)
         if fits.shape[-2:] != table.shape or fits.ndim not in (2, 3):
-            raise ValueError(
+            raise UserError(
                 f'expected losses (units, candidates) = {table.shape}, or (fits, units, '
                 f'candidates), got {fits.shape}'
             )
         fits = fits.reshape(-1, *table.shape)
         listed = table > 0
         if not np.isfinite(fits[:, listed]).all():
-            raise ValueError('expected a finite loss for every candidate, got some that are not')
+            raise UserError('expected a finite loss for every candidate, got some that are not')
         fits = np.where(listed, fits, 0.0)
         share = table / table.max(axis=1, keepdims=True)
         floors, ceilings = (

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmpse.errors import UserError
 from mmpse.space import Budget, Cost, SearchSpace, TableCost
 from mmpse.space.sampling import width_table
 
@@ -251,18 +252,18 @@ def _checked(
     weights = np.ones(len(losses)) if weights is None else np.asarray(weights, dtype=float)
     count = len(losses)
     if not count or widths.shape != (count, len(space)) or weights.shape != (count,):
-        raise ValueError(
+        raise UserError(
             f'expected a record of widths (n, {len(space)}), losses (n,) and weights (n,) of at '
             f'least one subnet, got {widths.shape}, {losses.shape} and {weights.shape}'
         )
     bad = (~np.isfinite(losses)).sum() + (widths <= 0).sum()
     if bad:
-        raise ValueError(
+        raise UserError(
             f'expected finite losses and positive widths, got {bad} that are not; leave those '
             'subnets out of the record'
         )
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-        raise ValueError(
+        raise UserError(
             'expected weights that are finite, none negative and not all zero, got '
             f'{weights.min():g} to {weights.max():g}'
         )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mmpse.errors import UserError
 from mmpse.space import SearchSpace, WidthUnit
 from mmpse.space.sampling import width_table
 
@@ -41,7 +42,7 @@ class Curves:
         known = set(space.names)
         if not needed <= set(widths) <= known or set(losses) != set(widths):
             missing = sorted((needed - set(widths)) | (set(widths) ^ set(losses)))
-            raise ValueError(
+            raise UserError(
                 'expected widths and losses of every unit with several candidates; missing '
                 f'{missing or "none"}, unknown {sorted(set(widths) - known) or "none"}'
             )
@@ -81,17 +82,17 @@ def _points(
     """``log2(width / full width)``, ascending up to 0, and monotone losses down to 0."""
     widths, losses = np.asarray(widths, dtype=float), np.asarray(losses, dtype=float)
     if widths.shape != losses.shape or widths.ndim != 1:
-        raise ValueError(
+        raise UserError(
             f'expected a loss for each measured width of {unit.name}, got {widths.size} widths and '
             f'{losses.size} losses'
         )
     if not ((0 < widths) & (widths < unit.max_width)).all() or not np.isfinite(losses).all():
-        raise ValueError(
+        raise UserError(
             f'expected finite losses at widths between 0 and {unit.max_width} (full) of '
             f'{unit.name}, got losses {losses.tolist()} at {widths.tolist()}'
         )
     if not widths.size and len(unit.candidates) > 1:
-        raise ValueError(f'expected at least one measured width of {unit.name}, got none')
+        raise UserError(f'expected at least one measured width of {unit.name}, got none')
     distinct, group, counts = np.unique(widths, return_inverse=True, return_counts=True)
     means = np.bincount(group, losses, len(distinct)) / counts if widths.size else losses
     monotone = np.maximum(falling(means, counts), 0.0)

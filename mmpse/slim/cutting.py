@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from mmpse.errors import UserError
+
 from .layout import LayerWidths, Layout, Side
 from .watch import is_grouped, step_of
 
 Keep = int | Tensor  # the first so many entries of a dimension, or their numbers
 
 
-class CutError(ValueError):
+class CutError(UserError):
     """Weights that are neither a subnet's own nor those of its full model."""
 
 
@@ -118,16 +120,10 @@ def cut_of(layer: nn.Module, sides: LayerWidths, widths: Mapping[str, int]) -> L
     inner, outer = count(inputs), count(outputs)
     if is_grouped(layer):  # its sides are those of its outputs
         inner = outer * layer.in_channels // layer.out_channels
-    numbers = dict(
-        in_features=inner,
-        out_features=outer,
-        in_channels=inner,
-        out_channels=outer,
-        num_features=outer,
-        num_channels=outer,
-        num_parameters=outer,
-        n_dims=outer,
-    )
+    numbers = dict(in_features=inner, in_channels=inner)
+    if any(s.unit for s in sides.outputs):  # else they stay, whatever they count
+        own = 'out_features out_channels num_features num_channels num_parameters n_dims'
+        numbers.update(dict.fromkeys(own.split(), outer))
     if is_grouped(layer):
         numbers['groups'] = inner // step_of(layer)
     if isinstance(layer, nn.GroupNorm):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
 from mmpse.space import SearchSpace
 
 from .cutting import as_subnet, cut_, kept, take
@@ -22,7 +23,7 @@ TOLERANCE = 1e-3  # of how far a tensor's values lie apart
 ROUNDING = 1e-5  # of the largest value
 
 
-class GuardError(RuntimeError):
+class GuardError(UserError):
     """A model whose subnets are not the same network in every execution."""
 
 
@@ -148,7 +149,7 @@ class _Record:
                 last = self.layers[-1][0] if self.layers else 'its first layer'
                 raise GuardError(
                     f'a subnet of {type(self.model).__name__} cannot be run {self.how} '
-                    f'({type(error).__name__}: {error}), behind {last}; {self._remedy(last)}'
+                    f'({type(error).__name__}: {error}), behind {last}; {self._remedy(last, True)}'
                 ) from error
         self.outputs = [y for y in tensors_in(outputs) if y.is_floating_point() and y.dim()]
 
@@ -182,19 +183,27 @@ class _Record:
                 )
         for y, expected in zip(self.outputs, lone.outputs):
             if y.shape != expected.shape or _differ(y, expected):
+                last = self.layers[-1][0] if self.layers else ''
                 raise GuardError(
                     f'a subnet of {type(self.model).__name__} run {self.how} is not the one that '
-                    'is run alone: its outputs differ, though no layer does'
+                    f'is run alone: they part behind {last or "all layers"}; '
+                    f'{self._remedy(last, True)}'
                 )
 
-    def _remedy(self, name: str) -> str:
+    def _remedy(self, name: str, behind: bool = False) -> str:
+        """What to do about a layer; ``behind``: about what gets its outputs."""
         sides = self.layout.layers.get(name)
-        units = [s.unit for s in (sides.inputs or sides.outputs) if s.unit] if sides else []
+        found = [[], []]
+        if sides:
+            found = [
+                [s.unit for s in side or () if s.unit] for side in (sides.inputs, sides.outputs)
+            ]
+        units = dict.fromkeys(found[behind] or found[not behind])
         if not units:
             return 'leave the units before it at full width'
-        grids = ', '.join(f"'{unit}': dict(ratios=[1.0])" for unit in dict.fromkeys(units))
+        grids = ', '.join(f"'{unit}': dict(ratios=[1.0])" for unit in units)
         other = "execution='sliced', or " if self.how == 'masked' else ''
-        return f'use {other}grids={{{grids}}}'
+        return f'use {other}grids={{{grids}}} (mmpse prune: --keep {" ".join(units)})'
 
 
 def _differ(ours: Tensor, theirs: Tensor) -> bool:

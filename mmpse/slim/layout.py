@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from mmpse.errors import UserError
 from mmpse.space import SearchSpace
 from mmpse.space.search_space import DEFAULT_RATIOS
 
@@ -125,7 +126,7 @@ class Layout:
         """
         if not self.units:
             reasons = ', '.join(sorted(set(self.fixed.values()))) or 'it has no layers'
-            raise ValueError(f'nothing of this {model} can be pruned: {reasons}')
+            raise UserError(f'nothing of this {model} can be pruned: {reasons}')
         steps = {
             name: dict(divisor=math.lcm(divisor, unit.step))
             for name, unit in self.units.items()
@@ -234,7 +235,7 @@ def _side(text: str, widths: Mapping[str, int]) -> Side:
         match = re.fullmatch(r'#(\d+)|(.+?)(?:\*(\d+))?', part)
         name = unquote(match[2] or '') if match else ''
         if match is None or (name and name not in widths):
-            raise ValueError(
+            raise UserError(
                 f'cannot read {part!r} in the layer {text!r}: expected #CHANNELS, UNIT or '
                 'UNIT*REPEAT, joined by " + "'
             )

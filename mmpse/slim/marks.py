@@ -16,8 +16,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
-from .watch import Forward, Place, channel_dim, is_mixing, is_resize, loose_tensors, tensors_in
+from mmpse.errors import UserError
+
+from .watch import (
+    Forward,
+    Place,
+    channel_dim,
+    is_grouped,
+    is_mixing,
+    is_resize,
+    loose_tensors,
+    tensors_in,
+)
 
 MIXED = -2  # in a map of channels: a position that depends on several
 NOBODY = -1  # ... and one that depends on none
@@ -101,7 +113,7 @@ class Marks:
         # a stub takes any input; the layer does not
         expected = getattr(layer, 'in_features', getattr(layer, 'in_channels', None))
         if expected not in (None, x.shape[dim]):
-            raise ValueError(
+            raise UserError(
                 f'{name} reads {expected} channels, and gets {x.shape[dim]} from images of '
                 f'{tuple(self.forward.images.shape[2:])} pixels; give images of the size that the '
                 'model is made for'
@@ -278,10 +290,12 @@ class Marks:
 
 
 def outputs_of(layer: nn.Module) -> range:
-    """The numbers of a layer's output channels."""
-    for key in ('out_features', 'out_channels'):
-        if hasattr(layer, key):
-            return range(getattr(layer, key))
+    """The numbers of a layer's output channels: of the rows of its weight, if it has one of these.
+
+    Some put out less, such as the best of several centres of each class.
+    """
+    if is_mixing(layer) or is_grouped(layer):
+        return range(layer.weight.shape[1 if isinstance(layer, _ConvTransposeNd) else 0])
     return range(max(t.numel() for t in layer.state_dict().values()))
 
 
@@ -300,10 +314,13 @@ def codes_for(channels: int) -> Tensor:
 
 def mark_(y: Tensor, marks: Tensor, dim: int) -> None:
     """Write marks ``(images, channels)`` into ``y``, whose first dimension holds the images'
-    regions, windows or tokens, one image after the other; mark everything if it does not."""
+    regions, windows or tokens, one image after the other; mark everything if it does not, and all
+    channels of an image if they are others."""
     if len(y) % len(marks):
         y.fill_(torch.nan)
         return
+    if y.shape[dim] != marks.shape[1]:
+        marks = marks.any(1, keepdim=True)
     marks = marks.repeat_interleave(len(y) // len(marks), 0)
     y.masked_fill_(marks[(...,) + (None,) * (y.dim() - 2)].movedim(1, dim), torch.nan)
 

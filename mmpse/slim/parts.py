@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.errors import UserError
+
 from .cutting import layers_in
 from .layout import Layout
 from .plain import not_plain
@@ -50,7 +52,7 @@ def batch_of(args: Sequence, kwargs: Mapping[str, Any], groups: int) -> int:
     sizes: list[int] = []
     map_tensors(lambda _, x: sizes.append(len(x)) if x.dim() > 1 else None, (args, kwargs))
     if not sizes or sizes[0] % groups:
-        raise ValueError(
+        raise UserError(
             f'a batch of {sizes[0] if sizes else 0} images cannot be shared by {groups} subnets; '
             'choose a batch size that the number of subnets divides'
         )

@@ -60,7 +60,8 @@ def _is_plain(row: Row) -> bool:
             return True
         with swapped([row], {name: cut}):
             alone = layer(take(x, {1: kept(sides.inputs, units)}))
-    whole = take(whole, {1: kept(sides.outputs, units)})
+    if any(s.unit for s in sides.outputs):
+        whole = take(whole, {1: kept(sides.outputs, units)})
     return bool((whole - alone).abs().max() <= 1e-3 * alone.abs().max())
 
 
@@ -90,6 +91,9 @@ def by_subnet(
     for cut, own, x in zip(cuts, widths, inputs, strict=True):
         with swapped([row], {name: cut[name]}):
             y = forward(take(x, {channel_dim(x, layer): kept(sides.inputs, own)}), *args)
+        if not any(s.unit for s in sides.outputs):
+            outputs.append(y)
+            continue
         dim = channel_dim(y, layer)
         keep = kept(sides.outputs, own)
         keep = torch.arange(keep, device='cpu') if isinstance(keep, int) else keep

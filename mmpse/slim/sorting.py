@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from mmpse.errors import UserError
+
 from .cutting import dims_of, layers_in
 from .layout import Layout, Side
 
@@ -43,12 +45,12 @@ def importances(
         Unit -> ``(channels,)``.
 
     Raises:
-        ValueError: If ``by`` is unknown, or gradients or energies are missing.
+        UserError: If ``by`` is unknown, or gradients or energies are missing.
     """
     if by not in IMPORTANCES:
-        raise ValueError(f'channels are sorted by one of {IMPORTANCES}, got {by!r}')
+        raise UserError(f'channels are sorted by one of {IMPORTANCES}, got {by!r}')
     if by == 'activation' and energies is None:
-        raise ValueError("sorting by 'activation' needs the energies of some images' activations")
+        raise UserError("sorting by 'activation' needs the energies of some images' activations")
     empty = {name: torch.zeros(unit.width, device='cpu') for name, unit in layout.units.items()}
     written, scaled, read = ({k: v.clone() for k, v in empty.items()} for _ in range(3))
     for name, layer, sides in layers_in(model, layout):
@@ -118,7 +120,7 @@ def input_energies(model: nn.Module, layout: Layout) -> Iterator[dict[str, Tenso
 
 def _gradient(name: str, layer: nn.Module) -> Tensor:
     if layer.weight.grad is None:
-        raise ValueError(
+        raise UserError(
             f"sorting by 'taylor' needs the gradient of {name}.weight, which has none; run the "
             'loss of some batches backward first'
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.errors import UserError
 from mmpse.space import SearchSpace, Subnet
 
 from .cutting import LayerCut, cut_of, layers_in
@@ -37,6 +38,7 @@ class Supernet:
     Attributes:
         held: Units that must stay at full width, since a layer of theirs runs outside the parts (on
             the regions of a two-stage detector).
+        executions: Those that the model can be run in.
 
     Raises:
         ValueError: If the layout has no parts, or the model normalises across processes.
@@ -44,7 +46,7 @@ class Supernet:
 
     def __init__(self, model: nn.Module, layout: Layout, space: SearchSpace) -> None:
         if not layout.parts:
-            raise ValueError('a supernet needs a layout with parts; give parts= to find_units')
+            raise UserError('a supernet needs a layout with parts; give parts= to find_units')
         self.model = model
         self.layout = layout
         self.space = space
@@ -56,10 +58,13 @@ class Supernet:
                 self.held |= {s.unit for s in sides.outputs if s.unit is not None}
         for name, module in model.named_modules():
             if isinstance(module, nn.SyncBatchNorm) and id(module) in inside:
-                raise ValueError(
+                raise UserError(
                     f'{name} normalises across processes, but every process has its own subnets; '
                     'use BatchNorm (mmengine.model.revert_sync_batchnorm)'
                 )
+        # a forward that is recomputed in the backward meets another subnet when sliced
+        checkpointing = any(getattr(m, 'with_cp', False) for m in model.modules())
+        self.executions = ('masked',) if checkpointing else EXECUTIONS
         self._active: tuple[Subnet, ...] = ()
         self._execution = ''
         self._passes = ExitStack()
@@ -74,11 +79,6 @@ class Supernet:
     def norms(self) -> list[_BatchNorm]:
         """BatchNorms that every subnet passes by itself."""
         return [norm for part in self.parts.values() for norm, _ in part.norms]
-
-    @property
-    def with_cp(self) -> bool:
-        """Whether a module recomputes its forward in the backward."""
-        return any(getattr(m, 'with_cp', False) for m in self.model.modules())
 
     @property
     def active_subnets(self) -> tuple[Subnet, ...]:
@@ -107,12 +107,12 @@ class Supernet:
                 unknown, or gradient checkpointing meets sliced execution.
         """
         if not subnets:
-            raise ValueError('expected at least one subnet to activate, got none')
+            raise UserError('expected at least one subnet to activate, got none')
         if execution not in EXECUTIONS:
-            raise ValueError(f'execution must be one of {EXECUTIONS}, got {execution!r}')
+            raise UserError(f'execution must be one of {EXECUTIONS}, got {execution!r}')
         for unit in self.held:
             if any(subnet[unit] != self.layout.units[unit].width for subnet in subnets):
-                raise ValueError(
+                raise UserError(
                     f'{unit} runs on regions, not on images, so that a supernet keeps its full '
                     f"width; give the search space grids={{'{unit}': dict(ratios=[1.0])}}"
                 )
@@ -157,12 +157,12 @@ class Supernet:
     def check_ran(self) -> None:
         """
         Raises:
-            RuntimeError: If a part that holds units has not run since the subnets became active:
+            UserError: If a part that holds units has not run since the subnets became active:
                 its subnets were not trained.
         """
         for name, part in self.parts.items():
             if part.layers and not part.ran:
-                raise RuntimeError(
+                raise UserError(
                     f'{type(self.model).__name__} computes its loss without the forward of its '
                     f'{name}, so that the subnets of a batch cannot share it; keep the units of '
                     f"{name} at full width: grids={{'{name}.*': dict(ratios=[1.0])}}"
@@ -193,7 +193,7 @@ class Supernet:
     def _check_checkpointing(self) -> None:
         for name, module in self.model.named_modules():
             if getattr(module, 'with_cp', False):
-                raise ValueError(
+                raise UserError(
                     f'{name or type(module).__name__} has with_cp=True and recomputes its forward '
                     'in the backward, when the sliced execution has moved on to another subnet; '
                     "use execution='masked' or with_cp=False"

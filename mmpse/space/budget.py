@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mmpse.errors import UserError
+
 from .cost import Cost, TableCost
 from .search_space import SearchSpace
 
@@ -31,19 +33,19 @@ def parse_amount(amount: str | float, whole: float, resource: str = 'flops') -> 
     match = re.fullmatch(r'\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([A-Za-z%]*)\s*', str(amount))
     if not match or match[2] not in {**units, '%': 0} or not 0 < float(match[1]) < np.inf:
         expected = "'5ms', '800us'" if units is _TIMES else "a number, '300M', '4.1G'"
-        raise ValueError(
+        raise UserError(
             f"budget {amount!r} is not an amount of {resource}; expected {expected} or '50%'"
         )
     number = float(match[1])
     if not match[2] and number <= 1:
-        raise ValueError(
+        raise UserError(
             f'budget {amount!r} is {number:g} {NAMES[resource]} in all; a share of the fullnet is '
             f"written '{number:.0%}'"
         )
     return number / 100 * whole if match[2] == '%' else number * units[match[2]]
 
 
-class BudgetError(ValueError):
+class BudgetError(UserError):
     """A budget that cannot be understood, or that no subnet can meet."""
 
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmpse.errors import UserError
+
 from .cost import Cost, TableCost
 from .search_space import SearchSpace
 
@@ -128,7 +130,7 @@ def split_cost(
                 part.add(table, *(units.index(name) for name in names))
                 break
         else:
-            raise ValueError(
+            raise UserError(
                 f'the cost has a share of {" and ".join(names)} together, which no stage holds '
                 'both; choose stages that do, or another resource'
             )

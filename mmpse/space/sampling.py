@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mmpse.errors import UserError
+
 from .budget import Budget, BudgetError
 from .conditional import ConditionalSampler
 from .cost import Cost, TableCost
@@ -131,7 +133,7 @@ class SpreadSampler:
         levels: int = 32,
     ) -> None:
         if not 0 <= low < high <= 1:
-            raise ValueError(f'expected 0 <= low < high <= 1, got low={low!r} and high={high!r}')
+            raise UserError(f'expected 0 <= low < high <= 1, got low={low!r} and high={high!r}')
         tiny, full = cost(space.array([space.tinynet, space.fullnet]))
         shares = low + (np.arange(levels) + 0.5) / levels * (high - low)
         self._levels = [tilted(space, cost, tiny + s * (full - tiny)) for s in shares]
@@ -211,9 +213,9 @@ class PriorSampler:
         max_trials: int = 200_000,
     ) -> None:
         if kind not in SAMPLERS:
-            raise ValueError(f'sampler must be one of {SAMPLERS}, got {kind!r}')
+            raise UserError(f'sampler must be one of {SAMPLERS}, got {kind!r}')
         if energy is None and kind == 'loss':
-            raise ValueError(
+            raise UserError(
                 "sampler 'loss' needs the losses of a supernet's training, and there are none; "
                 "choose 'cost' or 'uniform', or train the supernet with mmpse.SupernetHook"
             )

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mmpse.errors import UserError
+
 from .subnet import Subnet, SubnetError
 
 DEFAULT_RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -43,9 +45,9 @@ class WidthUnit:
             ValueError: If a ratio is not in (0, 1] or the divisor is not positive.
         """
         if not ratios or not all(isinstance(r, (int, float)) and 0 < r <= 1 for r in ratios):
-            raise ValueError(f'ratios must be numbers in (0, 1], got {ratios!r}')
+            raise UserError(f'ratios must be numbers in (0, 1], got {ratios!r}')
         if not isinstance(divisor, int) or divisor < 1:
-            raise ValueError(f'divisor must be a positive whole number, got {divisor!r}')
+            raise UserError(f'divisor must be a positive whole number, got {divisor!r}')
         rounded = {max(divisor, int(max_width * r / divisor + 0.5) * divisor) for r in ratios}
         candidates = sorted(width for width in rounded | {max_width} if width <= max_width)
         return cls(name, max_width, tuple(candidates))
@@ -88,12 +90,12 @@ class SearchSpace:
         of_units = dict.fromkeys(widths, default)
         for pattern, grid in (grids or {}).items():
             if not isinstance(grid, Mapping) or not grid.keys() <= default.keys():
-                raise ValueError(
+                raise UserError(
                     f'grids[{pattern!r}] must be a dict of ratios and/or divisor, got {grid!r}'
                 )
             matched = [name for name in widths if fnmatchcase(name, pattern)]
             if not matched:
-                raise ValueError(
+                raise UserError(
                     f'grids[{pattern!r}] matches no unit; the units are {", ".join(widths)}'
                 )
             of_units.update(dict.fromkeys(matched, {**default, **grid}))

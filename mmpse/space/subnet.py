@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmpse.errors import UserError
 from mmpse.files import write_json
 
 SCHEMA = 'mmpse.subnet/1'
 
 
-class SubnetError(ValueError):
+class SubnetError(UserError):
     """A subnet, or the file that holds it, that cannot be used."""
 
 

@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 
 from mmpse.datasets import digits, prepare_digits
 from mmpse.datasets.scenes import STROKE_ALPHA, opacity, resize, tight_box
+from mmpse.errors import UserError
 from mmpse.registry import DATASETS
 
 
@@ -213,14 +214,14 @@ def test_killed_while_writing_leaves_no_data_folder(tmp_path, monkeypatch):
 
 def test_other_source_digits_are_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(digits, 'SOURCE_DIGEST', '0' * 64)
-    with pytest.raises(RuntimeError, match='scikit-learn .* has SHA-256 87ff.*, expected 0000'):
+    with pytest.raises(UserError, match='scikit-learn .* has SHA-256 87ff.*, expected 0000'):
         prepare_digits(tmp_path / 'digits')
     assert not (tmp_path / 'digits').exists()
 
 
 def test_other_pictures_are_an_error(small, tmp_path, monkeypatch):
     monkeypatch.setattr(digits, 'DIGEST', '0' * 64)
-    with pytest.raises(RuntimeError, match='data made here has SHA-256 .*, expected 0000'):
+    with pytest.raises(UserError, match='data made here has SHA-256 .*, expected 0000'):
         prepare_digits(tmp_path / 'digits')
     assert not (tmp_path / 'digits').exists()
 

@@ -24,6 +24,7 @@ from mmpse.deploy import (
 )
 from mmpse.deploy.quantize import float_nodes
 from mmpse.deploy.runtimes import loaded
+from mmpse.errors import UserError
 
 
 @pytest.fixture(scope='module')
@@ -59,13 +60,13 @@ def test_runtimes_that_are_not_there(monkeypatch):
         prepared(model, x, 'onnx')
     with pytest.raises(ValueError, match="runtime must be one of .*, got 'torch'"):
         loaded(b'', 'torch')
-    with pytest.raises(ImportError, match='pip install onnx onnxscript onnxruntime-gpu tensorrt'):
+    with pytest.raises(UserError, match='pip install onnx onnxscript onnxruntime-gpu tensorrt'):
         prepared(model, x, 'tensorrt')
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, 'find_spec', lambda name: None if name == 'openvino' else find(name)
     )
-    with pytest.raises(ImportError, match="'openvino' is not installed: pip install .* openvino"):
+    with pytest.raises(UserError, match="'openvino' is not installed: pip install .* openvino"):
         prepared(model, x, 'openvino')
 
 
@@ -160,7 +161,7 @@ def test_the_tool(convs, digits, tmp_path, monkeypatch, capsys):
     assert read_metadata(tmp_path / 'small.int8.onnx')['classes'] == list('0123456789')
     for flags, kind, message in (
         (['--decode'], ExportError, 'decode is for detectors'),
-        (['--runtime-check', 'tensorrt'], ImportError, "runtime 'tensorrt' is not installed"),
+        (['--runtime-check', 'tensorrt'], UserError, "runtime 'tensorrt' is not installed"),
         (['--runtime-check', 'torch'], ValueError, 'runtime must be one of'),
     ):
         monkeypatch.setattr('sys.argv', [*command, *flags])

@@ -16,7 +16,7 @@ from mmpse.openmmlab.configs.files import build_model
 from mmpse.openmmlab.supernet.building import find_supernet, supernet_of, whole_costs
 from mmpse.openmmlab.teaching.head_distance import head_distance
 from mmpse.openmmlab.teaching.hook import build_teacher
-from mmpse.slim import cut_
+from mmpse.slim import GuardError, cut_
 
 HOOK = dict(type='mmpse.SupernetHook', n=2, execution='sliced', divisor=4)
 
@@ -264,3 +264,28 @@ def test_units_that_run_on_regions_stay_whole():
     supernet.activate([space.tinynet])
     tiny, full = costs['flops'](space.array([space.tinynet, space.fullnet]))
     assert tiny < full
+
+
+def classifier(**changes):
+    cfg = Config.fromfile(compat.config_path('mmpretrain::resnet/resnet18_8xb16_cifar10.py'))
+    cfg.merge_from_dict({'model.backbone.base_channels': 8, 'model.backbone.stem_channels': 8})
+    head = dict(_delete_=True, type='LinearClsHead', num_classes=5, in_channels=64)
+    cfg.merge_from_dict({'model.head': head, 'load_from': None})
+    cfg.merge_from_dict(changes)
+    return build_model(cfg), Config(dict(model={}))
+
+
+def test_a_head_that_cannot_be_masked_is_run_sliced():
+    csra = dict(_delete_=True, type='CSRAClsHead', num_heads=1, lam=0.1)
+    csra.update(num_classes=5, in_channels=64)
+    model, cfg = classifier(**{'model.neck': None, 'model.head': csra})
+    assert find_supernet(model, cfg, {}, (3, 64, 64))[0].executions == ('sliced',)
+    with pytest.raises(GuardError, match=r'masked .* behind head\.csra_heads\.0\.head'):
+        find_supernet(model, cfg, {}, (3, 64, 64), 'masked')
+
+
+def test_gradient_checkpointing_is_run_masked():
+    model, cfg = classifier(**{'model.backbone.with_cp': True})
+    assert find_supernet(model, cfg, {}, (3, 64, 64))[0].executions == ('masked',)
+    with pytest.raises(ValueError, match="with_cp=True .* execution='masked'"):
+        find_supernet(model, cfg, {}, (3, 64, 64), 'sliced')

@@ -18,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mmpse.command import run_command
+from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab.configs.files import build_model, changed, load_config
 from mmpse.openmmlab.supernet.building import find_supernet, supernet_of
@@ -76,7 +77,7 @@ def main() -> None:
     else:
         checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=False)
         if recorded_losses(checkpoint) is None:
-            raise ValueError(
+            raise UserError(
                 f'{args.checkpoint} holds no losses of subnets; give a checkpoint of a classifier '
                 'that was trained with SupernetHook'
             )

@@ -20,6 +20,7 @@ def main() -> None:
     root = parser.parse_args().root
 
     from mmpse.datasets import prepare_digits  # after --help: it imports torch
+    from mmpse.errors import UserError
 
     console = Console()
     with Progress(console=console) as bar:
@@ -32,7 +33,7 @@ def main() -> None:
 
         try:
             manifest = prepare_digits(root, show)
-        except (OSError, RuntimeError) as error:
+        except (OSError, UserError) as error:
             sys.exit(f'prepare_digits: {error}')
 
     table = Table('files below ' + root, 'count')

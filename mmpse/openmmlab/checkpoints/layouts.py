@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
+from mmpse.errors import UserError
+
 Weights = Mapping[str, Tensor]
 MOBILENET_V2_BLOCKS = (1, 2, 3, 4, 3, 3, 1)  # of every stage (arXiv 1801.04381, Table 2)
 
@@ -41,7 +43,7 @@ def to_mmpretrain(weights: Weights) -> tuple[dict[str, Tensor], str]:
     }
     named.update(rest if whole else {})
     if len(named) < len(weights):
-        raise ValueError(
+        raise UserError(
             f'{len(weights) - len(named)} of {len(weights)} weights would get the name of another '
             f'one: the keys look like {layout} layout but are not; save the state dict as that '
             'library builds it'

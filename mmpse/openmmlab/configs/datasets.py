@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import HOOKS
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.types import default_of, is_kind, is_type
 from mmpse.registry import DATASETS
 
@@ -33,7 +34,7 @@ def subset(dataset: dict, images: Sequence[int], of: int, rest: bool = False) ->
     """
     built = build_leaf(dataset)
     if len(built) != of:
-        raise ValueError(
+        raise UserError(
             f'{len(images)} images were chosen when the {type(built).__name__} had {of}; now it '
             f'has {len(built)}: bring the old data back, or hold images out anew'
         )
@@ -53,7 +54,7 @@ def build_leaf(config: Mapping[str, Any]) -> BaseDataset:
     if is_kind(config, 'mmpretrain.KFoldDataset', DATASETS):
         built = built.dataset  # its fold
     if not hasattr(built, 'get_subset_') or not hasattr(built, 'get_data_info'):
-        raise ValueError(
+        raise UserError(
             f'images cannot be held out of a {type(built).__name__}, which has no get_subset_ and '
             'get_data_info; derive it from mmengine.dataset.BaseDataset'
         )

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mmpse.errors import UserError
+
 WIDTH = 100
 
 
@@ -38,7 +40,7 @@ def plain(value: Any, where: str = '') -> Any:
         return f'{value.__module__}.{value.__qualname__}'
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return value
-    raise ValueError(
+    raise UserError(
         f'{where.removeprefix(".")} is a {type(value).__name__} ({str(value)[:60]}), which cannot '
         'be written as Python'
     )

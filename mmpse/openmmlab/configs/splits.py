@@ -16,6 +16,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset, ConcatDataset
 from mmengine.registry import METRICS, TRANSFORMS, DefaultScope
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.models.losses import batch_size_of
 from mmpse.openmmlab.types import default_of, find_type, is_kind, is_type
 from mmpse.registry import DATASETS
@@ -66,7 +67,8 @@ def held_out(cfg: Config, images: int | None = None, seed: int = 0) -> HeldOut:
 
     Args:
         cfg: A config that trains and validates.
-        images: How many to hold out; by default a tenth of them, at least 16 and at most 512.
+        images: How many to hold out; by default a tenth of them, at least 16 and at most 512,
+            but never more than half.
         seed: Seed of the choice, and of the order of calibration images.
 
     Raises:
@@ -77,14 +79,14 @@ def held_out(cfg: Config, images: int | None = None, seed: int = 0) -> HeldOut:
     content = cfg.to_dict()  # a copy, with the classes of new-style configs by name
     for key in ('train_dataloader', 'val_dataloader', 'val_evaluator'):
         if not content.get(key):
-            raise ValueError(
+            raise UserError(
                 f'the config has no {key}, but widths are chosen by training images that are '
                 'judged as the config validates; give a config that trains and validates'
             )
     loader, val_loader = content['train_dataloader'], content['val_dataloader']
     for name, one in (('train', loader), ('val', val_loader)):
         if not isinstance(one.get('dataset'), Mapping):
-            raise ValueError(
+            raise UserError(
                 f'{name}_dataloader.dataset is a {type(one.get("dataset")).__name__}; to hold '
                 'images out, give the config of a dataset'
             )
@@ -98,7 +100,7 @@ def held_out(cfg: Config, images: int | None = None, seed: int = 0) -> HeldOut:
         evaluator, from_images = _evaluator(content['val_evaluator'])
         pipeline = pipeline_of(next(leaves_of(val_loader['dataset'])))
         if not pipeline:
-            raise ValueError(
+            raise UserError(
                 'val_dataloader.dataset has no pipeline by which to judge training images; write '
                 'it into the config'
             )
@@ -136,7 +138,7 @@ def all_training(cfg: Config, seed: int = 0) -> ConfigDict:
     content = cfg.to_dict()
     loader = content.get('train_dataloader')
     if not loader:
-        raise ValueError(
+        raise UserError(
             'the config has no train_dataloader, but widths are chosen on training images; give '
             'the config that the model was trained by'
         )
@@ -183,9 +185,9 @@ def _choose(
             ids.setdefault(name, info.get('img_id', name))
     names, total = list(places), len(places)
     if images is None:
-        images = max(FEWEST, min(int(SHARE * total), MOST))
+        images = min(max(FEWEST, min(int(SHARE * total), MOST)), total // 2)
     if not 1 <= images <= total // 2:
-        raise ValueError(
+        raise UserError(
             f'{images} of {total} training images cannot be held out: at least 1, and at most '
             f'half of them ({total // 2}); choose another number of images'
         )
@@ -271,7 +273,7 @@ def _evaluator(config: Any) -> tuple[Any, bool]:
             return dict(metric, ann_file=None)
         if metric.get('ann_file') is not None:
             kind = find_type(metric, METRICS)
-            raise ValueError(
+            raise UserError(
                 f'val_evaluator: {getattr(kind, "__name__", metric["type"])} judges by '
                 f'{metric["ann_file"]}, which does not have the images held out of the training '
                 'set; use a metric that takes annotations from the dataset, such as CocoMetric'
@@ -295,7 +297,7 @@ def _with_instances(pipeline: Sequence[Mapping[str, Any]]) -> list:
             keys = step.get('meta_keys', default)
             step['meta_keys'] = tuple(dict.fromkeys((*keys, 'instances')))
             return pipeline
-    raise ValueError(
+    raise UserError(
         'the pipeline of val_dataloader has no step with meta_keys, such as PackDetInputs, by '
         'which annotations reach CocoMetric'
     )

@@ -11,6 +11,7 @@ from mmpretrain.models import VGG, MobileNetV2, ResNet, ResNet_CIFAR
 from mmpretrain.models.backbones.resnet import BasicBlock
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.registry import MODELS
 
@@ -112,7 +113,7 @@ class WithGrid:
         **kwargs,
     ) -> None:
         if subnet is not None:
-            raise ValueError(
+            raise UserError(
                 f'{type(self).__name__} takes no subnet any more, since the whole model is cut: '
                 "set model=dict(type='mmpse.Pruned', architecture='ImageClassifier', subnet=...) "
                 'and a stock backbone'

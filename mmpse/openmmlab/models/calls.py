@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
+
 
 class Call(NamedTuple):
     """A call of a part of a model."""
@@ -24,7 +26,7 @@ class Call(NamedTuple):
     output: Any
 
 
-class CallError(ValueError):
+class CallError(UserError):
     """A call that cannot be repeated in another model."""
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmpse.deploy.runtimes import prepared
 from mmpse.differences import differences
+from mmpse.errors import UserError
 from mmpse.resources.latency import fit_latency
 from mmpse.resources.timing import Latencies, device_name, measure_latencies
 from mmpse.slim.cutting import cut_
@@ -30,7 +31,7 @@ SCHEMA = 'mmpse.latency/2'
 ROUNDS = 15
 
 
-class LatencyError(ValueError):
+class LatencyError(UserError):
     """A file of latencies that is damaged, or of something else."""
 
 
@@ -149,7 +150,7 @@ def read_latency(
     try:
         content = json.loads(Path(path).read_text(encoding='utf-8'))
         if content['schema'] != SCHEMA:
-            raise ValueError(f'its schema is {content["schema"]!r}, expected {SCHEMA!r}')
+            raise UserError(f'its schema is {content["schema"]!r}, expected {SCHEMA!r}')
         there = content['of'], content['on']
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LatencyError(

@@ -19,7 +19,8 @@ from torch import nn
 from mmpse.openmmlab.checkpoints.loading import save_checkpoint
 from mmpse.openmmlab.errors import one_line
 from mmpse.openmmlab.pruning.subject import Subject
-from mmpse.resources.timing import measure_latencies
+from mmpse.resources.busy import busy_sentence
+from mmpse.resources.timing import Latencies, measure_latencies
 
 from .latency import call_of
 
@@ -34,7 +35,7 @@ def measure(
     Args:
         subject: What they come from.
         models: Name -> full or cut model in eval mode.
-        log: Is told why a runtime is left out.
+        log: Is told why a runtime is left out, and that the machine is busy.
 
     Returns:
         Name -> ``'bytes'`` of a file of the weights; ``'latency_ms'``, the median forward of one
@@ -52,8 +53,11 @@ def measure(
         except Exception as error:  # exporters raise whatever they do
             log.info(f'{key} is left out: {one_line(error)}')
             continue
-        for name, milliseconds in medians(calls).items():
-            result[name][key] = milliseconds
+        times = timed(calls)
+        if sentence := busy_sentence(times.busy):
+            log.warning(f'{key}: {sentence}')
+        for name, seconds in times.items():
+            result[name][key] = round(1e3 * statistics.median(seconds), 4)
     return result
 
 
@@ -65,8 +69,8 @@ def file_size(model: nn.Module) -> int:
         return path.stat().st_size
 
 
-def medians(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
-    """Milliseconds that calls take, the median of as many rounds as fit into the time."""
+def timed(calls: Mapping[str, Callable[[], Any]]) -> Latencies:
+    """Seconds that calls take, in as many rounds as fit into the time."""
     for call in calls.values():
         call()
     start = time.perf_counter()
@@ -76,5 +80,4 @@ def medians(calls: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
     least, most = ROUNDS
     rounds = int(min(most, max(least, SECONDS / each)))
     follow = partial(track, description='measuring latency', transient=True)
-    times = measure_latencies(calls, rounds, min(5, rounds), follow)
-    return {name: round(1e3 * statistics.median(of), 4) for name, of in times.items()}
+    return measure_latencies(calls, rounds, min(5, rounds), follow)

@@ -12,6 +12,7 @@ from mmengine.dist import is_distributed
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
 from mmpse.registry import MODELS
 from mmpse.slim.cutting import cut_
 from mmpse.slim.layout import Layout
@@ -23,7 +24,7 @@ from .outputs import image_channels, parts_of, raw_outputs
 SIZES = (64, 128, 224, 320)  # of the watched images; the smallest that the model takes
 
 
-class LookError(ValueError):
+class LookError(UserError):
     """A model that cannot be watched."""
 
 

@@ -9,6 +9,7 @@ import torch
 from mmengine.model import BaseModel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.supernet.batches import HeldBatches
 
@@ -32,7 +33,7 @@ def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> int:
         ValueError: If there are no batches.
     """
     if not batches:
-        raise ValueError('recalibration needs at least one batch of training images, got none')
+        raise UserError('recalibration needs at least one batch of training images, got none')
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
         return 0

@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 
 from mmpse.openmmlab.models.latency import latency_cost, measure_latency, measure_subnets
 from mmpse.openmmlab.models.losses import progress
+from mmpse.resources.busy import busy_sentence
 from mmpse.space import Budget, Subnet
 from mmpse.space.budget import parse_amount
 
@@ -54,6 +55,8 @@ def within_latency(
         target = whole * float(asked[:-1]) / 100 if asked.endswith('%') else None
         if target is None:
             target = parse_amount(asked, 1e6 * whole, 'latency') / 1e6
+        if sentence := busy_sentence(times.busy):
+            log.warning(sentence)
         log.info(
             f'measured: {1000 * own:.2f} ms of {1000 * whole:.2f} ms ({own / whole:.0%}), asked '
             f'for {1000 * target:.2f} ms'

@@ -32,6 +32,8 @@ from mmpse.openmmlab.models.losses import (
 from mmpse.openmmlab.models.measure import measure
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
+from mmpse.openmmlab.supernet.checkpoint import untracked
+from mmpse.resources.busy import busy_sentence
 from mmpse.slim import check_cut, cut_, input_energies, sort_
 from mmpse.space import Budget, Subnet, uniform_within
 
@@ -81,8 +83,12 @@ class Order:
         return dict(settings, config=cfg.pretty_text, checkpoint=fingerprint(checkpoint))
 
     def examine(self, config: str | os.PathLike | Config, checkpoint: str | os.PathLike) -> Subject:
-        """The model, its units, and what its subnets cost in FLOPs and parameters."""
-        return examine(
+        """The model, its units, and what its subnets cost in FLOPs and parameters.
+
+        Raises:
+            PruneError: If the checkpoint is a supernet's.
+        """
+        subject = examine(
             config,
             checkpoint,
             self.input_shape,
@@ -91,6 +97,13 @@ class Order:
             shared=self.how == 'search',
             show=True,
         )
+        if names := untracked(subject.model.state_dict()):
+            raise PruneError(
+                f'{subject.weights.source} is the checkpoint of a supernet, which has no BatchNorm '
+                f'statistics (the first: {names[0]}); search its widths (mmpse search), or give '
+                'the checkpoint of a trained model'
+            )
+        return subject
 
 
 class Pruning:
@@ -152,6 +165,8 @@ class Pruning:
                 f'{found["measured"][0][1] / 1000:.2f} ms; predicted with a mean error of '
                 f'{found["error"]:.1%}'
             )
+            if sentence := busy_sentence(found['busy']):
+                self.log.warning(sentence)
         self.log.info(f'{len(subject.space)} units\n{reachable(subject, order.limits)}')
         Budget(subject.space, subject.costs, order.limits)  # an unreachable one fails here
         if not validates(self.cfg):

@@ -14,6 +14,7 @@ from mmengine.hooks import EarlyStoppingHook, EMAHook
 from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, DefaultScope
 from mmengine.registry import PARAM_SCHEDULERS as SCHEDULERS
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.types import default_of, find_type, is_kind, is_type
 
 SHARE = 0.25  # of the config's training, by default
@@ -81,7 +82,7 @@ def finetune(
         if lr_factor is None:
             lr_factor = float(np.interp(share, SHARES, FACTORS))
         elif not lr_factor > 0:
-            raise ValueError(f'lr_factor={lr_factor} must be above 0; it is usually 0.1 to 1')
+            raise UserError(f'lr_factor={lr_factor} must be above 0; it is usually 0.1 to 1')
         notes: list[str] = []
         optim_wrapper = _optim_wrapper(cfg, peak * lr_factor, notes)
         changes: dict[str, Any] = dict(
@@ -123,18 +124,18 @@ class _Plan(NamedTuple):
         unit = 'epoch' if train_cfg.get('max_epochs') else 'iteration'
         original = train_cfg.get(f'max_{_short(unit)}s')
         if not original:
-            raise ValueError(
+            raise UserError(
                 'the config says neither train_cfg.max_epochs nor train_cfg.max_iters; give the '
                 'config that the model was trained by'
             )
         if epochs is None:
             total = max(1, round(SHARE * original))
         elif epochs != int(epochs) or epochs < 1:
-            raise ValueError(f'epochs={epochs} must be a whole number, at least 1')
+            raise UserError(f'epochs={epochs} must be a whole number, at least 1')
         elif unit == 'epoch':
             total = int(epochs)
         elif steps_per_epoch is None:
-            raise ValueError(
+            raise UserError(
                 f'epochs={epochs} of a config that counts iterations (train_cfg.max_iters='
                 f'{original}) needs steps_per_epoch: training images / images of a batch'
             )
@@ -142,7 +143,7 @@ class _Plan(NamedTuple):
             total = int(epochs) * steps_per_epoch
         end = total if end is None else end
         if not 0 <= begin < end <= total:
-            raise ValueError(
+            raise UserError(
                 f'begin={begin}, end={end} is no part of a schedule of {total} {unit}s; choose '
                 f'0 <= begin < end <= {total}'
             )
@@ -183,7 +184,7 @@ def _peak(cfg: Config) -> tuple[str, float]:
             return 'eta_max', float(scheduler['eta_max'])
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     if 'lr' not in optimizer:
-        raise ValueError(
+        raise UserError(
             'the config has no optim_wrapper.optimizer.lr (several optimizers cannot be scheduled '
             'by one recipe); set it'
         )

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.device import is_cuda_available
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.configs.building import merged, neutral
 from mmpse.openmmlab.configs.files import importing
 from mmpse.openmmlab.configs.pruned import thawed
@@ -52,7 +53,7 @@ def supernet_end(total: int) -> int:
         ValueError: If the schedule is too short to be shared.
     """
     if total < 2:
-        raise ValueError(
+        raise UserError(
             'a search shares the schedule of the fine-tuning with a supernet, and it is of length '
             f'{total}; give at least 2 epochs'
         )
@@ -161,7 +162,7 @@ def choose_by_record(
     content = torch.load(checkpoint, map_location='cpu', weights_only=False)
     record = recorded_losses(content)
     if record is None:
-        raise ValueError(f'{checkpoint} holds no losses of subnets; train the supernet for longer')
+        raise UserError(f'{checkpoint} holds no losses of subnets; train the supernet for longer')
     space = subject.space
     predictor = predictor_of(space, budget, start, *record)
     widths, notches = best_few(predictor, budget, BEST), notch_table(predictor.notches())

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmpse.errors import UserError
 from mmpse.files import write_json
 
 
-class PruneError(ValueError):
+class PruneError(UserError):
     """A pruning that cannot begin, or that came to nothing."""
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmpse.differences import differences
+from mmpse.errors import UserError
 
 SCHEMA = 'mmpse.archive/5'
 COLUMNS = 'search, generation, origin, widths, score, loss, resources, parts'
 JSON = 'widths', 'resources', 'parts'  # columns that hold it
 
 
-class ArchiveError(RuntimeError):
+class ArchiveError(UserError):
     """An archive that is damaged, cannot be written, or belongs to another supernet."""
 
 

@@ -13,6 +13,7 @@ from mmengine import dist
 from mmengine.runner import BaseLoop, Runner, set_random_seed
 from torch.utils.data import DataLoader
 
+from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.supernet.checkpoint import file_digest
@@ -100,7 +101,7 @@ class SearchLoop(BaseLoop):
             super().__init__(runner, dataloader)
             validation = runner.val_loop
         if validation is None:
-            raise ValueError(
+            raise UserError(
                 'a search judges subnets with val_dataloader, val_evaluator and val_cfg; the '
                 'config has none'
             )
@@ -110,6 +111,7 @@ class SearchLoop(BaseLoop):
         self.own_archive = archive is None
         self.topk = topk
         self.seed = runner.seed
+        runner.param_schedulers = None  # nothing is trained, and a recipe's need its epochs
         # Resuming is the archive's affair; the runner's would restore the supernet's optimizer.
         self.resume = compat.take_over_resuming(runner)
         # before anything is judged, so that an unreachable budget fails at once

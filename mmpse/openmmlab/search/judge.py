@@ -21,6 +21,7 @@ from mmengine.runner import autocast
 from mmengine.structures import BaseDataElement
 from torch.utils.data import DataLoader
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.supernet.batches import HeldBatches, nbytes
@@ -118,7 +119,7 @@ class Judge:
     def _score(self) -> float:
         metrics = self.evaluator.evaluate(self.batches.images)
         if metrics and self.metric not in metrics:  # none at all: a detector found nothing
-            raise ValueError(
+            raise UserError(
                 f'the evaluator gives no metric {self.metric!r}; set train_cfg.metric to one of '
                 f'{sorted(metrics)}'
             )
@@ -131,14 +132,19 @@ class Judge:
         A metric such as mAP is no mean over images: it is taken of all images but those of a part.
         MMEngine's metrics keep a result of each image in ``results``.
         """
-        results = [list(metric.results) for metric in self.evaluator.metrics]
+        metrics = self.evaluator.metrics
+        results = [list(metric.results) for metric in metrics]
         score = self._score()
+        if not compat.takes_some_images(self.evaluator):
+            return score, None, ()
         parts = min(PARTS, *map(len, results))
         values = []
         for part in range(parts):
-            for metric, of_images in zip(self.evaluator.metrics, results):
-                metric.results = [r for k, r in enumerate(of_images) if k % parts != part]
-            values.append(parts * score - (parts - 1) * self._score())
+            with contextlib.ExitStack() as stack:
+                for metric, of_images in zip(metrics, results):
+                    rest = [r for k, r in enumerate(of_images) if k % parts != part]
+                    stack.enter_context(compat.of_some_images(metric, rest))
+                values.append(parts * score - (parts - 1) * self._score())
         return score, None, tuple(values) if all(map(math.isfinite, values)) else ()
 
 
@@ -229,7 +235,7 @@ def calibration_batches(dataloader: DataLoader, count: int) -> list[Any]:
     """
     batches = list(itertools.islice(dataloader, count))
     if len(batches) < count:
-        raise ValueError(
+        raise UserError(
             f'calibration={count}, but the training data has {len(batches)} batches; '
             'choose fewer or a smaller batch size'
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.supernet.checkpoint import supernet_state
 from mmpse.openmmlab.supernet.record import relative_losses
@@ -48,7 +49,7 @@ class RandomSearchLoop(SearchLoop):
     ) -> None:
         super().__init__(*args, **kwargs)
         if population < 1 or generations < 1:
-            raise ValueError(
+            raise UserError(
                 f'expected a positive population and number of generations, got '
                 f'population={population}, generations={generations}'
             )
@@ -123,7 +124,7 @@ class EvolutionSearchLoop(RandomSearchLoop):
         parents = max(self.population // 5, 1) if parents is None else parents
         mutants = self.population // 2 if mutants is None else mutants
         if not 1 <= parents <= self.population or not 0 <= mutants <= self.population:
-            raise ValueError(
+            raise UserError(
                 f'expected 1 <= parents <= population and 0 <= mutants <= population, got '
                 f'parents={parents}, mutants={mutants}, population={self.population}'
             )

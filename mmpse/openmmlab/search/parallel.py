@@ -7,8 +7,10 @@ from typing import Any
 
 from mmengine import dist
 
+from mmpse.errors import UserError
 
-class RankError(RuntimeError):
+
+class RankError(UserError):
     """Another process of the job failed."""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.supernet.record import recorded_losses
 from mmpse.registry import LOOPS
 from mmpse.search import BudgetSampler, Gain, Predictor, best_few, notch_table, paired_gain
@@ -49,7 +50,7 @@ class PredictorSearchLoop(SearchLoop):
         if explored is None:
             explored = EXPLORED if recorded_losses(self.checkpoint) is None else 0
         if candidates < 1 or explored < 0:
-            raise ValueError(
+            raise UserError(
                 f'expected a positive number of candidates and none or more explored, got '
                 f'candidates={candidates}, explored={explored}'
             )

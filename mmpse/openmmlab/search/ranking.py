@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import kendalltau, spearmanr
 
+from mmpse.errors import UserError
+
 
 def ranking_agreement(
     scores: Sequence[float], accuracies: Sequence[float], topk: Sequence[int] = (1, 5)
@@ -29,13 +31,13 @@ def ranking_agreement(
     """
     values = dict(scores=np.asarray(scores, float), accuracies=np.asarray(accuracies, float))
     if values['scores'].shape != values['accuracies'].shape or len(scores) < 3:
-        raise ValueError(
+        raise UserError(
             'expected a score and an accuracy for each of at least three subnets, got '
             f'{len(scores)} scores and {len(accuracies)} accuracies'
         )
     for name, array in values.items():
         if not np.isfinite(array).all() or np.ptp(array) == 0:
-            raise ValueError(f'the {name} give no ranking: {array.tolist()[:10]}')
+            raise UserError(f'the {name} give no ranking: {array.tolist()[:10]}')
     best_first = np.argsort(-values['scores'], kind='stable')
     ranked = values['accuracies'][best_first]
     return dict(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mmengine.runner import CheckpointLoader, Runner
 
+from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs.files import default_input_shape
@@ -48,7 +49,7 @@ def load_trained(runner: Runner, input_shape: Sequence[int] | None) -> Trained:
     """
     path = compat.load_path(runner)
     if path is None:
-        raise ValueError(
+        raise UserError(
             'a search needs the checkpoint of a trained supernet: set load_from, e.g. '
             '--cfg-options load_from=work_dirs/supernet/epoch_50.pth'
         )

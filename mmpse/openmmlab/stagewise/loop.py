@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
 from torch import Tensor
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.search.archive import Archive, Judged
@@ -92,10 +93,10 @@ class StageWiseSearchLoop(SearchLoop):
             ('joined', joined, 1),
         ):
             if not isinstance(value, int) or value < least:
-                raise ValueError(f'{name} must be a whole number from {least} on, got {value!r}')
+                raise UserError(f'{name} must be a whole number from {least} on, got {value!r}')
         model = getattr(runner.model, 'module', runner.model)
         if not isinstance(model, ImageClassifier):
-            raise ValueError(
+            raise UserError(
                 'a stage-wise search compares the scores of classifiers, got '
                 f'{type(model).__name__}; search this model with mmpse.EvolutionSearchLoop'
             )

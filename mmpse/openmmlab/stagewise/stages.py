@@ -17,6 +17,7 @@ from mmengine.model import BaseModel
 from mmpretrain.models import ImageClassifier
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.models.outputs import parts_of
 from mmpse.openmmlab.teaching.scores import divergence, is_sigmoid
 from mmpse.slim import Layout, Supernet
@@ -51,7 +52,7 @@ class Stages:
         ends = tuple(_default_ends(backbone) if ends is None else ends)
         wrong = [end for end in ends if not end or end not in modules or ends.count(end) > 1]
         if wrong or not ends:
-            raise ValueError(
+            raise UserError(
                 f'stages must name modules of {type(backbone).__name__} behind which a stage ends, '
                 f'each once, got {list(ends)} ({", ".join(map(repr, wrong)) or "none"}); some are '
                 f'{", ".join(name for name in modules if name and "." not in name)}'
@@ -110,7 +111,7 @@ class Stages:
         def on_end(name: str, y: Tensor) -> Tensor | None:
             passed.append(name)
             if self.ends[: len(passed)] != tuple(passed) or not isinstance(y, Tensor):
-                raise ValueError(
+                raise UserError(
                     f'stages must end behind modules that the forward runs once each, in this '
                     f'order, and that give one tensor: expected {list(self.ends)}, the forward ran '
                     f'{passed}, the last of which gives a {type(y).__name__}'

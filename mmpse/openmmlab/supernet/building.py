@@ -9,15 +9,16 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
-from torch import nn
+from torch import Tensor, nn
 
 from mmpse.openmmlab.configs.files import ConfigError, default_input_shape
 from mmpse.openmmlab.models.backbones import grid_of
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.resources import model_cost
-from mmpse.slim import EXECUTIONS, Supernet, check
+from mmpse.slim import GuardError, Supernet, check
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet
 
@@ -29,6 +30,7 @@ def find_supernet(
     cfg: Config,
     grid: Mapping[str, Any] = MappingProxyType({}),
     input_shape: Sequence[int] | None = None,
+    execution: str = 'auto',
     parts: Sequence[str] | None = None,
 ) -> tuple[Supernet, dict[str, Cost]]:
     """The supernet that a model is, and what its subnets cost.
@@ -42,10 +44,13 @@ def find_supernet(
             are those of a backbone that has them.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
             config's tests.
+        execution: How subnets will be run; ``'auto'``: in any way in which they are what they are
+            alone, one at least.
         parts: Modules that subnets run through as wholes; by default backbone, neck and heads.
 
     Raises:
         LookError: If the model cannot be watched.
+        GuardError: If subnets are not what they are alone.
         ValueError: If nothing of it can be pruned.
     """
     grid = {**grid_of(model), **grid}
@@ -56,11 +61,25 @@ def find_supernet(
     revert_sync_batchnorm(model)  # every process has its own subnets
     layout, images = look(model, shape and shape[1:], parts=parts)
     supernet = whole_supernet(model, layout, **grid)
-    # gradient checkpointing cannot meet sliced execution
-    executions = ('masked',) if supernet.with_cp else EXECUTIONS
-    check(model, layout, supernet.search_space, images, raw_outputs, executions)
+    supernet.executions = _sound(supernet, images, execution)
     shape = tuple(images.shape[1:]) if shape is None else (images.shape[1], *shape[1:])
     return supernet, whole_costs(model, layout, supernet.search_space, shape)
+
+
+def _sound(supernet: Supernet, images: Tensor, execution: str) -> tuple[str, ...]:
+    """Executions in which subnets compute what they compute alone."""
+    sound, errors = [], []
+    for one in supernet.executions if execution == 'auto' else [execution]:
+        try:
+            check(supernet.model, supernet.layout, supernet.space, images, raw_outputs, [one])
+            sound.append(one)
+        except GuardError as error:
+            errors.append(error)
+    if not sound:
+        raise errors[0]
+    for error in errors:
+        print_log(f'Subnets are run {sound[0]} alone: {error}', 'current')
+    return tuple(sound)
 
 
 def supernet_of(

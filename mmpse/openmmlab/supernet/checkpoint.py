@@ -11,6 +11,7 @@ from mmengine import fileio
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.checkpoints.loading import listed
 
 CHECKPOINT_KEY = 'mmpse_supernet'  # of what SupernetHook adds to a checkpoint's meta
@@ -40,7 +41,7 @@ def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: s
             for what, names in problems.items()
             if names
         )
-        raise ValueError(
+        raise UserError(
             f'the checkpoint {path} is not one of this supernet: {found}; give the checkpoint that '
             'the supernet config of the same model trained'
         )
@@ -91,7 +92,7 @@ def check_statistics(model: nn.Module, checkpoint: Mapping[str, Any], path: str)
         return
     if of_supernet(checkpoint):
         where = f' (the first: {names[0]})' if (names := untracked(checkpoint)) else ''
-        raise ValueError(
+        raise UserError(
             f'{path} is the checkpoint of a supernet, or of a subnet in which layers of one were '
             f'frozen: it has no BatchNorm statistics to evaluate with{where}; give the checkpoint '
             'of a subnet that was retrained or fine-tuned with norm_eval=False and nothing frozen'

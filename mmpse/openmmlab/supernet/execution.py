@@ -16,7 +16,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmpse.openmmlab import compat
-from mmpse.slim import EXECUTIONS, Supernet
+from mmpse.slim import Supernet
 from mmpse.space import Subnet
 
 from .batches import copied
@@ -40,13 +40,11 @@ def measure_executions(
         data_batch: A batch as the training dataloader gives it.
         draws: The subnets of one step each; the first step of an execution warms up.
     """
-    # gradient checkpointing cannot meet sliced execution
-    executions = ('masked',) if supernet.with_cp else EXECUTIONS
     times = {}
     with left_as_it_was(model):
         # one after the other, as training goes on with one: in turn, each would pay for the
         # memory that the other left
-        for execution in executions:
+        for execution in supernet.executions:
             try:
                 seconds = [
                     _seconds(model, supernet, optim_wrapper, copied(data_batch), subnets, execution)

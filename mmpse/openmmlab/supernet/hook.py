@@ -13,6 +13,7 @@ from mmengine import dist
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import Runner
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.seeding import SeedHook, seed_iteration
 from mmpse.openmmlab.stagewise.classifier import StageWiseClassifier
@@ -112,14 +113,14 @@ class SupernetHook(SeedHook):
         input_shape: Sequence[int] | None = None,
     ) -> None:
         if not isinstance(n, int) or n < 1:
-            raise ValueError(f'n must be a positive whole number of subnets, got {n!r}')
+            raise UserError(f'n must be a positive whole number of subnets, got {n!r}')
         if fullnet + tinynet > n:
-            raise ValueError(
+            raise UserError(
                 f'n={n} subnets cannot hold fullnet={fullnet} and tinynet={tinynet}; choose a '
                 'larger n or switch one off'
             )
         if execution not in ('auto', *EXECUTIONS):
-            raise ValueError(f'execution must be one of {("auto", *EXECUTIONS)}, got {execution!r}')
+            raise UserError(f'execution must be one of {("auto", *EXECUTIONS)}, got {execution!r}')
         self.n = n
         self.fullnet = fullnet
         self.tinynet = tinynet
@@ -128,12 +129,12 @@ class SupernetHook(SeedHook):
         self.distillation = None if distillation is None else Distillation(**distillation)
         in_place = self.distillation is not None and self.distillation.teacher is None
         if in_place and serial and not fullnet:
-            raise ValueError(
+            raise UserError(
                 'in-place distillation of serial subnets takes the scores of the fullnet among '
                 'them; set fullnet=True or give distillation.teacher'
             )
         if teacher is not None and (serial or distillation is not None):
-            raise ValueError(
+            raise UserError(
                 'a teacher joins the losses of subnets that share a batch; set serial=False and '
                 'distillation=None'
             )
@@ -155,6 +156,7 @@ class SupernetHook(SeedHook):
             runner.cfg,
             self.grid,
             self.input_shape,
+            self.execution,
             self.model.stages.parts if self.stage_wise else None,
         )
         if self.stage_wise:
@@ -164,7 +166,7 @@ class SupernetHook(SeedHook):
         self._check_validation(runner)
         alone = self.serial or self.distillation is not None or self.teacher_cfg is not None
         if self.stage_wise and alone:
-            raise ValueError(
+            raise UserError(
                 'subnets of a StageWiseClassifier share each batch, and the fullnet teaches them; '
                 'set serial=False, distillation=None and teacher=None'
             )
@@ -210,7 +212,7 @@ class SupernetHook(SeedHook):
         if not infinite and dist.get_world_size() > 1:
             counts = dist.all_gather_object(len(runner.train_dataloader))
             if len(set(counts)) > 1:
-                raise ValueError(
+                raise UserError(
                     f'SupernetHook: the processes would run {counts} batches, and those that run '
                     'more would wait for ever; set train_dataloader.sampler.round_up=True'
                 )
@@ -221,7 +223,7 @@ class SupernetHook(SeedHook):
             sizes.add(len(sampler) % batch_size or batch_size)
         for size in sizes:
             if size % self.n:
-                raise ValueError(
+                raise UserError(
                     f'SupernetHook: n={self.n} subnets cannot share a batch of {size} images '
                     f'(batch size {batch_size}, drop_last={drop_last}); set '
                     'train_dataloader.batch_size to a multiple of n and '
@@ -231,7 +233,7 @@ class SupernetHook(SeedHook):
 
     def _check_validation(self, runner: Runner) -> None:
         if self.supernet.norms and runner.val_loop is not None:
-            raise ValueError(
+            raise UserError(
                 'SupernetHook: the config validates, but a supernet has no BatchNorm statistics '
                 'to be tested with, so that the metrics would mean nothing; set '
                 'val_cfg=val_dataloader=val_evaluator=None. A search judges subnets'
@@ -241,7 +243,7 @@ class SupernetHook(SeedHook):
         """Count a pass of a subnet as a step of gradient accumulation."""
         counts = compat.accumulative_counts(runner.optim_wrapper)
         if counts % self.n:
-            raise ValueError(
+            raise UserError(
                 f'SupernetHook: serial=True accumulates the gradients of n={self.n} subnets before '
                 f'each update; set optim_wrapper.accumulative_counts={self.n} (got {counts})'
             )
@@ -254,7 +256,7 @@ class SupernetHook(SeedHook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
         self._images = count_images(data_batch)
         if not self._images:
-            raise ValueError(
+            raise UserError(
                 f'SupernetHook: the batch of rank {dist.get_rank()} in iteration {runner.iter} is '
                 'empty; check its dataset and sampler'
             )
@@ -327,7 +329,7 @@ class SupernetHook(SeedHook):
 
     def _choose_execution(self, runner: Runner, data_batch: Any) -> None:
         """Time a few steps; all processes take what is faster in the slowest of them."""
-        if runner.cfg.get('compile'):
+        if runner.cfg.get('compile') and 'masked' in self.supernet.executions:
             self.execution = 'masked'  # its shapes do not change with the subnets
             runner.logger.info("SupernetHook: execution='masked', since the model is compiled.")
             return

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.teaching.distillation import Distillation
 from mmpse.openmmlab.teaching.scores import is_sigmoid
 from mmpse.slim import Supernet
@@ -52,7 +53,7 @@ class SubnetLosses:
         loss_module = getattr(getattr(model, 'head', None), 'loss_module', None)
         self.of_classifier = loss_module is not None
         if distillation is not None and not self.of_classifier:
-            raise ValueError(
+            raise UserError(
                 f'{type(model).__name__} has no head.loss_module whose loss distillation could '
                 'replace; set distillation=None or use a classifier'
             )

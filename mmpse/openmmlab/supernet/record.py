@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmpse.errors import UserError
+
 from .checkpoint import supernet_state
 
 
@@ -25,7 +27,7 @@ class LossRecord:
 
     def __init__(self, size: int, momentum: float = 0.01) -> None:
         if size < 1:
-            raise ValueError(f'record_size must be positive, got {size}')
+            raise UserError(f'record_size must be positive, got {size}')
         self.size = size
         self.momentum = momentum
         self._mean: float | None = None

@@ -9,6 +9,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from mmpse.errors import UserError
 from mmpse.registry import MODELS
 from mmpse.slim import Supernet
 
@@ -33,9 +34,9 @@ class Distillation:
         temperature: float = 1.0,
     ) -> None:
         if not 0 < weight <= 1:
-            raise ValueError(f'distillation.weight must be in (0, 1], got {weight!r}')
+            raise UserError(f'distillation.weight must be in (0, 1], got {weight!r}')
         if not temperature > 0:
-            raise ValueError(f'distillation.temperature must be positive, got {temperature!r}')
+            raise UserError(f'distillation.temperature must be positive, got {temperature!r}')
         self.weight = weight
         self.temperature = temperature
         self.teacher: BaseModel | None = None
@@ -65,7 +66,7 @@ class Distillation:
             ValueError: If the teacher has other classes.
         """
         if score.shape != teacher_score.shape:
-            raise ValueError(
+            raise UserError(
                 f'the teacher gives scores {tuple(teacher_score.shape)}, the supernet '
                 f'{tuple(score.shape)}; distillation.teacher must be a classifier of the same '
                 'classes'

@@ -18,6 +18,7 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
 from mmpse.openmmlab.models.calls import (
     Call,
@@ -86,9 +87,9 @@ class DistillationHook(Hook):
         weight: float = 1.0,
     ) -> None:
         if not isinstance(every, int) or every < 1:
-            raise ValueError(f'every must be a positive whole number of iterations, got {every!r}')
+            raise UserError(f'every must be a positive whole number of iterations, got {every!r}')
         if not weight > 0:
-            raise ValueError(f'weight must be positive, got {weight!r}')
+            raise UserError(f'weight must be positive, got {weight!r}')
         self.teacher_cfg = teacher
         self.checkpoint = checkpoint
         self.every = every
@@ -203,7 +204,7 @@ class Teaching:
     def _head_term(self, part: str, output: Any, other: Any) -> Tensor:
         problem = difference(output, other)
         if problem:
-            raise ValueError(
+            raise UserError(
                 f'{self.who}: {part} cannot be compared with the teacher: {problem}; give the '
                 'model that this one was cut from, of the same classes'
             )
@@ -227,7 +228,7 @@ class Teaching:
                 left_out[name] = 'is not called on whole images'
         but = '; '.join(f'{part} {why}' for part, why in left_out.items())
         if not terms:
-            raise ValueError(
+            raise UserError(
                 f'{self.who}: nothing of this {type(self.student).__name__} can be compared with '
                 f'the teacher: {but or "it has no head that puts out tensors"}; train it without '
                 'a teacher'
@@ -272,7 +273,7 @@ def check_normalisation(model: nn.Module, teacher: nn.Module, who: str) -> None:
     for key in ('mean', 'std'):
         own, other = (getattr(m.data_preprocessor, key, None) for m in (model, teacher))
         if torch.is_tensor(own) and torch.is_tensor(other) and own.tolist() != other.tolist():
-            raise ValueError(
+            raise UserError(
                 f'{who}: the data preprocessors of the model and of the teacher have {key}='
                 f'{own.flatten().tolist()} and {other.flatten().tolist()}, but the teacher '
                 "sees the model's images; give a teacher of the same data_preprocessor"

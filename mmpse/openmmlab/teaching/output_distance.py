@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.models.calls import tensors
 
 
@@ -33,7 +34,7 @@ def output_distance(outputs: Any, teacher_outputs: Any) -> Tensor:
     """
     problem = difference(outputs, teacher_outputs)
     if problem:
-        raise ValueError(f'outputs cannot be compared: {problem}')
+        raise UserError(f'outputs cannot be compared: {problem}')
     counterparts = dict(zip(map(id, tensors(outputs)), tensors(teacher_outputs)))
     distances = []
     for levels in _pyramids(outputs):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
+
 
 def is_sigmoid(loss: nn.Module, classes: int) -> bool:
     """Whether a loss takes every class for a question of its own (sigmoid), not one of all.
@@ -39,7 +41,7 @@ def is_sigmoid(loss: nn.Module, classes: int) -> bool:
         finally:
             loss.load_state_dict(state)  # some count the labels that they saw
         return bool(gradient.sum().abs() > 1e-3 * gradient.abs().sum())
-    raise ValueError(
+    raise UserError(
         f'{type(loss).__name__} takes neither targets (B, {classes}) nor indices (B,), so that it '
         f'is not known how its scores are to be compared with a teacher ({problem}); use a loss of '
         'mmpretrain, or train without a teacher'
