@@ -1,15 +1,14 @@
-# mmseg's Semantic FPN with a ResNet-18 of half the width on CamVid (11 classes, 255 is void). Small
-# enough for a CPU; pretrained on CIFAR-10 by configs/cifar10/static_resnet18-w0p5_b128_cifar10.py.
-# tools/transfer.py puts a subnet into it. Predictions are compared with masks of the full size.
+# mmseg's Semantic FPN with a ResNet-18 of half the width on CamVid (11 classes, 255 is void): 860 M
+# FLOPs, trained from scratch, 20 epochs. Predictions are compared with masks of the full size.
 _base_ = [
     'mmseg::_base_/models/fpn_r50.py',
     'mmseg::_base_/default_runtime.py',
-    '../schedules/adamw_cosine.py',
+    '../_base_/schedules/adamw_cosine.py',
 ]
 scale = (256, 192)
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
-    # the images of the classifier: RGB, CIFAR-10's statistics
+    # RGB, CIFAR-10's statistics
     data_preprocessor=dict(
         mean=[125.307, 122.961, 113.8575], std=[51.5865, 50.847, 51.255], size=scale[::-1]
     ),
@@ -82,14 +81,14 @@ test_dataloader = dict(
 )
 val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 
-train_cfg = dict(max_epochs=8)
+train_cfg = dict(max_epochs=20, val_interval=20)
 val_cfg = dict(type='ValLoop')
 log_processor = dict(by_epoch=True)
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=25),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2),
+    checkpoint=dict(type='CheckpointHook', interval=4, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
 )
