@@ -22,7 +22,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,15 +40,15 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'unpruned': [RIVAL, '--importance', 'none', '--no-teacher'],
     'unpruned-taught': [RIVAL, '--importance', 'none'],
     'uniform': ['-m', 'mmpse', 'prune', '--how', 'uniform'],
-    'torch-pruning': [RIVAL, '--importance', 'norm', '--most', '0.8'],
-    'torch-pruning-taylor': [RIVAL, '--importance', 'taylor', '--most', '0.8'],
-    'torch-pruning-eighth': [RIVAL, '--importance', 'norm', '--most', '0.875'],
-    'torch-pruning-taylor-eighth': [RIVAL, '--importance', 'taylor', '--most', '0.875'],
+    'torch-pruning': [RIVAL, '--importance', 'norm', '--most', '0.875'],
+    'torch-pruning-fifth': [RIVAL, '--importance', 'norm', '--most', '0.8'],
+    'torch-pruning-taylor': [RIVAL, '--importance', 'taylor', '--most', '0.875'],
+    'torch-pruning-taylor-fifth': [RIVAL, '--importance', 'taylor', '--most', '0.8'],
     'sensitivity': ['-m', 'mmpse', 'prune', '--how', 'sensitivity'],
     'search': ['-m', 'mmpse', 'prune', '--how', 'search'],
 }
-MAIN = ('uniform', 'torch-pruning', 'torch-pruning-taylor', 'sensitivity', 'search')
-EIGHTHS = ('torch-pruning-eighth', 'torch-pruning-taylor-eighth')
+MAIN = ('uniform', 'torch-pruning', 'sensitivity', 'search')
+VARIANTS = ('torch-pruning-fifth', 'torch-pruning-taylor', 'torch-pruning-taylor-fifth')
 ALONE = ('unpruned', 'unpruned-taught')
 
 
@@ -56,6 +56,7 @@ class Model(NamedTuple):
     """A model that is pruned.
 
     Attributes:
+        title: Of its rows: the model, the data, the metric.
         config: Trains it.
         metric: What is measured on the test split.
         epochs: Of fine-tuning.
@@ -64,6 +65,7 @@ class Model(NamedTuple):
         seeds: How many.
     """
 
+    title: str
     config: str
     metric: str
     epochs: int
@@ -74,25 +76,35 @@ class Model(NamedTuple):
 
 MODELS = {
     'retinanet-r18_bccd': Model(
+        'RetinaNet R-18 on BCCD, box mAP',
         'configs/bccd/retinanet_resnet18-w0p5_fpn96_bccd.py',
         'coco/bbox_mAP',
         8,
         ('10%', '20%', '50%'),
-        (*MAIN, *EIGHTHS),
+        (*MAIN, *VARIANTS),
         seeds=3,
     ),
     'rtmdet-tiny_bccd': Model(
+        'RTMDet-tiny on BCCD, box mAP',
         'configs/bccd/rtmdet_tiny_bccd.py',
         'coco/bbox_mAP',
         4,
         ('latency 50%',),
-        MAIN[:1] + MAIN[3:4],
+        ('uniform', 'sensitivity'),
     ),
     'semantic-fpn-r18_camvid': Model(
-        'configs/camvid/fpn_resnet18-w0p5_camvid.py', 'mIoU', 6, ('50%', '10%')
+        'Semantic FPN R-18 on CamVid, mIoU',
+        'configs/camvid/fpn_resnet18-w0p5_camvid.py',
+        'mIoU',
+        6,
+        ('50%', '10%'),
     ),
     'resnet20_cifar10': Model(
-        'configs/cifar10/short_resnet20_cifar10.py', 'accuracy/top1', 3, ('25%', '15%')
+        'ResNet-20 on CIFAR-10, accuracy',
+        'configs/cifar10/short_resnet20_cifar10.py',
+        'accuracy/top1',
+        3,
+        ('20%',),
     ),
 }
 
@@ -194,11 +206,17 @@ def measure(run: Run) -> None:
     write_json(path, dict(record, **figures, command=again))
 
 
-def records() -> list[dict]:
+def records(folder: Path = RECORDS) -> list[dict]:
     """What was measured, in the order of tables."""
-    found = [read_json(path) for path in sorted(RECORDS.glob('*.json'))]
+    found = [read_json(path) for path in sorted(folder.glob('*.json'))]
     order = list(HOWS).index
     return sorted(found, key=lambda r: (r['name'], -percent(r['budget']), order(r['how'])))
+
+
+def points(rows: Iterable[dict], split: str) -> list[float]:
+    """Metrics of the split that there are, in percent."""
+    values = [row[split] for row in rows if split in row]
+    return [value if value > 1 else 100 * value for value in values]
 
 
 def percent(budget: str) -> float:
@@ -214,7 +232,7 @@ def table(names: list[str]) -> None:
         if not names or row['name'] in names:
             groups.setdefault((row['name'], row['budget'], row['how']), []).append(row)
     for key, rows in groups.items():
-        values = [r['test'] if r['test'] > 1 else 100 * r['test'] for r in rows]
+        values = points(rows, 'test')
         spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
         flops = statistics.mean(r['flops'] for r in rows)
         seconds = statistics.mean(r.get('cpu_seconds', 0) for r in rows)
