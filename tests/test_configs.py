@@ -35,8 +35,11 @@ def is_task_step(path: Path, *steps: str) -> bool:
 STOCK = (
     'classifier_digits',
     'detector_digits',
+    'fpn_resnet18-w0p5_camvid',
     'retinanet_resnet18-w0p5_fpn96_bccd',
+    'rtmdet_tiny_bccd',
     'segmentor_digits',
+    'short_resnet20_cifar10',
 )
 SIMILAR = '_.*-(full|uniform|1g)|ade20k|voc'
 

@@ -1,5 +1,5 @@
 # mmseg's Semantic FPN with a ResNet-18 of half the width on CamVid (11 classes, 255 is void): 860 M
-# FLOPs, trained from scratch, 20 epochs. Predictions are compared with masks of the full size.
+# FLOPs, trained from scratch, 14 epochs. Predictions are compared with masks of the full size.
 _base_ = [
     'mmseg::_base_/models/fpn_r50.py',
     'mmseg::_base_/default_runtime.py',
@@ -81,7 +81,7 @@ test_dataloader = dict(
 )
 val_evaluator = test_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 
-train_cfg = dict(max_epochs=20, val_interval=20)
+train_cfg = dict(max_epochs=14, val_interval=14)
 val_cfg = dict(type='ValLoop')
 log_processor = dict(by_epoch=True)
 default_hooks = dict(

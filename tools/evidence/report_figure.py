@@ -78,6 +78,9 @@ def errorbar(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], 
 
 def draw_widths(axes: Axes, rows: Sequence[Mapping], folder: Path) -> None:
     """Share of channels kept in every unit at the smallest budget, a line a way."""
+    rows = [row for row in rows if row['how'] in COLORS]
+    if not rows:
+        return
     least = min((row['budget'] for row in rows), key=percent)
     for how, color in COLORS.items():
         own = [row for row in rows if (row['how'], row['budget']) == (how, least)]

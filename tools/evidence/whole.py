@@ -96,7 +96,7 @@ MODELS = {
         'Semantic FPN R-18 on CamVid, mIoU',
         'configs/camvid/fpn_resnet18-w0p5_camvid.py',
         'mIoU',
-        6,
+        5,
         ('50%', '10%'),
     ),
     'resnet20_cifar10': Model(
