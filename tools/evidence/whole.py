@@ -103,7 +103,7 @@ MODELS = {
         'ResNet-20 on CIFAR-10, accuracy',
         'configs/cifar10/short_resnet20_cifar10.py',
         'accuracy/top1',
-        3,
+        2,
         ('20%',),
     ),
 }
