@@ -114,7 +114,7 @@ def test_torch_pruning_stops_within_the_budget():
 
 
 def test_a_resumed_run_is_compared_to_the_last_bit():
-    from killed import same
+    from resumed import same
 
     one = dict(report={'after': 1}, weights={'x': torch.ones(2)})
     assert all(same(one, dict(one, weights={'x': torch.ones(2)})).values())

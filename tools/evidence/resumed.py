@@ -1,9 +1,9 @@
 """Kill `mmpse prune` at six moments, go on with --resume, and compare with a run left alone.
 
-python tools/evidence/killed.py CONFIG CHECKPOINT --flops 10% --epochs 2
+python tools/evidence/resumed.py CONFIG CHECKPOINT --flops 10% --epochs 2
 
 Compared are the weights tensor by tensor, the widths, the curves of sensitivity and the report, but
-for what was measured by the clock. The record is docs/results/killed.json.
+for what was measured by the clock. The record is docs/results/resumed.json.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from frame import circumstances, read_json
 
 from mmpse.files import write_json
 
-RECORD, WORK = Path('docs/results/killed.json'), Path('work_dirs/killed')
+RECORD, WORK = Path('docs/results/resumed.json'), Path('work_dirs/resumed')
 MEASURED = ('latency_ms', 'onnxruntime_ms')
 
 
@@ -112,7 +112,7 @@ def main() -> None:
         print(row, flush=True)
         rows.append(row)
     words = f'{args.config} CHECKPOINT --flops {args.flops} --epochs {args.epochs}'
-    command = f'python tools/evidence/killed.py {words}'
+    command = f'python tools/evidence/resumed.py {words}'
     write_json(
         RECORD, dict(rows=rows, command=command, **circumstances(time.monotonic() - began, 0))
     )
