@@ -21,11 +21,13 @@ NAMES = {
     'torch-pruning-taylor-fifth': 'Torch-Pruning, Taylor, floor of a fifth',
     'sensitivity': '`sensitivity` (the default)',
     'search': '`search`',
+    'uniform-l1': '`uniform`, sorted by `l1`',
+    'sensitivity-l1': '`sensitivity`, sorted by `l1`',
 }
 
 
 FIRST = next(iter(MODELS))  # the model of the figure and of the README
-MAIN = [how for how in HOWS if not how.endswith(('-fifth', '-taylor', '-taught'))]
+MAIN = [how for how in HOWS if not how.endswith(('-fifth', '-taylor', '-taught', '-l1'))]
 
 
 def whole_section(folder: Path, images: Path) -> str:
