@@ -34,11 +34,11 @@ def test_whole_models_come_first(tmp_path):
     page = page_of(tmp_path / 'docs/results')
     first, _, behind = page.partition('What a person has to say.')
     title = 'RetinaNet R-18 on BCCD, box mAP'
-    assert f'| {title} | `uniform` |  | 31.0 ± 1.4 (2) |' in first
-    assert f'| {title} | as it was trained | 50.0 |  |' in first and 'Taylor' not in first
-    assert '| 10% | `uniform` | 9.0 % | 30.0 32.0 | 40.0 40.0 | 0.40 | 2 |' in behind
-    assert '| 10% | Torch-Pruning, Taylor | 10.0 % | 20.0 |' in behind
-    assert '| latency 50% | `uniform` | 30.0 % | 45.0 |' in behind
+    assert '|  | `uniform` |  | 31.0 ± 1.4 (2) | 45.0 |' in first and '50 % of the latency' in first
+    assert f'| {title} | as it was trained | 50.0 |  |  |' in first and 'Taylor' not in first
+    assert '| 10 % of FLOPs | `uniform` | 9.0 % | 30.0 32.0 | 40.0 40.0 | 0.40 | 2 |' in behind
+    assert '| 10 % of FLOPs | Torch-Pruning, Taylor | 10.0 % | 20.0 |' in behind
+    assert '| 50 % of the latency | `uniform` | 30.0 % | 45.0 |' in behind
     assert 'Not run: `python tools/evidence/whole.py semantic-fpn-r18_camvid`' in behind
     width, height = Image.open(tmp_path / f'docs/images/{NAME}.png').size
     assert width > height > 300
@@ -54,6 +54,15 @@ def test_the_readme_has_the_table_and_the_rest_of_it_stays(tmp_path):
         page_of(tmp_path / 'docs/results')
     table = '\n| widths | 100 % of FLOPs |\n| --- | ---: |\n| as it was trained | 50.0 |\n'
     assert readme.read_text() == f'# above\n\n{BEGIN}{table}{END}\nbelow\n'
+
+
+def test_what_a_resumed_run_comes_to(tmp_path):
+    folder = tmp_path / 'docs/results'
+    row = dict(killed='early', weights=True, subnet=True, sensitivity=True, report=False)
+    write(folder, 'resumed', rows=[row, dict(killed='late', came=True, status=1)])
+    page = page_of(folder)
+    assert '| early | the same | the same | the same | another |' in page
+    assert '| late | another | another | another | another |' in page
 
 
 def test_rankings_follow_the_records(tmp_path):

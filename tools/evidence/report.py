@@ -12,10 +12,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from frame import ROOT
+from frame import ROOT, read_json
 from report_cost import cost_section
 from report_ranking import Ranking, ranking
 from report_whole import readme_table, whole_section
+from tables import table
 
 from mmpse.command import run_command
 from mmpse.files import written
@@ -43,11 +44,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text += '\n## 2. How supernets rank subnets, at equal time\n'
     text += ''.join(ranking(of) for of in rankings if of.alone)
     text += '\n## 3. What supernets cost\n' + cost_section(results / 'cost')
+    if (results / 'resumed.json').exists():
+        text += '\n## 4. Killed, and gone on\n' + resumed(read_json(results / 'resumed.json'))
     write(results.parent / 'results.md', text)
     readme = results.parents[1] / 'README.md'
     if readme.exists():
         before, rest = readme.read_text(encoding='utf-8').split(BEGIN)
         write(readme, before + BEGIN + readme_table(results / 'whole') + END + rest.split(END)[1])
+
+
+def resumed(record: dict) -> str:
+    """What a pruning comes to that was killed and gone on with."""
+    keys = 'weights', 'subnet', 'sensitivity', 'report'
+    rows = [
+        [row['killed'], *('the same' if row.get(key) else 'another' for key in keys)]
+        for row in record['rows']
+    ]
+    return (
+        '\n`mmpse prune` killed by SIGKILL, and the same command with `--resume`, against a run '
+        'left alone: all weights and figures, to the last bit, but for those of the clock.\n'
+        + table(['killed', 'weights', 'widths', 'sensitivity', 'report'], rows)
+        + f'\nRerun: `{record["command"]}`\n'
+    )
 
 
 def write(path: Path, text: str) -> None:

@@ -90,7 +90,9 @@ def draw_widths(axes: Axes, rows: Sequence[Mapping], folder: Path) -> None:
             subnet = read_json(folder / f'{row["name"]}_{budget}_{how}_{row["seed"]}.json')
             full = subnet['backbone']['units']
             shares = [100 * subnet['widths'][unit] / full[unit] for unit in full]
-            axes.plot(range(len(full)), shares, 'o-', color=color, markersize=3, linewidth=1)
+            # a search may keep the widths of the sensitivity
+            style = 'o:' if how == 'search' else 'o-'
+            axes.plot(range(len(full)), shares, style, color=color, markersize=3, linewidth=1.2)
     parts = [unit.partition('.')[0] for unit in full]
     for k in range(1, len(parts)):
         if parts[k] != parts[k - 1]:

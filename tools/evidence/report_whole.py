@@ -21,11 +21,13 @@ NAMES = {
     'torch-pruning-taylor-fifth': 'Torch-Pruning, Taylor, floor of a fifth',
     'sensitivity': '`sensitivity` (the default)',
     'search': '`search`',
+    'uniform-l1': '`uniform`, sorted by `l1`',
+    'sensitivity-l1': '`sensitivity`, sorted by `l1`',
 }
 
 
 FIRST = next(iter(MODELS))  # the model of the figure and of the README
-MAIN = [how for how in HOWS if not how.endswith(('-fifth', '-taylor', '-taught'))]
+MAIN = [how for how in HOWS if not how.endswith(('-fifth', '-taylor', '-taught', '-l1'))]
 
 
 def whole_section(folder: Path, images: Path) -> str:
@@ -46,10 +48,11 @@ def readme_table(folder: Path) -> str:
 
 def top(rows: Sequence[dict], names: Sequence[str]) -> str:
     """The ways of choosing widths of some models; a column for each share of the FLOPs."""
-    rows = [r for r in rows if r['name'] in names and ' ' not in r['budget']]
-    budgets = sorted({row['budget'] for row in rows}, key=percent, reverse=True)
+    budgets = {row['budget'] for row in rows if row['name'] in names}
+    budgets = sorted(budgets, key=lambda budget: (' ' in budget, -percent(budget)))
     lines = []
     for name in names:
+        title = MODELS[name].title
         for how in MAIN:
             cells = []
             for budget in budgets:
@@ -58,11 +61,17 @@ def top(rows: Sequence[dict], names: Sequence[str]) -> str:
                 seeds = f' ({len(own)})' if len(own) > 1 else ''
                 cells.append(spread(points(own, 'test'), '.1f') + seeds if own else '')
             if any(cells):
-                lines.append([MODELS[name].title, NAMES[how], *cells])
-    header = ['', 'widths', *(f'{budget[:-1]} % of FLOPs' for budget in budgets)]
+                lines.append([title, NAMES[how], *cells])
+                title = ''
+    header = ['', 'widths', *map(heading, budgets)]
     if len(names) == 1:
         header, lines = header[1:], [line[1:] for line in lines]
     return table(header, lines, left=header.index('widths') + 1)
+
+
+def heading(budget: str) -> str:
+    kind, _, amount = budget.rpartition(' ')
+    return f'{amount[:-1]} % of {f"the {kind}" if kind else "FLOPs"}'
 
 
 def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
@@ -77,7 +86,7 @@ def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
         speed = [ratio(row) for row in own if 'report' in row]
         lines.append(
             [
-                key[0],
+                heading(key[0]),
                 NAMES[key[1]],
                 f'{100 * statistics.mean(row["flops"] for row in own):.1f} %',
                 ' '.join(f'{value:.1f}' for value in points(own, 'test')),

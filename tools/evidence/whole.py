@@ -46,9 +46,17 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'torch-pruning-taylor-fifth': [RIVAL, '--importance', 'taylor', '--most', '0.8'],
     'sensitivity': ['-m', 'mmpse', 'prune', '--how', 'sensitivity'],
     'search': ['-m', 'mmpse', 'prune', '--how', 'search'],
+    'uniform-l1': ['-m', 'mmpse', 'prune', '--how', 'uniform', '--sort', 'l1'],
+    'sensitivity-l1': ['-m', 'mmpse', 'prune', '--how', 'sensitivity', '--sort', 'l1'],
 }
 MAIN = ('uniform', 'torch-pruning', 'sensitivity', 'search')
-VARIANTS = ('torch-pruning-fifth', 'torch-pruning-taylor', 'torch-pruning-taylor-fifth')
+VARIANTS = (
+    'torch-pruning-fifth',
+    'torch-pruning-taylor',
+    'torch-pruning-taylor-fifth',
+    'uniform-l1',
+    'sensitivity-l1',
+)
 ALONE = ('unpruned', 'unpruned-taught')
 
 
@@ -188,7 +196,8 @@ def measure(run: Run) -> None:
         words += ['--seed', run.seed, '--resume', '-o', out]
         where = 3 if words[0] == '-m' else 1
         words[where:where] = [model.config, checkpoint]
-        seconds = command(*words)  # of the last command, if it was killed before
+        resumed = out.exists()
+        seconds = command(*words)
         report = read_json(out / 'report.json')
         stages = {stage: report[stage] for stage in ('before', 'cut', 'after')}
         tested = test(out / 'pruned.py', out / 'pruned.pth', out / 'test')
@@ -199,6 +208,8 @@ def measure(run: Run) -> None:
             report=stages,
             **circumstances(*seconds),
         )
+        if resumed:  # it took longer than this command
+            figures.update(seconds=None, cpu_seconds=None)
         subnets = RECORDS / 'subnets'
         subnets.mkdir(parents=True, exist_ok=True)
         shutil.copy(out / 'subnet.json', subnets / path.name)
@@ -235,7 +246,7 @@ def table(names: list[str]) -> None:
         values = points(rows, 'test')
         spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
         flops = statistics.mean(r['flops'] for r in rows)
-        seconds = statistics.mean(r.get('cpu_seconds', 0) for r in rows)
+        seconds = statistics.mean(r.get('cpu_seconds') or 0 for r in rows)
         metric = f'{statistics.mean(values):.1f}{spread}'
         shown.add_row(*key, f'{flops:.1%}', metric, str(len(rows)), f'{seconds:.0f}')
     Console().print(shown)
