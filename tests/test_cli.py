@@ -1,6 +1,7 @@
 """The command: what it prints, and one line for each thing that a user may get wrong."""
 
 import errno
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,9 @@ import pytest
 from tiny_tasks import write_task
 
 from mmpse import api, cli, files
+from mmpse.openmmlab.models.latency import latency_cost, read_latency
+from mmpse.openmmlab.pruning.subject import examine
+from mmpse.resources.timing import Latencies
 
 COMMANDS = 'prune', 'units', 'train', 'test', 'search', 'transfer', 'export', 'latency'
 
@@ -48,6 +52,22 @@ def test_the_tools_are_commands(command, capsys):
         cli.main([command, '--help'])
     assert ended.value.code == 0
     assert f'usage: mmpse {command} ' in capsys.readouterr().out
+
+
+def test_latency_is_measured_into_a_file_for_searches(classifier, tmp_path, capsys, monkeypatch):
+    def measure(calls, rounds, track):
+        return Latencies({number: [1e-3] * rounds for number in calls})
+
+    monkeypatch.setattr('mmpse.openmmlab.models.latency.measure_latencies', measure)
+    out = tmp_path / 'latency.json'
+    cli.main(['latency', str(classifier[0]), '-o', str(out)])
+    assert 'latency.json: 32 subnets took 1 to 1 ms' in capsys.readouterr().out
+    content = json.loads(out.read_text())
+    assert content['of']['input_shape'] == [3, 32, 32] and len(content['measured']) == 32
+    space = examine(classifier[0], None).space
+    cost = latency_cost(space, read_latency(out, space, (3, 32, 32)))
+    ends = cost(space.array([space.tinynet, space.fullnet]))
+    assert ends == pytest.approx([1000, 1000], rel=0.01)
 
 
 def test_units_are_listed_with_what_writes_and_reads_them(detector, capsys, monkeypatch):

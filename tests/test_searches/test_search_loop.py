@@ -60,6 +60,12 @@ def test_search_writes_the_best_subnet_inside_the_budget(cfg):
         's a subnet, ETA',
     ):
         assert text in log, text
+    # four lines: the references and three generations
+    lines = [line for line in log.splitlines() if ' judged, accuracy/top1 ' in line]
+    assert len(lines) == 4 and f'best {highest:.4f}' in lines[-1]
+    scalars = Path(runner.log_dir, 'vis_data/scalars.json').read_text().splitlines()
+    last = json.loads(scalars[-1])
+    assert last['search/best'] == pytest.approx(highest, abs=1e-3) and last['step'] == 20
     content = json.loads(open(f'{cfg.work_dir}/best_subnet.json').read())
     assert content['source']['checkpoint'] == cfg.load_from
     assert len(content['source']['checkpoint_sha256']) == 64

@@ -26,7 +26,7 @@ def archive(tmp_path):
         number, _ = archive.begin(dict(budget=k // 3))
         cost = dict(flops=10**6 * (k + 1), params=10**6)
         score = [50.0, 60.0, 80.0, 70.0, 90.0][k]
-        archive.add([Judged(number, 0, 'prior', tuple(subnet.values()), score, None, cost)])
+        archive.add([Judged(number, 1, 'prior', tuple(subnet.values()), score, None, cost)])
         subnet.save(tmp_path / f'{k}.json')
         lines.append(f'{k}.json,{[71, 72, 75, 74, 73][k]}')
     (tmp_path / 'subnets.csv').write_text('\n'.join(lines) + '\n')

@@ -3,8 +3,8 @@
 python tools/analysis_tools/plot_search.py ARCHIVE [ARCHIVE2 ...] [--out-dir DIR]
 
 ARCHIVE is the archive.db of a search. Writes search_progress.png (best and mean score of every
-generation; score against FLOPs with the front) and width_profile.png (the widths of every search's
-best subnet), and prints a table.
+generation beside the references; score against FLOPs with the front) and width_profile.png (the
+widths of every search's best subnet), and prints a table.
 """
 
 import argparse
@@ -30,8 +30,8 @@ def parse_args() -> argparse.Namespace:
 def searches_in(path: Path, name: str) -> dict[str, list[Judged]]:
     """Name -> judged subnets of every search in an archive."""
     rows = read_archive(path)
-    numbers = sorted({row.search for row in rows})
-    if not rows:
+    numbers = sorted({row.search for row in rows if row.origin != 'fullnet'})
+    if not numbers:
         raise SystemExit(f'{path} holds no judged subnets yet')
     names = {n: name if len(numbers) == 1 else f'{name}#{n}' for n in numbers}
     return {names[n]: [row for row in rows if row.search == n] for n in numbers}
@@ -54,7 +54,10 @@ def main() -> None:
     searches = {}
     for path, name in zip(args.archives, names):
         searches.update(searches_in(path, name))
-    best = {name: min(rows, key=ranking_key) for name, rows in searches.items()}
+    best = {
+        name: min((row for row in rows if row.origin != 'fullnet'), key=ranking_key)
+        for name, rows in searches.items()
+    }
 
     out_dir = args.out_dir or args.archives[0].parent
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -65,10 +68,16 @@ def main() -> None:
     table = Table(title=f'the best subnet of every search, by {metric}')
     for column in ('search', 'judged', metric, 'loss', 'FLOPs (M)', 'params (M)'):
         table.add_column(column, justify='left' if column == 'search' else 'right')
-    for name, row in best.items():
+    references = {
+        f'{name}: {row.origin}': row
+        for name, rows in searches.items()
+        for row in rows
+        if not row.generation
+    }
+    for name, row in {**references, **best}.items():
         table.add_row(
             name,
-            str(len(searches[name])),
+            str(len(searches[name])) if name in searches else '',
             f'{row.score:.4f}',
             '' if row.loss is None else f'{row.loss:.4f}',
             f'{row.resources["flops"] / 1e6:.2f}',

@@ -209,10 +209,9 @@ class SearchLoop(BaseLoop):
         ranked = self.ranked()
         on_main(lambda: self.write(ranked))
         if generation:
-            best = f'{ranked[0].score:.4f}' if ranked else 'none within the budget yet'
             mean = finite.mean() if len(finite) else np.nan
-            said = f'{self.metric} best {best}, mean of the generation {mean:.4f}'
-            self._show(dict(mean=mean, **({'best': ranked[0].score} if ranked else {})))
+            said = f'{self.metric} best {ranked[0].score:.4f}, mean of the generation {mean:.4f}'
+            self._show(dict(best=ranked[0].score, mean=mean))
         else:
             said = f'{self.metric} ' + ', '.join(
                 f'{origin} {row.score:.4f}' for (origin, _), row in zip(candidates, rows)
@@ -232,19 +231,18 @@ class SearchLoop(BaseLoop):
             self.runner.visualizer.add_scalars(scalars, step=len(self.history))
 
     def ranked(self) -> list[Judged]:
-        """The judged subnets within the budget, best first."""
+        """The judged subnets within the budget, best first; uniform pruning is one of them."""
         if not self.history:
             return []
         rows = list(self.history.values())
         inside = self.within(np.array([row.widths for row in rows]))
+        inside |= [row.widths == self.uniform for row in rows]  # it may be below the window
         return sorted((row for row, fits in zip(rows, inside) if fits), key=ranking_key)
 
     def write(self, ranked: Sequence[Judged]) -> None:
         """Write the search's results so far into the work dir."""
-        if ranked:
-            work_dir = Path(self.runner.work_dir)
-            self.describe(ranked[0]).save(work_dir / 'best_subnet.json')
-            self.write_subnets(ranked[: self.topk], 'topk.json')
+        self.describe(ranked[0]).save(Path(self.runner.work_dir) / 'best_subnet.json')
+        self.write_subnets(ranked[: self.topk], 'topk.json')
 
     def write_subnets(self, rows: Sequence[Judged], name: str) -> None:
         """Write a list of subnets, each as in its own file, into the work dir."""
@@ -304,7 +302,7 @@ class SearchLoop(BaseLoop):
     def _lacks(self, widths: Widths) -> bool:
         """Whether the archive lacks a subnet, or its parts where they are needed."""
         row = self.archived.get(widths)
-        return row is None or (self.parts and row.parts is None)
+        return row is None or (self.judge.parts and row.parts is None)
 
     def _identity(self) -> dict[str, Any]:
         """What scores depend on, and so an archive is bound to; the budget is not among it."""

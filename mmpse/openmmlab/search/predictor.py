@@ -102,9 +102,9 @@ class PredictorSearchLoop(SearchLoop):
         A subnet without parts, which was explored, is in no place to beat it.
         """
         rows = super().ranked()
-        uniform = self.history.get(self.uniform)
-        if uniform is None or not rows:
+        if self.uniform not in self.history:
             return rows
+        uniform = self.history[self.uniform]
         best = max(rows, key=lambda row: self._gain(row).mean)
         first = best if self._gain(best).sure else uniform
         return [first, *(row for row in rows if row is not first)]
