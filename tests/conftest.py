@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from search_fixtures import small_search, small_supernet  # noqa: F401  fixtures, of one conftest
 
 import mmpse  # noqa: F401
 from mmpse.datasets import prepare_digits
