@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .errors import ExportError
 from .graph import line
-from .network import ExportError, Network
+from .network import Network
 from .runtimes import loaded
 
 TOLERANCE = 1e-4  # of the largest value of a raw output

@@ -14,7 +14,7 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
-from .network import ExportError
+from .errors import ExportError
 
 # a head is decoded here if these are the functions that it predicts with, and not its own
 DENSE = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')

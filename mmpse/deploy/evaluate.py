@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from mmpse.openmmlab.configs.files import build_model
 
+from .errors import ExportError
 from .graph import between, line
-from .network import ExportError, kind_of
+from .network import kind_of
 from .onnx import INPUTS, read_metadata
 from .runtimes import loaded
 

@@ -15,7 +15,7 @@ from torch.export import Dim
 
 from mmpse.openmmlab import compat
 
-from .network import ExportError
+from .errors import ExportError
 
 AXES = {0: 'batch', 2: 'height', 3: 'width'}  # that may be free, of (B, C, H, W)
 

@@ -11,13 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmpse.errors import UserError
+from .errors import ExportError
 
 CHANNELS = 3  # of a picture
-
-
-class ExportError(UserError):
-    """A model that cannot be exported, or that comes out differently."""
 
 
 class Network:

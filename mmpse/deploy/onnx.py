@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from mmpse.files import check_writable, written
 
 from .agreement import Agreement
+from .errors import ExportError
 from .graph import joined, line, to_onnx, where
-from .network import ExportError, Network, preprocessing
+from .network import Network, preprocessing
 from .runtimes import FILES, check_runtime
 
 TRACED = 512  # pixels that the sides are traced with at least: a feature of one pixel is a special

@@ -12,8 +12,8 @@ import numpy as np
 
 from mmpse.files import check_writable, written
 
+from .errors import ExportError
 from .graph import line
-from .network import ExportError
 from .onnx import INPUTS, read_metadata
 
 LAYERS = ('Conv', 'Gemm', 'MatMul')

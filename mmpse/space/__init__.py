@@ -1,8 +1,8 @@
 """Which widths exist, what they cost, how to draw them. NumPy and the standard library only."""
 
-from .budget import Budget, BudgetError
+from .budget import Budget, BudgetError, uniform_within
 from .conditional import ConditionalSampler
-from .cost import Cost, TableCost, nearest_uniform, uniform_within
+from .cost import Cost, TableCost, nearest_uniform
 from .joining import Joined, StageTable, join, split_cost
 from .sampling import (
     SAMPLERS,

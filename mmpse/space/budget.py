@@ -142,3 +142,41 @@ class Budget:
 def _interval(low: float, high: float, resource: str) -> str:
     name = NAMES.get(resource, resource)
     return f'{low:,.0f} to {high:,.0f} {name}' if low else f'at most {high:,.0f} {name}'
+
+
+def uniform_within(space: SearchSpace, budget: Budget) -> np.ndarray:
+    """Widths ``(units,)`` of uniform pruning that uses a budget up.
+
+    The steps of one ratio for all units are coarse. So of two neighbouring ratios the units take
+    the wider one by turns, spread over the network, as long as the budget holds.
+
+    Args:
+        space: The search space.
+        budget: The budget; only its limits matter.
+
+    Raises:
+        BudgetError: If the narrowest uniform subnet is above a limit.
+    """
+    limits = [(budget.cost, budget.high), *budget.others.values()]
+
+    def within(rows: np.ndarray) -> np.ndarray:
+        return np.all([cost(rows) <= high for cost, high in limits], axis=0)
+
+    ratios = np.arange(0.0, 1.0005, 0.001)
+    rows = space.array([space.uniform(ratio) for ratio in ratios])
+    rows = rows[np.append(True, np.any(rows[1:] != rows[:-1], axis=1))]
+    inside = np.flatnonzero(within(rows))
+    if not len(inside):
+        raise BudgetError(f'no uniform subnet has {budget}; choose another budget')
+    best = rows[inside[-1]].copy()
+    if inside[-1] + 1 < len(rows):
+        wider = rows[inside[-1] + 1]
+        units = np.arange(len(space))
+        # in the order of reversed bits: any first few are spread evenly
+        bits = max(1, int(len(units) - 1).bit_length())
+        for unit in sorted(units, key=lambda k: int(f'{k:0{bits}b}'[::-1], 2)):
+            row = best.copy()
+            row[unit] = wider[unit]
+            if within(row[None])[0]:
+                best = row
+    return best
