@@ -5,7 +5,7 @@ import torch
 from tiny_tasks import write_task
 
 import mmpse
-from mmpse.openmmlab.pruning.reach import reachable
+from mmpse.openmmlab.pruning.reach import Reach, reachable
 from mmpse.openmmlab.pruning.subject import examine
 
 
@@ -39,3 +39,10 @@ def test_shares_of_what_keeps_its_width(subject):
     kept = next(group for layers, group in groups.items() if layers[0].startswith('neck.'))
     assert kept.why == 'narrower ones are not in its grid' and len(kept.layers) == 6
     assert kept.lowest['flops'] > kept.full['flops'] > 0
+
+
+def test_latency_is_said_in_milliseconds():
+    rows = dict(lowest=dict(flops=10**6, latency=2000), full=dict(flops=2 * 10**6, latency=5000))
+    header, lines = Reach(rows, ()).cells
+    assert header == ['what is reachable', 'FLOPs', 'latency']
+    assert lines == [['lowest', '1 M (50%)', '2 ms (40%)'], ['full', '2 M (100%)', '5 ms (100%)']]
