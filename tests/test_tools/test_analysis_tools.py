@@ -17,7 +17,7 @@ from mmpse.space import SearchSpace
 @pytest.fixture
 def archive(tmp_path):
     """An archive of two searches, and a CSV of its subnets trained on their own."""
-    space = SearchSpace(dict(stem=32, wide=128), dict(type='Toy'))
+    space = SearchSpace(dict(stem=32, body=64, head=128), dict(type='Net'))
     units = [[unit.name, unit.max_width] for unit in space.units]
     archive = Archive(tmp_path / 'work/archive.db', dict(units=units, metric='top1'))
     lines = ['subnet,accuracy']
@@ -44,15 +44,16 @@ def test_plot_search_draws_and_compares(archive, tmp_path):
 
 
 def test_plot_losses_draws_the_record_of_a_checkpoint(tmp_path):
-    cfg = load_config(QUICK / 'classifier_digits.py')
-    supernet, _ = find_supernet(build_model(cfg), cfg)
-    space, record = supernet.search_space, LossRecord(size=10)
+    cfg = load_config(QUICK / 'supernet_resnet18_digits.py')
+    supernet, _ = find_supernet(build_model(cfg), cfg, {}, (3, 32, 32))
+    space = supernet.space
+    record = LossRecord(size=10)
     record.extend(0, space.array([space.fullnet, space.tinynet]), [1.0, 2.0])
-    state = dict(record=record.state_dict(), **supernet_content(supernet))
+    state = dict(supernet_content(supernet), record=record.state_dict())
     meta = dict(cfg=cfg.pretty_text, mmpse_supernet=state)
     torch.save(dict(meta=meta, state_dict={}), tmp_path / 'epoch_1.pth')
-    command = 'tools/analysis_tools/plot_losses.py', tmp_path / 'epoch_1.pth'
-    result = run(*command, '--input-shape', 3, 32, 32)
+    shape = '--input-shape', 3, 32, 32
+    result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'epoch_1.pth', *shape)
     assert '2 losses drawn' in result.stdout and (tmp_path / 'training_losses.png').stat().st_size
     torch.save(dict(state_dict={}), tmp_path / 'other.pth')
     result = run('tools/analysis_tools/plot_losses.py', tmp_path / 'other.pth', expect=1)

@@ -2,7 +2,8 @@
 
 python tools/analysis_tools/plot_losses.py CHECKPOINT [--input-shape 3 224 224] [--out FILE.png]
 
-CHECKPOINT is one that SupernetHook has put its loss record into. FLOPs are the whole model's.
+CHECKPOINT is one that SupernetHook has put its loss record into. FLOPs are the whole model's, for
+an image of the input shape, by default that of the config's tests.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from mmengine.runner import CheckpointLoader
 from mmpse.command import run_command
 from mmpse.openmmlab.configs.files import build_model
 from mmpse.openmmlab.supernet.building import supernet_of
-from mmpse.openmmlab.supernet.record import recorded_losses
+from mmpse.openmmlab.supernet.checkpoint import supernet_state
 from mmpse.visualization import training_losses
 
 
@@ -23,9 +24,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('checkpoint', type=Path)
-    parser.add_argument(
-        '--input-shape', nargs=3, type=int, metavar=('C', 'H', 'W'), help='default: of the tests'
-    )
+    parser.add_argument('--input-shape', nargs=3, type=int, metavar=('C', 'H', 'W'))
     parser.add_argument('--out', type=Path, help='default: training_losses.png beside CHECKPOINT')
     return parser.parse_args()
 
@@ -35,18 +34,19 @@ def main() -> None:
     if not args.checkpoint.is_file():
         raise SystemExit(f'there is no checkpoint {args.checkpoint}')
     checkpoint = CheckpointLoader.load_checkpoint(str(args.checkpoint), map_location='cpu')
-    record = recorded_losses(checkpoint)
-    if record is None:
+    state = supernet_state(checkpoint)
+    if state is None or not len(state['record']['loss']):
         raise SystemExit(
-            f'{args.checkpoint} holds no losses of subnets; give a checkpoint of a classifier, or '
-            'of a model with a teacher, that was trained with SupernetHook'
+            f'{args.checkpoint} holds no losses of subnets; give a checkpoint of a classifier that '
+            'was trained with SupernetHook'
         )
-    iterations, widths, losses = record
+    record = state['record']
     cfg = Config.fromstring(checkpoint['meta']['cfg'], '.py')
     _, costs = supernet_of(build_model(cfg), checkpoint, cfg, args.input_shape)
-    flops = costs['flops'](widths)
+    flops = costs['flops'](record['widths'].numpy())
     out = args.out or args.checkpoint.parent / 'training_losses.png'
-    training_losses(flops, losses, iterations).savefig(out, dpi=150)
+    figure = training_losses(flops, record['loss'].numpy(), record['iteration'].numpy())
+    figure.savefig(out, dpi=150)
     print(f'{len(flops)} losses drawn in {out}')
 
 
