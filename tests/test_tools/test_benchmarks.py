@@ -27,7 +27,8 @@ def test_training_steps_as_ratios(tmp_path):
         assert mode != 'plain' or (row['ratio'] == 1 and row['memory_ratio'] == 1)
         images = 8 * (n if mode == 'sandwich' else 2 if 'stage-wise' in mode else 1)
         assert row['subnet_images_per_s'] == pytest.approx(images / row['seconds'])
-        assert 0.3 < row['memory_ratio'] < 1.2
+        # stage by stage, the subnets run beside the full network
+        assert 0.3 < row['memory_ratio'] < (2 if 'stage-wise' in mode else 1.2)
 
 
 def test_latency_as_ratios(tmp_path):

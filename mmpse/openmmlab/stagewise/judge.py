@@ -30,8 +30,7 @@ class StageJudge:
         self.supernet = supernet
         self.images = list(images)
         self.fp16 = fp16
-        # sliced execution has no place for gradient checkpointing, which nothing needs here
-        self._execution = 'masked' if supernet.with_cp else 'sliced'
+        self._execution = 'sliced' if 'sliced' in supernet.executions else 'masked'
         self.targets = [self._features(x) for x in self.images]
 
     @torch.no_grad()

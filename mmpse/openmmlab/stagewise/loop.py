@@ -250,16 +250,16 @@ class StageWiseSearchLoop(SearchLoop):
 
     def _supernet(self) -> Supernet:
         """The supernet with the stages' parts."""
-        layout = self.supernet.layout
+        model, layout = self.supernet.model, self.supernet.layout
         if layout.parts.keys() != set(self.stages.parts):
-            found, _ = look(self.model, self.input_shape[1:], parts=self.stages.parts)
+            found, _ = look(model, self.input_shape[1:], parts=self.stages.parts)
             layout = replace(layout, parts=found.parts, leaky=found.leaky)
-        return Supernet(self.model, layout, self.space)
+        return Supernet(model, layout, self.space)
 
     def _images(self) -> list[Tensor]:
         loader = self.runner.val_loop.dataloader
         return [
-            self.model.data_preprocessor(batch, False)['inputs']
+            self.supernet.model.data_preprocessor(batch, False)['inputs']
             for batch in itertools.islice(loader, self.batches)
         ]
 
