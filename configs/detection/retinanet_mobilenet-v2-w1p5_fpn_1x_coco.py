@@ -1,5 +1,5 @@
-# mmdet's RetinaNet, 1x COCO, on the MobileNetV2 1.5x that configs/supernet trains, where mmdet has a
-# ResNet-50. `mmpse transfer` gives it the widths and the weights of a retrained subnet.
+# mmdet's RetinaNet, 1x COCO, on the MobileNetV2 1.5x that configs/supernet trains, where mmdet has
+# a ResNet-50. `mmpse transfer` gives it the widths and the weights of a retrained subnet.
 _base_ = 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
 model = dict(
     backbone=dict(

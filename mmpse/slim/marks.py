@@ -1,8 +1,10 @@
 """Where channels go: forwards whose layers put out marks (NaN) instead of what they compute.
 
-First every image marks all channels of one layer, which tells the layers that meet nowhere. These
-are marked together then, and every image marks other channels of theirs: those with a one in some
-place of their code. All codes have as many ones, so that channels that are mixed have none.
+First every image marks all channels of one layer, which tells the layers that arrive somewhere.
+Then all layers are marked at once, and every image marks other channels: those with a one in some
+place of their code. All codes have as many ones, so that channels that are mixed have none, and
+layers that meet have one only if they meet channel by channel. The few others are marked again,
+apart from those that they meet.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ PLACES = (5, 7, 11, 13, 17, 19, 23)
 
 
 class IndistinctError(Exception):
-    """Images of a batch cannot be told apart in some tensor."""
+    """Images of a batch cannot be told apart in a tensor that marks reach."""
 
 
 class Marks:
@@ -49,19 +51,11 @@ class Marks:
         self.layers = forward.layers
         self.order: list[str] = []
         self.positions: dict[Place, int] = {}
-        self.maps: dict[Place, dict[str, Tensor]] = {}
-        self.fixed: dict[str, str] = {}
         self._run({}, 1, self._note_size)
-        for name in self.writers:
-            if len(outputs_of(self.layers[name])) == 1:
-                self.fixed[name] = 'it has one channel'
-        names = [name for name in self.writers if name not in self.fixed]
         try:
-            self._reach(names, IMAGES, track)
+            self._mark_layers(IMAGES, track)
         except IndistinctError:
-            self._reach(names, 1, track)
-        for group in track(self._apart(names)):
-            self._decode(group)
+            self._mark_layers(1, track)
         for tensor in loose_tensors(forward.model):
             self._mark_loose(*tensor)
 
@@ -113,20 +107,33 @@ class Marks:
                 'model is made for'
             )
 
+    def _mark_layers(self, images: int, track: Callable[[Iterable], Iterable]) -> None:
+        """Follow the channels of all layers.
+
+        Args:
+            images: Layers that are told apart in a forward, each in an image of its own.
+            track: Wraps an iterable of forwards.
+
+        Raises:
+            IndistinctError: If images cannot be told apart in a tensor that a mark reaches.
+        """
+        self.maps: dict[Place, dict[str, Tensor]] = {}
+        self.fixed: dict[str, str] = {}
+        for name in self.writers:
+            if len(outputs_of(self.layers[name])) == 1:
+                self.fixed[name] = 'it has one channel'
+        names = [name for name in self.writers if name not in self.fixed]
+        self._reach(names, images, track)
+        unsure = self._decode(names)
+        for group in track(self._apart([name for name in names if name in unsure])):
+            self._decode(group)
+
     # Which layers arrive at all
 
     def _reach(
         self, names: Sequence[str], images: int, track: Callable[[Iterable], Iterable]
     ) -> None:
-        """Note at which positions of a place each layer arrives, and which reach an output.
-
-        Args:
-            names: The layers.
-            images: How many of them are marked in a forward.
-
-        Raises:
-            IndistinctError: If images cannot be told apart in a tensor that a mark reaches.
-        """
+        """Note at which positions of a place each layer arrives, and which reach an output."""
         self.reach: dict[Place, dict[str, Tensor]] = {}
         for first in track(range(0, len(names), images)):
             some = names[first : first + images]
@@ -161,8 +168,11 @@ class Marks:
         number = {name: k for k, name in enumerate(names)}
         meet = torch.zeros(len(names), len(names), dtype=torch.bool, device='cpu')
         for found in self.reach.values():
-            rows = torch.tensor([number[name] for name in found], device='cpu')
-            nan = torch.stack(list(found.values())).float().cpu()
+            arrive = [name for name in found if name in number]
+            if not arrive:
+                continue
+            rows = torch.tensor([number[name] for name in arrive], device='cpu')
+            nan = torch.stack([found[name] for name in arrive]).float().cpu()
             meet[rows[:, None], rows] |= nan @ nan.T > 0
         groups: list[list[int]] = []
         for k in range(len(names)):
@@ -175,44 +185,66 @@ class Marks:
 
     # Which of their channels
 
-    def _decode(self, group: Sequence[str]) -> None:
-        """Follow the channels of layers that meet nowhere."""
+    def _decode(self, group: Sequence[str]) -> set[str]:
+        """Follow the channels of layers, and note where they arrive.
+
+        At each position that several layers reach, all are on the same channel if one is found.
+
+        Returns:
+            Layers that have to be followed without those that they meet, of which nothing is noted:
+            the channels of several are mixed somewhere, or come one after the other.
+        """
+        seen = self._follow(group)
+        reach = {
+            place: {n: at for n, at in self.reach.get(place, {}).items() if n in group}
+            for place in seen
+        }
+        unsure: set[str] = set()
+        for place, found in seen.items():
+            arrive = sum(reach[place].values(), torch.zeros_like(found))
+            if ((found != NOBODY) & (arrive == 0)).any():
+                raise IndistinctError
+            mixed = (found == MIXED) & (arrive > 1)
+            unsure |= {n for n, at in reach[place].items() if (at & mixed).any()}
+        for place, found in seen.items():
+            for name, at in reach[place].items():
+                own = torch.where(at, found, NOBODY)
+                if name in unsure or not (own != NOBODY).any():
+                    continue
+                if (own == MIXED).any():
+                    self.fixed.setdefault(name, f'its channels are mixed before {text_of(place)}')
+                if (own >= 0).any():
+                    self.maps.setdefault(place, {})[name] = own.clamp(min=NOBODY).cpu()
+        return unsure
+
+    def _follow(self, group: Sequence[str]) -> dict[Place, Tensor]:
+        """Place -> the channel of whichever layer of a group each position depends on."""
         device = self.forward.images.device
-        codes = codes_for(max(len(outputs_of(self.layers[name])) for name in group)).to(device)
-        channels = torch.full((2 ** len(codes),), MIXED, device=device)
+        widths = {name: len(outputs_of(self.layers[name])) for name in group}
+        codes = codes_for(max(widths.values(), default=1)).to(device)
         weights = 1 << torch.arange(len(codes), device=device)[:, None]
+        channels = torch.full((2 ** len(codes),), MIXED, device=device)
         channels[(codes * weights).sum(0)] = torch.arange(codes.shape[1], device=device)
         channels[0] = NOBODY
-        seen: dict[tuple[Place, str], Tensor] = {}
+        seen: dict[Place, Tensor] = {}
 
         def note(place: Place, x: Tensor, dim: int) -> None:
-            nan = nan_of(x, dim)
+            nan, positions = nan_of(x, dim), self.positions[place]
             if nan is None:
                 return
-            if nan.shape[1] != self.positions[place]:
-                found = nan.new_full((self.positions[place],), MIXED, dtype=torch.long)
+            if nan.shape[1] != positions:
+                new = torch.full((positions,), MIXED, device=device)
             elif len(nan) % len(codes):
-                found = torch.where(nan.any(0), MIXED, NOBODY)
+                new = torch.where(nan.any(0), MIXED, NOBODY)
             else:
-                found = channels[(by_image(nan, len(codes)) * weights).sum(0)]
-            reach = self.reach.get(place, {})
-            own = {name: reach[name] for name in group if name in reach}
-            if ((found != NOBODY) & ~sum(own.values(), torch.zeros_like(found, dtype=bool))).any():
-                found = torch.full_like(found, MIXED)  # it came by another image's way
-                own = {name: torch.ones_like(nan[0]) for name in group}
-            for name, at in own.items():
-                new, old = torch.where(at, found, NOBODY), seen.get((place, name))
-                if old is not None:
-                    clash = (old != new) & (old != NOBODY) & (new != NOBODY)
-                    new = torch.where(new == NOBODY, old, new).masked_fill(clash, MIXED)
-                seen[place, name] = new
+                new = channels[(by_image(nan, len(codes)) * weights).sum(0)]
+            old = seen.setdefault(place, new)
+            clash = (old != new) & (old != NOBODY) & (new != NOBODY)
+            seen[place] = torch.where(new == NOBODY, old, new).masked_fill(clash, MIXED)
 
-        self._run({n: codes[:, : len(outputs_of(self.layers[n]))] for n in group}, len(codes), note)
-        for (place, name), found in seen.items():
-            if (found == MIXED).any():
-                self.fixed.setdefault(name, f'its channels are mixed before {text_of(place)}')
-            if (found >= 0).any():
-                self.maps.setdefault(place, {})[name] = found.clamp(min=NOBODY).cpu()
+        marks = {name: codes[:, :width] for name, width in widths.items()}
+        self._run(marks, len(codes), note)
+        return seen
 
     def _mark_loose(self, name: str, tensor: Tensor) -> None:
         """Fix the layers whose channels a loose tensor meets one by one."""

@@ -1,10 +1,15 @@
 """What is reachable, and what holds it up."""
 
+import copy
+import dataclasses
+
 import pytest
 import torch
 from tiny_tasks import write_task
+from torch import nn
 
 import mmpse
+from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.pruning.reach import reachable
 from mmpse.openmmlab.pruning.subject import examine
 
@@ -39,3 +44,13 @@ def test_shares_of_what_keeps_its_width(subject):
     kept = next(group for layers, group in groups.items() if layers[0].startswith('neck.'))
     assert kept.why == 'narrower ones are not in its grid' and len(kept.layers) == 6
     assert kept.lowest['flops'] > kept.full['flops'] > 0
+
+
+def test_layers_that_a_prediction_does_not_run_are_told(subject):
+    assert 'does not run' not in str(reachable(subject))
+    model = copy.deepcopy(subject.model)
+    model.bbox_head.only_in_the_loss = nn.Sequential(*(nn.Conv2d(32, 32, 1) for _ in range(5)))
+    other = dataclasses.replace(subject, model=model, layout=look(model)[0])
+    text = str(reachable(other))
+    names = ', '.join(f'bbox_head.only_in_the_loss.{k}' for k in range(4))
+    assert f'does not run {names} and 1 more,' in text and '--keep' in text

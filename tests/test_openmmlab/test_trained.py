@@ -16,6 +16,7 @@ from mmpse.openmmlab.errors import CheckpointError
 from mmpse.openmmlab.models.losses import training_batches
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.models.trained import IMAGES, trained_model
+from mmpse.space import SubnetError
 
 
 @pytest.fixture(scope='module')
@@ -86,6 +87,13 @@ def test_a_backbone_alone_is_no_trained_model(task, tmp_path):
     torch.save(dict(state_dict=backbone), tmp_path / 'backbone.pth')
     with pytest.raises(CheckpointError, match='it lacks head of the ImageClassifier'):
         trained_model(task[0], tmp_path / 'backbone.pth')
+
+
+def test_a_subnet_of_another_model(task, half):
+    content = half.to_dict()
+    content['widths'] = dict(content['widths'], other=8)
+    with pytest.raises(SubnetError, match=r"the widths do not fit the units: .*\['other'\]"):
+        trained_model(*task, content)
 
 
 def test_the_command_exports_a_subnet(task, half, tmp_path, capsys):

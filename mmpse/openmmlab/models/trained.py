@@ -16,7 +16,8 @@ from mmpse.openmmlab.configs.splits import all_training
 from mmpse.openmmlab.errors import CheckpointError, name_of
 from mmpse.openmmlab.supernet.checkpoint import check_statistics
 from mmpse.openmmlab.types import is_type
-from mmpse.space import Subnet
+from mmpse.slim import CutError
+from mmpse.space import Subnet, SubnetError
 
 from .losses import training_batches
 from .pruned import layout_of
@@ -49,7 +50,10 @@ def trained_model(
     model = build_model(cfg).eval()
     if subnet is not None:
         subnet = Subnet.load(subnet)
-        model, report, own = load_cut(model, layout_of(subnet), subnet, path)
+        try:
+            model, report, own = load_cut(model, layout_of(subnet), subnet, path)
+        except CutError as error:
+            raise SubnetError(f'{subnet.path or "the subnet"}: {error}') from error
         if not own:
             scope = cfg.get('default_scope')
             recalibrate(model, training_batches(all_training(cfg), IMAGES, scope))

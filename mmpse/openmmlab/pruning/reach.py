@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,8 +39,7 @@ class Fixed(NamedTuple):
     @property
     def names(self) -> str:
         """The layers, or the first few of them."""
-        more = len(self.layers) - LISTED
-        return ', '.join(self.layers[:LISTED]) + (f' and {more} more' if more > 0 else '')
+        return _listed(self.layers)
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,13 @@ class Reach:
         rows: ``'lowest'``, ``'uniform'`` (at the budget, if there is one) and ``'full'`` -> FLOPs
             and parameters.
         fixed: What cannot be pruned, the largest share of the lowest subnet's FLOPs first.
+        unseen: Layers that a prediction does not run: nobody knows what they read.
         uniform: Uniform pruning at the budget.
     """
 
     rows: dict[str, dict[str, int]]
     fixed: tuple[Fixed, ...]
+    unseen: tuple[str, ...] = ()
     uniform: Subnet | None = None
 
     def __str__(self) -> str:
@@ -67,9 +68,7 @@ class Reach:
             ]
             for name, row in self.rows.items()
         ]
-        text = text_table(['what is reachable', *(NAMES[key] for key in full)], rows)
-        if not self.fixed:
-            return text
+        text = [text_table(['what is reachable', *(NAMES[key] for key in full)], rows)]
         rows = [
             [
                 fixed.names,
@@ -79,7 +78,20 @@ class Reach:
             for fixed in self.fixed
         ]
         header = ['what keeps its width', 'why', 'FLOPs', 'of lowest', 'params', 'of lowest']
-        return f'{text}\n{text_table(header, rows, left=2)}'
+        if rows:
+            text.append(text_table(header, rows, left=2))
+        if self.unseen:
+            text.append(
+                f'A prediction does not run {_listed(self.unseen)}, and what they read is not '
+                'known. If training stops there with an error about shapes, keep the layers before '
+                'them (--keep).'
+            )
+        return '\n'.join(text)
+
+
+def _listed(layers: Sequence[str]) -> str:
+    more = len(layers) - LISTED
+    return ', '.join(layers[:LISTED]) + (f' and {more} more' if more > 0 else '')
 
 
 def _amount(resource: str, value: float) -> str:
@@ -99,16 +111,16 @@ def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None)
     """
     space = subject.space
     rows = dict(lowest=subject.cost_of(space.tinynet), full=subject.cost_of(space.fullnet))
-    fixed = _fixed(subject)
+    fixed, unseen = _fixed(subject), subject.layout.unseen
     if not limits:
-        return Reach(rows, fixed)
+        return Reach(rows, fixed, unseen)
     for name, amount in limits.items():
         _check(subject, fixed, name, amount, rows['lowest'][name], rows['full'][name])
     uniform = subject.subnet(
         uniform_within(space, Budget(space, subject.costs, limits)), how='uniform'
     )
     rows = dict(lowest=rows['lowest'], uniform=subject.cost_of(uniform), full=rows['full'])
-    return Reach(rows, fixed, uniform)
+    return Reach(rows, fixed, unseen, uniform)
 
 
 def _check(
