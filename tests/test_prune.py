@@ -78,6 +78,16 @@ def test_a_supernet_is_no_trained_model(digits, tmp_path):
 
 
 @pytest.mark.slow
+def test_latency_is_a_budget_as_any(digits, tmp_path, monkeypatch):
+    without_onnx(monkeypatch)
+    config, checkpoint = write_task('classification', digits, tmp_path)
+    out = tmp_path / 'pruned'
+    mmpse.prune(config, checkpoint, latency='95%', how='uniform', tune=False, out=out)
+    page = (out / 'report.html').read_text()
+    assert ' ms (100%)' in page and 'Cannot be shown' not in page
+
+
+@pytest.mark.slow
 def test_a_fine_tuning_that_diverges(digits, tmp_path):
     config, checkpoint = write_task('segmentation', digits, tmp_path)
     config.write_text(config.read_text().replace('lr=0.01', 'lr=1e30').replace('=1.0', '=1e30'))

@@ -10,7 +10,7 @@ from torch import nn
 
 import mmpse
 from mmpse.openmmlab.models.pruned import look
-from mmpse.openmmlab.pruning.reach import reachable
+from mmpse.openmmlab.pruning.reach import Reach, reachable
 from mmpse.openmmlab.pruning.subject import examine
 
 
@@ -54,3 +54,10 @@ def test_layers_that_a_prediction_does_not_run_are_told(subject):
     text = str(reachable(other))
     names = ', '.join(f'bbox_head.only_in_the_loss.{k}' for k in range(4))
     assert f'does not run {names} and 1 more,' in text and '--keep' in text
+
+
+def test_latency_is_said_in_milliseconds():
+    rows = dict(lowest=dict(flops=10**6, latency=2000), full=dict(flops=2 * 10**6, latency=5000))
+    header, lines = Reach(rows, ()).cells
+    assert header == ['what is reachable', 'FLOPs', 'latency']
+    assert lines == [['lowest', '1 M (50%)', '2 ms (40%)'], ['full', '2 M (100%)', '5 ms (100%)']]

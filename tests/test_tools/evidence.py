@@ -56,7 +56,7 @@ def record(**figures):
     return dict(common, **figures)
 
 
-def write(folder, name, **figures):
+def write(folder, name, /, **figures):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f'{name}.json').write_text(json.dumps(record(**figures)))
 

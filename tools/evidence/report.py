@@ -1,8 +1,8 @@
-"""Write docs/results.md and its figures from the records beside it. Trains nothing.
+"""Write docs/results.md, its figure and the table of the README from records. Trains nothing.
 
 python tools/evidence/report.py [--results docs/results]
 
-What a reader needs to know beyond the figures is written by hand in docs/results/*.md, and put
+What a reader needs to know beyond the figures is written by hand in docs/results/*/*.md, and put
 under the table that it is about.
 """
 
@@ -11,41 +11,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from frame import ROOT, read_json
-from report_equal_flops import EqualFlops, equal_flops
-from report_parts import parts
+from report_cost import cost_section
 from report_ranking import Ranking, ranking
-from report_transfer import transfer_section
-from tables import EQUAL, machine_name, not_run, note, table
+from report_whole import readme_table, whole_section
+from tables import table
 
 from mmpse.command import run_command
 from mmpse.files import written
 
 INTRODUCTION = """# Results
 
-`make results` rewrites this page from the records in [results](results) and trains nothing: every
-figure of a table is in one of those JSON files, together with the command that made it, the seed,
-the machine, the time, the date and the version of the code. The notes under the tables are written
-by hand; what they say was tried beside them has no record.
+`make results` writes this page from the records in [results](results) and trains nothing. Every
+figure of a table is in one of those JSON files, with the command that made it, the seed, the
+machine, the date and the version of the code. Notes under tables are written by hand. Everything
+was measured on one core of a CPU with small data sets.
 
-The experiments read CIFAR-10 from `--data-root DATA`, in its official form, the folder
-`cifar-10-batches-py`. They can be killed at any time: run again, they go on with what has no record
-yet.
-
-**Equal time** is processor time of one process with one thread (`OMP_NUM_THREADS=1`, no worker
-processes) where there is no GPU, since other jobs on the machine do not add to it; with a GPU it is
-wall-clock. It includes the loading of the data, and not the judging of the ranked subnets; a search
-counts as a whole.
-
-**Splits.** Supernets are trained, recalibrated, judged and searched on parts of the *training* set.
-The test set is used for one thing: the accuracy of a network trained alone, once, at its end.
+## 1. Trained models, pruned as wholes
 """
-EXPECTED = [  # of experiments 1 to 3: network and scale
-    *('resnet20_b64-small', 'resnet20_b64-full'),
-    *('mobilenet-v2-w0p5_b128-small', 'mobilenet-v2-w0p5_b128-full'),
-]
+BEGIN, END = '<!-- table of tools/evidence/report.py -->\n', '<!-- end of table -->\n'
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,43 +39,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--results', type=Path, default=ROOT / 'docs/results')
     results = parser.parse_args(arguments).results
-    run = [of for of in map(Ranking, sorted(results.glob('ranking/*/'))) if of.alone]
-    missing = [name for name in EXPECTED if name not in [of.folder.name for of in run]]
-    text = INTRODUCTION + '\n## 1. Ranking at equal time\n'
-    text += ''.join(map(ranking, run)) + not_run(missing)
-    equal = [of for of in map(EqualFlops, sorted(results.glob('equal_flops/*/'))) if of.results]
-    text += '\n## 2. Accuracy at equal FLOPs and equal total time\n'
-    text += ''.join(map(equal_flops, equal))
-    text += not_run([name for name in EXPECTED if name not in [of.name for of in equal]], EQUAL)
-    text += '\n## 3. What each part brings\n'
-    for of in run:
-        text += parts(of, EqualFlops(results / 'equal_flops' / of.folder.name))
-    text += not_run(missing)
-    text += '\n## 4. Transfer\n' + transfer_section(results / 'transfer')
-    text += '\n## 5. Cost\n' + cost(results / 'cost')
-    page = results.parent / 'results.md'
-    with written(page) as (temporary,):
+    rankings = map(Ranking, sorted(results.glob('ranking/*/')))
+    text = INTRODUCTION + whole_section(results / 'whole', results.parent / 'images')
+    text += '\n## 2. How supernets rank subnets, at equal time\n'
+    text += ''.join(ranking(of) for of in rankings if of.alone)
+    text += '\n## 3. What supernets cost\n' + cost_section(results / 'cost')
+    if (results / 'resumed.json').exists():
+        text += '\n## 4. Killed, and gone on\n' + resumed(read_json(results / 'resumed.json'))
+    write(results.parent / 'results.md', text)
+    readme = results.parents[1] / 'README.md'
+    if readme.exists():
+        before, rest = readme.read_text(encoding='utf-8').split(BEGIN)
+        write(readme, before + BEGIN + readme_table(results / 'whole') + END + rest.split(END)[1])
+
+
+def resumed(record: dict) -> str:
+    """What a pruning comes to that was killed and gone on with."""
+    keys = 'weights', 'subnet', 'sensitivity', 'report'
+    rows = [
+        [row['killed'], *('the same' if row.get(key) else 'another' for key in keys)]
+        for row in record['rows']
+    ]
+    return (
+        '\n`mmpse prune` killed by SIGKILL, and the same command with `--resume`, against a run '
+        'left alone: all weights and figures, to the last bit, but for those of the clock.\n'
+        + table(['killed', 'weights', 'widths', 'sensitivity', 'report'], rows)
+        + f'\nRerun: `{record["command"]}`\n'
+    )
+
+
+def write(path: Path, text: str) -> None:
+    with written(path) as (temporary,):
         temporary.write_text(text, encoding='utf-8')
-    print(f'{page} rewritten')
-
-
-def cost(folder: Path) -> str:
-    """The tables of the benchmarks."""
-    text = ''
-    for path in sorted(folder.glob('*.json')):
-        record = read_json(path)
-        rows = [[shown(value) for value in row.values()] for row in record['rows']]
-        text += f'\n### {path.stem}\n' + table(list(record['rows'][0]), rows)
-        text += note(folder, path.stem)
-        text += (
-            f'\n{record["seconds"] / 60:.0f} minutes on {machine_name(record["machine"])}, '
-            f'{record["date"][:10]}, code {record["code"]}. Rerun: `{record["command"]}`\n'
-        )
-    return text or '\nNot run: `python tools/evidence/cost.py`\n'
-
-
-def shown(value: Any) -> str:
-    return f'{value:.3g}' if isinstance(value, float) else '' if value is None else str(value)
+    print(f'{path} rewritten')
 
 
 if __name__ == '__main__':

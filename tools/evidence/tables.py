@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-RANKING, EQUAL = 'ranking', 'equal_flops'  # commands
 
-
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown, its first column to the left."""
-    lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], left: int = 1) -> str:
+    """A table in Markdown, its first columns to the left."""
+    lines = [header, ['---'] * left + ['---:'] * (len(header) - left), *rows]
     return '\n' + ''.join(f'| {" | ".join(map(str, line))} |\n' for line in lines)
 
 
@@ -35,26 +33,14 @@ def machine_name(machine: dict) -> str:
 
 
 def provenance(folder: Path, records: Sequence[dict], what: str) -> str:
+    """Where records come from, in how much time, and the commands that make them."""
     commands = sorted({record['command'].partition(' --only')[0] for record in records})
     machines = sorted({machine_name(record['machine']) for record in records})
     hours = sum(record['cpu_seconds'] for record in records) / 3600
     dates = sorted(record['date'][:10] for record in records)
-    codes = ', '.join(dict.fromkeys(r['code'] for r in sorted(records, key=lambda r: r['date'])))
     address = f'results/{folder.parent.name}/{folder.name}'
     return (
         f'\n{what}, {hours:.1f} hours of processor time, {dates[0]} to {dates[-1]}, on '
-        f'{"; ".join(machines)}; code {codes}. Records: [{folder.name}]({address}). Rerun:\n\n'
+        f'{"; ".join(machines)}. Records: [{folder.name}]({address}). Rerun:\n\n'
         + ''.join(f'    {command}\n' for command in commands)
-    )
-
-
-def not_run(names: Sequence[str], command: str = RANKING) -> str:
-    return ''.join(f'\n### {name}\n\nNot run: `{rerun(name, command)}`\n' for name in names)
-
-
-def rerun(name: str, command: str) -> str:
-    """The command of the experiment on a network at a scale."""
-    network, _, scale = name.rpartition('-')
-    return (
-        f'python tools/evidence/{command}.py --data-root DATA --network {network} --scale {scale}'
     )

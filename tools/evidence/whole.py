@@ -1,139 +1,265 @@
-"""Whole models pruned from their trained weights: every way of choosing widths, at every budget.
+"""Trained models pruned as wholes: every way of choosing widths, and rivals, at several budgets.
 
-python tools/evidence/whole.py CONFIG CHECKPOINT --metric coco/bbox_mAP --name retinanet_bccd \
-    --flops 50% 20% 10% --hows uniform sensitivity search --epochs 8 --seeds 0 1 2
+python tools/evidence/whole.py retinanet-r18_bccd [--only '*_10_*']
 
-Each pruning is one `mmpse prune` command; the test split is read once, by the pruned model. What is
-done is not done again: a killed run goes on with the same command. Records are JSON files in
-docs/results/whole, the widths lie in its folder subnets; `--table` prints them.
+The trained model is given to all, and after it all have the same fine-tuning: as many epochs, one
+schedule, one teacher. Each pruning is one `mmpse prune` command; Torch-Pruning chooses channels and
+shares the rest (rivals.py); `unpruned` is the full model trained as much longer. The test
+split is read once, by the result.
+
+What is done is not done again: a killed run goes on with the same command. A model that is not
+trained yet is trained first, from scratch by its config. Records are JSON files in
+docs/results/whole; the widths lie in its folder subnets. `--table` prints what was measured.
 """
 
 import argparse
-import json
+import fnmatch
+import os
+import resource
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
+from frame import circumstances, read_json
 from rich.console import Console
 from rich.table import Table
 
 from mmpse.files import write_json
 
-RECORDS = Path('docs/results/whole')
+HERE = Path(__file__).resolve().parent
+RECORDS, WORK = Path('docs/results/whole'), Path('work_dirs/whole')
+RIVAL = HERE / 'rivals.py'
+HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
+    'trained': [],
+    'unpruned': [RIVAL, '--importance', 'none', '--no-teacher'],
+    'unpruned-taught': [RIVAL, '--importance', 'none'],
+    'uniform': ['-m', 'mmpse', 'prune', '--how', 'uniform'],
+    'torch-pruning': [RIVAL, '--importance', 'norm', '--most', '0.875'],
+    'torch-pruning-fifth': [RIVAL, '--importance', 'norm', '--most', '0.8'],
+    'torch-pruning-taylor': [RIVAL, '--importance', 'taylor', '--most', '0.875'],
+    'torch-pruning-taylor-fifth': [RIVAL, '--importance', 'taylor', '--most', '0.8'],
+    'sensitivity': ['-m', 'mmpse', 'prune', '--how', 'sensitivity'],
+    'search': ['-m', 'mmpse', 'prune', '--how', 'search'],
+    'uniform-l1': ['-m', 'mmpse', 'prune', '--how', 'uniform', '--sort', 'l1'],
+    'sensitivity-l1': ['-m', 'mmpse', 'prune', '--how', 'sensitivity', '--sort', 'l1'],
+}
+MAIN = ('uniform', 'torch-pruning', 'sensitivity', 'search')
+VARIANTS = (
+    'torch-pruning-fifth',
+    'torch-pruning-taylor',
+    'torch-pruning-taylor-fifth',
+    'uniform-l1',
+    'sensitivity-l1',
+)
+ALONE = ('unpruned', 'unpruned-taught')
+
+
+class Model(NamedTuple):
+    """A model that is pruned.
+
+    Attributes:
+        title: Of its rows: the model, the data, the metric.
+        config: Trains it.
+        metric: What is measured on the test split.
+        epochs: Of fine-tuning.
+        budgets: Of FLOPs, or of ``'latency 50%'``.
+        hows: At each budget.
+        seeds: How many.
+    """
+
+    title: str
+    config: str
+    metric: str
+    epochs: int
+    budgets: tuple[str, ...]
+    hows: tuple[str, ...] = MAIN
+    seeds: int = 1
+
+
+MODELS = {
+    'retinanet-r18_bccd': Model(
+        'RetinaNet R-18 on BCCD, box mAP',
+        'configs/bccd/retinanet_resnet18-w0p5_fpn96_bccd.py',
+        'coco/bbox_mAP',
+        8,
+        ('10%', '20%', '50%'),
+        (*MAIN, *VARIANTS),
+        seeds=3,
+    ),
+    'rtmdet-tiny_bccd': Model(
+        'RTMDet-tiny on BCCD, box mAP',
+        'configs/bccd/rtmdet_tiny_bccd.py',
+        'coco/bbox_mAP',
+        4,
+        ('latency 50%',),
+        ('uniform', 'sensitivity'),
+    ),
+    'semantic-fpn-r18_camvid': Model(
+        'Semantic FPN R-18 on CamVid, mIoU',
+        'configs/camvid/fpn_resnet18-w0p5_camvid.py',
+        'mIoU',
+        5,
+        ('50%', '10%'),
+    ),
+    'resnet20_cifar10': Model(
+        'ResNet-20 on CIFAR-10, accuracy',
+        'configs/cifar10/short_resnet20_cifar10.py',
+        'accuracy/top1',
+        2,
+        ('20%',),
+    ),
+}
+
+
+class Run(NamedTuple):
+    """One result."""
+
+    name: str  # of the model
+    budget: str
+    how: str
+    seed: int
+
+    def __str__(self) -> str:
+        budget = self.budget.rstrip('%').replace(' ', '-')
+        return f'{self.name}_{budget}_{self.how}_{self.seed}'
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', nargs='?')
-    parser.add_argument('checkpoint', nargs='?')
-    parser.add_argument('--name', help='of the record')
-    parser.add_argument('--metric', help='of the test evaluator')
-    parser.add_argument('--flops', nargs='+', default=['50%', '20%', '10%'])
-    parser.add_argument('--hows', nargs='+', default=['uniform', 'sensitivity', 'search'])
-    parser.add_argument('--epochs', type=int)
-    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/whole'))
-    parser.add_argument('--table', action='store_true', help='print what was measured')
+    parser.add_argument('models', nargs='*', metavar='MODEL', help=', '.join(MODELS))
+    parser.add_argument('--only', nargs='+', default=['*'], metavar='PATTERN', help='of records')
+    parser.add_argument('--table', action='store_true', help='only print what was measured')
     args = parser.parse_args()
-    if not args.table and not (args.config and args.checkpoint and args.name and args.metric):
-        parser.error('CONFIG, CHECKPOINT, --name and --metric are needed to measure')
+    if unknown := set(args.models) - set(MODELS):
+        parser.error(f'no model {", ".join(unknown)}; there are {", ".join(MODELS)}')
     return args
 
 
-def command(*words: object) -> float:
-    """Run a command of this Python; its seconds."""
+def runs(name: str) -> Iterator[Run]:
+    """The results of a model, in the order of their worth, if there is not the time for all."""
+    model = MODELS[name]
+    yield Run(name, '100%', 'trained', 0)
+    for seed in range(model.seeds):
+        yield from (Run(name, '100%', how, seed) for how in ALONE)
+        for budget in model.budgets:
+            yield from (Run(name, budget, how, seed) for how in model.hows)
+
+
+def command(*words: object) -> tuple[float, float]:
+    """Run a command of this Python; its seconds, by the clock and of the processor."""
     line = [sys.executable, *map(str, words)]
     print(shlex.join(['python', *line[1:]]), flush=True)
-    start = time.monotonic()
-    subprocess.run(line, check=True)
-    return time.monotonic() - start
+    paths = filter(None, [str(HERE), os.environ.get('PYTHONPATH')])
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    subprocess.run(line, check=True, env=dict(os.environ, PYTHONPATH=os.pathsep.join(paths)))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.monotonic() - start, cpu
 
 
 def test(config: Path | str, checkpoint: Path | str, out: Path) -> dict[str, float]:
     """The metrics of the test split."""
     command('tools/test.py', config, checkpoint, '--work-dir', out, '--out', out / 'test.json')
-    return json.loads((out / 'test.json').read_text())
+    return read_json(out / 'test.json')
 
 
-def measure(args: argparse.Namespace, flops: str, how: str, seed: int) -> None:
-    path = RECORDS / f'{args.name}_{flops.rstrip("%")}_{how}_{seed}.json'
+def trained(name: str) -> Path:
+    """The trained model, which is trained if it is not there."""
+    path, folder = WORK / f'{name}.pth', WORK / f'{name}_100_trained_0'
+    if not path.exists():
+        command('tools/train.py', MODELS[name].config, '--work-dir', folder, '--resume')
+        shutil.copy((folder / 'last_checkpoint').read_text().strip(), path)
+    return path
+
+
+def measure(run: Run) -> None:
+    """Write the record of a result, if there is none."""
+    path = RECORDS / f'{run}.json'
     if path.exists():
         return
-    out = args.work_dir / path.stem
-    words = ['-m', 'mmpse', 'prune', args.config, args.checkpoint, '--flops', flops, '--how', how]
-    words += ['--seed', seed, '--resume', '-o', out]
-    if args.epochs is not None:
-        words += ['--epochs', args.epochs]
-    seconds = command(*words)
-    report = json.loads((out / 'report.json').read_text())
-    row = dict(
-        name=args.name,
-        budget=flops,
-        how=how,
-        seed=seed,
-        epochs=args.epochs,
-        seconds=round(seconds),  # of the last command, if it was killed before
-        flops=report['after']['flops'] / report['before']['flops'],
-        metric=args.metric,
-        test=test(out / 'pruned.py', out / 'pruned.pth', out / 'test').get(args.metric, 0.0),
-        val=report['after'].get(args.metric, 0.0),
-        report={k: report[k] for k in ('before', 'cut', 'after')},
-    )
-    subnets = RECORDS / 'subnets'
-    subnets.mkdir(parents=True, exist_ok=True)
-    shutil.copy(out / 'subnet.json', subnets / path.name)
-    write_json(path, row)
+    model, checkpoint, out = MODELS[run.name], trained(run.name), WORK / str(run)
+    record = dict(run._asdict(), epochs=model.epochs, metric=model.metric)
+    if run.how == 'trained':
+        tested = test(model.config, checkpoint, out)
+        figures = dict(epochs=0, flops=1.0, test=tested[model.metric], **circumstances(0, 0))
+    else:
+        kind, _, amount = run.budget.rpartition(' ')
+        words = [*HOWS[run.how], f'--{kind or "flops"}', amount, '--epochs', model.epochs]
+        words += ['--seed', run.seed, '--resume', '-o', out]
+        where = 3 if words[0] == '-m' else 1
+        words[where:where] = [model.config, checkpoint]
+        resumed = out.exists()
+        seconds = command(*words)
+        report = read_json(out / 'report.json')
+        stages = {stage: report[stage] for stage in ('before', 'cut', 'after')}
+        tested = test(out / 'pruned.py', out / 'pruned.pth', out / 'test')
+        figures = dict(
+            flops=report['after']['flops'] / report['before']['flops'],
+            test=tested.get(model.metric, 0.0),
+            val=report['after'].get(model.metric, 0.0),
+            report=stages,
+            **circumstances(*seconds),
+        )
+        if resumed:  # it took longer than this command
+            figures.update(seconds=None, cpu_seconds=None)
+        subnets = RECORDS / 'subnets'
+        subnets.mkdir(parents=True, exist_ok=True)
+        shutil.copy(out / 'subnet.json', subnets / path.name)
+    again = f'python tools/evidence/whole.py {run.name} --only {run}'
+    write_json(path, dict(record, **figures, command=again))
 
 
-def table() -> None:
-    rows = [json.loads(path.read_text()) for path in sorted(RECORDS.glob('*.json'))]
+def records(folder: Path = RECORDS) -> list[dict]:
+    """What was measured, in the order of tables."""
+    found = [read_json(path) for path in sorted(folder.glob('*.json'))]
+    order = list(HOWS).index
+    return sorted(found, key=lambda r: (r['name'], -percent(r['budget']), order(r['how'])))
+
+
+def points(rows: Iterable[dict], split: str) -> list[float]:
+    """Metrics of the split that there are, in percent."""
+    values = [row[split] for row in rows if split in row]
+    return [value if value > 1 else 100 * value for value in values]
+
+
+def percent(budget: str) -> float:
+    return float(budget.rpartition(' ')[2].rstrip('%'))
+
+
+def table(names: list[str]) -> None:
     shown = Table(title='test split; mean and standard deviation over seeds')
-    for column in ('model', 'budget', 'widths', 'FLOPs', 'metric', 'seeds', 'seconds'):
+    for column in ('model', 'budget', 'how', 'FLOPs', 'metric', 'seeds', 'CPU seconds'):
         shown.add_column(column)
-    keys = dict.fromkeys((r['name'], r['budget'], r['how']) for r in rows)
-    for key in sorted(keys, key=lambda k: (k[0], -float(k[1].rstrip('%')), k[2])):
-        own = [r for r in rows if (r['name'], r['budget'], r['how']) == key]
-        values = (
-            100 * np.array([r['test'] for r in own])
-            if own[0]['test'] <= 1
-            else np.array([r['test'] for r in own])
-        )
-        spread = f' ± {values.std(ddof=1):.1f}' if len(values) > 1 else ''
-        shown.add_row(
-            *key,
-            f'{np.mean([r["flops"] for r in own]):.1%}',
-            f'{values.mean():.1f}{spread}',
-            str(len(own)),
-            f'{np.mean([r["seconds"] for r in own]):.0f}',
-        )
+    groups: dict[tuple[str, str, str], list[dict]] = {}
+    for row in records():
+        if not names or row['name'] in names:
+            groups.setdefault((row['name'], row['budget'], row['how']), []).append(row)
+    for key, rows in groups.items():
+        values = points(rows, 'test')
+        spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
+        flops = statistics.mean(r['flops'] for r in rows)
+        seconds = statistics.mean(r.get('cpu_seconds') or 0 for r in rows)
+        metric = f'{statistics.mean(values):.1f}{spread}'
+        shown.add_row(*key, f'{flops:.1%}', metric, str(len(rows)), f'{seconds:.0f}')
     Console().print(shown)
-
-
-def full(args: argparse.Namespace) -> None:
-    path = RECORDS / f'{args.name}_100_full_0.json'
-    if path.exists():
-        return
-    out = args.work_dir / path.stem
-    metrics = test(args.config, args.checkpoint, out)
-    row = dict(name=args.name, budget='100%', how='full', seed=0, epochs=0, seconds=0, flops=1.0)
-    write_json(path, dict(row, metric=args.metric, test=metrics[args.metric]))
 
 
 def main() -> None:
     args = parse_args()
     if not args.table:
-        full(args)
-        for seed in args.seeds:
-            for flops in args.flops:
-                for how in args.hows:
-                    measure(args, flops, how, seed)
-    table()
+        for name in args.models or MODELS:
+            for run in runs(name):
+                if any(fnmatch.fnmatch(str(run), pattern) for pattern in args.only):
+                    measure(run)
+    table(args.models)
 
 
 if __name__ == '__main__':

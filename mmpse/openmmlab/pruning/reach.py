@@ -59,16 +59,21 @@ class Reach:
     unseen: tuple[str, ...] = ()
     uniform: Subnet | None = None
 
-    def __str__(self) -> str:
+    @property
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Header and lines of the table of :attr:`rows`."""
         full = self.rows['full']
-        rows = [
+        lines = [
             [
                 name,
                 *(f'{_amount(key, row[key])} ({row[key] / full[key]:.0%})' for key in full),
             ]
             for name, row in self.rows.items()
         ]
-        text = [text_table(['what is reachable', *(NAMES[key] for key in full)], rows)]
+        return ['what is reachable', *(NAMES[key] for key in full)], lines
+
+    def __str__(self) -> str:
+        text = [text_table(*self.cells)]
         rows = [
             [
                 fixed.names,

@@ -116,16 +116,7 @@ def _notes(subject: Subject, subnet: Subnet, table: Stages) -> str:
 def _reach(subject: Subject) -> str:
     """Lowest and full subnet, and what keeps its width."""
     reach = reachable(subject)
-    full = reach.rows['full']
-    header = ['', *(RESOURCES[key][0] for key in full)]
-    rows = [
-        [
-            name,
-            *(f'{row[key] / 1e6:,.4g} ({row[key] / reach.rows["full"][key]:.0%})' for key in row),
-        ]
-        for name, row in reach.rows.items()
-    ]
-    text = html_table(header, rows)
+    text = html_table(*reach.cells)
     if reach.fixed:
         header = ['what keeps its width', 'why', 'of all FLOPs', "of the lowest's FLOPs"]
         fixed = [

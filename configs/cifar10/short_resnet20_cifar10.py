@@ -1,0 +1,27 @@
+# The classifier that docs/results.md prunes as a whole: a ResNet-20 on the first 10,000 training
+# images, 6 epochs, which is far from what it can learn.
+_base_ = ['../_base_/datasets/cifar10_held-out.py', '../_base_/default_runtime.py']
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='mmpse.ResNetCIFAR', depth=20),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=10,
+        in_channels=64,
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    ),
+)
+train_dataloader = dict(batch_size=64, dataset=dict(dataset=dict(indices=10_000)))
+val_dataloader = dict(dataset=dict(dataset=dict(indices=10_000)))
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=True, end=1, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', begin=1, convert_to_iter_based=True),
+]
+train_cfg = dict(by_epoch=True, max_epochs=6, val_interval=6)
+val_cfg = dict()
+test_cfg = dict()
+default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=2))

@@ -1,0 +1,122 @@
+"""Whole models pruned in every way: what is run, and what is left of it."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from evidence import tools  # noqa: F401  a fixture
+from torch import nn
+
+import mmpse
+
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch):
+    """The commands of whole.py, which are noted and leave files as if they had run."""
+    import whole
+
+    monkeypatch.chdir(tmp_path)
+    commands = []
+
+    def command(*words):
+        words = list(map(str, words))
+        commands.append(words)
+        if '-o' in words:
+            out = tmp_path / words[words.index('-o') + 1]
+            out.mkdir(parents=True)
+            stage = {'flops': 50, 'latency_ms': 1.0, 'coco/bbox_mAP': 0.3}
+            report = dict(before=dict(stage, flops=100), cut=stage, after=stage)
+            (out / 'report.json').write_text(json.dumps(report))
+            (out / 'subnet.json').write_text('{"widths": {}}')
+        elif '--out' in words:
+            out = tmp_path / words[words.index('--out') + 1]
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text('{"coco/bbox_mAP": 0.25}')
+        else:  # a training
+            folder = tmp_path / words[words.index('--work-dir') + 1]
+            folder.mkdir(parents=True)
+            (folder / 'epoch_1.pth').touch()
+            (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
+        return 2.0, 1.0
+
+    monkeypatch.setattr(whole, 'command', command)
+    return commands
+
+
+def test_a_result_is_made_once(ran):
+    import whole
+
+    run = whole.Run('retinanet-r18_bccd', '10%', 'sensitivity', 1)
+    whole.measure(run)
+    train, prune, test = ran
+    assert 'configs/bccd/retinanet_resnet18-w0p5_fpn96_bccd.py' in train
+    assert prune[:3] == ['-m', 'mmpse', 'prune']
+    assert prune[prune.index('--flops') + 1] == '10%' and prune[prune.index('--seed') + 1] == '1'
+    assert test[0] == 'tools/test.py'
+    (record,) = whole.records()
+    assert record['test'] == 0.25 and record['val'] == 0.3 and record['flops'] == 0.5
+    assert record['cpu_seconds'] == 1.0 and str(run) in record['command']
+    whole.measure(run)
+    assert len(ran) == 3
+
+
+def test_rivals_and_latency_have_their_own_words(ran):
+    import whole
+
+    whole.measure(whole.Run('retinanet-r18_bccd', '10%', 'torch-pruning', 0))
+    rival = ran[1]
+    assert rival[0].endswith('rivals.py') and rival[1].startswith('configs/bccd/')
+    assert rival[rival.index('--importance') + 1] == 'norm'
+    whole.measure(whole.Run('rtmdet-tiny_bccd', 'latency 50%', 'uniform', 0))
+    prune = ran[4]
+    assert prune[prune.index('--latency') + 1] == '50%' and '--flops' not in prune
+
+
+def test_every_model_has_its_records_apart():
+    import whole
+
+    names = [str(run) for name in whole.MODELS for run in whole.runs(name)]
+    assert len(set(names)) == len(names)
+    assert 'retinanet-r18_bccd_10_uniform_2' in names
+    assert 'rtmdet-tiny_bccd_latency-50_uniform_0' in names
+
+
+def test_torch_pruning_stops_within_the_budget():
+    pytest.importorskip('torch_pruning')
+    import rivals
+
+    def block(inputs, outputs):
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 3), nn.BatchNorm2d(outputs), nn.ReLU())
+
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 12, 12)
+    model = nn.Sequential(block(3, 32), block(32, 64), nn.Conv2d(64, 5, 1)).eval()
+
+    def flops(model):
+        return mmpse.cost(model, images)['flops']
+
+    rival = SimpleNamespace(
+        subject=SimpleNamespace(layout=mmpse.units(model, images), images=images),
+        order=SimpleNamespace(divisor=8),
+        importance='norm',
+        most=0.8,
+        flops=flops,
+    )
+    limit = 0.4 * flops(model)
+    rivals.prune(rival, model, limit)
+    widths = [layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)]
+    assert 0.5 * limit < flops(model) <= limit
+    assert widths[2] == 5 and all(width % 8 == 0 for width in widths[:2])
+    assert model(images).shape == (1, 5, 8, 8)
+    with pytest.raises(RuntimeError, match='Torch-Pruning stops at'):
+        rivals.prune(rival, model, 1)
+
+
+def test_a_resumed_run_is_compared_to_the_last_bit():
+    from resumed import same
+
+    one = dict(report={'after': 1}, weights={'x': torch.ones(2)})
+    assert all(same(one, dict(one, weights={'x': torch.ones(2)})).values())
+    other = dict(one, weights={'x': torch.ones(2) + 1e-6})
+    assert same(one, other) == dict(report=True, weights=False)
