@@ -2,7 +2,7 @@
 # from a public checkpoint:
 #   --cfg-options load_from=work_dirs/psenet_resnet50-pretrained_8xb256_in1k/epoch_50.pth
 _base_ = [
-    '../_base_/models/resnet50.py',
+    'mmpretrain::_base_/models/resnet50.py',
     '../_base_/schedules/search_in1k.py',
 ]
 load_from = 'work_dirs/psenet_resnet50_8xb256_in1k/epoch_50.pth'

@@ -1,7 +1,7 @@
 # VGG16-BN supernet on ImageNet. VGG's activations are large: batch 512, and the schedule's learning
 # rate scaled with it, 0.5 x 512 / 2048. No published neighbour prunes VGG on ImageNet this way.
 _base_ = [
-    '../_base_/models/vgg16bn.py',
+    'mmpretrain::_base_/models/vgg16bn.py',
     '../_base_/schedules/supernet_in1k.py',
 ]
 train_dataloader = dict(batch_size=64)

@@ -59,7 +59,8 @@ def one_step(cfg, accumulative_counts=1, iterations=1, **hook):
     runner.model.backbone.register_forward_pre_hook(lambda module, args: (args[0].double(),))
     supernet_hook = next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
     if supernet_hook.distillation is not None and supernet_hook.distillation.teacher is not None:
-        supernet_hook.distillation.teacher.double()
+        teacher = supernet_hook.distillation.teacher.double()
+        teacher.register_forward_pre_hook(lambda module, args: (args[0].double(),))
     step = Gradients(supernet_hook)
     step.plain = copy.deepcopy(runner.model)
     runner.register_hook(step)

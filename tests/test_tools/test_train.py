@@ -219,7 +219,7 @@ def test_stage_wise_search_shared_and_killed(search_file, digits, tmp_path):
 
     killed = tmp_path / 'killed'
     command = ['tools/train.py', str(file), '--work-dir', str(killed), '--resume']
-    for target in (100, 300):
+    for target in (15, 45):
         with subprocess.Popen([sys.executable, *command], cwd=ROOT) as job:
             while job.poll() is None:
                 with contextlib.suppress(ArchiveError):  # not made yet
