@@ -89,6 +89,13 @@ def take(tensor: Tensor, dims: Mapping[int, Keep]) -> Tensor:
     return tensor
 
 
+def dense(tensor: Tensor, dims: Mapping[int, Keep]) -> Tensor:
+    """The kept entries without gaps in memory, in the layout of the whole tensor."""
+    nchw = tensor.dim() != 4 or tensor.is_contiguous()
+    layout = torch.contiguous_format if nchw else torch.channels_last
+    return take(tensor, dims).contiguous(memory_format=layout)
+
+
 def dims_of(layer: nn.Module) -> tuple[int, int | None]:
     """The dimensions of a layer's weight that hold outputs and inputs (or none)."""
     if isinstance(layer, _ConvTransposeNd):
@@ -183,10 +190,16 @@ def as_subnet(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> It
     layers = list(layers_in(model, layout))
     device = next(model.parameters()).device
     cuts = {name: cut_of(layer, sides, widths).to(device) for name, layer, sides in layers}
+    # in memory of their own: a convolution would copy views anew in every forward
+    weights = {
+        name: dense(layer._parameters['weight'], cuts[name].tensors['weight'])
+        for name, layer, _ in layers
+        if 'weight' in cuts[name].tensors
+    }
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     before = [dict(norm._buffers) for norm in norms]
     try:
-        with swapped(layers, cuts):
+        with swapped(layers, cuts, weights):
             for norm in norms:
                 for key, tensor in norm._buffers.items():
                     norm._buffers[key] = None if tensor is None else tensor.clone()

@@ -1,15 +1,18 @@
+import logging
 import math
 
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric
 from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement
+from mmpretrain.evaluation import Accuracy
 from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader, Dataset
 
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.search.judge import BatchCache, label_losses
+from mmpse.openmmlab.search.judge import BatchCache, Judge, label_losses, silent
 
 
 class Counting(Dataset):
@@ -100,3 +103,49 @@ def test_stock_mAP_is_not_rounded(tmp_path):
     assert rounded == evaluate() == round(exact, 3)
     # 13 of 14 boxes found, at the 101 recalls of COCO: 0 to 0.92
     assert exact == pytest.approx(93 / 101, abs=1e-9) and exact != rounded
+
+
+class Guessing(torch.nn.Module):
+    """Is right about the images whose number a set holds; its scores are no distribution."""
+
+    def __init__(self, right):
+        super().__init__()
+        self.right = right
+
+    def val_step(self, batch):
+        labels = [int(k) in self.right for k in batch['inputs'][:, 0]]
+        scores = [torch.tensor([0.0, 5.0] if label else [5.0, 0.0]) for label in labels]
+        return [DataSample().set_pred_score(s).set_gt_label(1) for s in scores]
+
+
+class Numbered(Dataset):
+    def __len__(self):
+        return 33
+
+    def __getitem__(self, index):
+        return dict(inputs=torch.full((2,), float(index)))
+
+
+@pytest.mark.parametrize('parts', [False, True])
+def test_the_score_of_parts_of_the_images(parts):
+    """Of a metric that is a mean, the pseudo-values are the means over the parts."""
+    right = {0, 1, 2, 11, 12, 22, 32}
+    evaluator, loader = Evaluator(Accuracy(topk=1)), DataLoader(Numbered(), batch_size=4)
+    judge = Judge(Guessing(right), None, [], loader, evaluator, 'accuracy/top1', parts=parts)
+    for _ in range(2):  # nothing is left over from the first time
+        verdict = judge.evaluate(judge.model)
+        assert verdict.score == pytest.approx(100 * 7 / 33) and verdict.loss is None
+        if not parts:
+            assert verdict.parts is None
+            continue
+        expected = [100 * len(right & {k, k + 11, k + 22}) / 3 for k in range(11)]
+        assert verdict.parts == pytest.approx(expected, abs=1e-4)
+
+
+def test_metrics_print_and_log_nothing_while_they_judge(capsys):
+    logger = MMLogger.get_instance('quiet', log_level='INFO')
+    with silent():
+        print('a table')
+        logger.info('another')
+        logger.warning('something is amiss')
+    assert 'a table' not in capsys.readouterr().out and logger.level == logging.INFO
