@@ -87,6 +87,14 @@ def test_latency_is_a_budget_as_any(digits, tmp_path, monkeypatch):
     assert ' ms (100%)' in page and 'Cannot be shown' not in page
 
 
+def test_a_pruned_model_is_pruned_from_the_full_one(digits, tmp_path):
+    config, checkpoint = write_task('classification', digits, tmp_path)
+    out = tmp_path / 'out'
+    mmpse.prune(config, checkpoint, flops='50%', how='uniform', tune=False, out=out)
+    with pytest.raises(PruneError, match=r'pruned\.py is of a pruned model; prune the model'):
+        mmpse.prune(out / 'pruned.py', out / 'pruned.pth', flops='50%', out=tmp_path / 'again')
+
+
 @pytest.mark.slow
 def test_a_fine_tuning_that_diverges(digits, tmp_path):
     config, checkpoint = write_task('segmentation', digits, tmp_path)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmpse.files import write_json
@@ -21,6 +22,7 @@ from mmpse.openmmlab.checkpoints.loading import load_weights, read_checkpoint, s
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
 from mmpse.openmmlab.configs.splits import all_training, held_out
+from mmpse.openmmlab.errors import name_of
 from mmpse.openmmlab.models.latency import latency_cost
 from mmpse.openmmlab.models.losses import (
     batch_size_of,
@@ -33,6 +35,7 @@ from mmpse.openmmlab.models.measure import measure
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.supernet.checkpoint import untracked
+from mmpse.openmmlab.types import is_type
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import check_cut, cut_, input_energies, sort_
 from mmpse.space import Budget, Subnet, uniform_within
@@ -86,8 +89,15 @@ class Order:
         """The model, its units, and what its subnets cost in FLOPs and parameters.
 
         Raises:
-            PruneError: If the checkpoint is a supernet's.
+            PruneError: If the model is a pruned one, or the checkpoint is a supernet's.
         """
+        cfg = load_config(config)
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            if is_type(cfg.model, 'mmpse.Pruned'):
+                raise PruneError(
+                    f'{name_of(cfg)} is of a pruned model; prune the model that it was cut from, '
+                    'to the smaller budget'
+                )
         subject = examine(
             config,
             checkpoint,
