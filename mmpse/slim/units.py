@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .codes import NOBODY
 from .layout import LayerWidths, Layout, Part, Segment, Side, make_layout
 from .leaks import with_leaks
-from .marks import NOBODY, Marks, outputs_of, text_of
+from .marks import Marks, outputs_of, text_of
 from .watch import Forward, Place, evaluating, is_grouped, is_mixing, step_of
 
 
@@ -130,13 +131,15 @@ class _Units:
         for place, found in self.marks.maps.items():
             side = self._side(place)
             for writer, channel in found.items():
-                if side is None:
+                own = channel[channel >= 0]
+                # what splits an output has its channels' numbers, be they of whole units or not
+                if side is None or len(own.unique()) < self.widths[writer]:
                     self.fixed.setdefault(
                         writer, f'{text_of(place)} gets a part of its channels, or shuffled'
                     )
                 elif place[0] == 'layer':
                     step = step_of(self.layers[place[1]])
-                    for number in set(self.table[writer][0][channel[channel >= 0]].tolist()):
+                    for number in set(self.table[writer][0][own].tolist()):
                         steps[number] = math.lcm(steps[number], step)
         return steps
 
