@@ -102,7 +102,7 @@ def _cascade(head: nn.Module, features: Any) -> list:
         return [head.forward(features)]
     outputs = [head[0].forward(features)]
     for one in head[1:]:
-        takes_last = 'prev_output' in inspect.signature(one.forward).parameters
+        takes_last = 'prev_output' in inspect.signature(type(one).forward).parameters
         outputs.append(one.forward(features, outputs[-1]) if takes_last else one.forward(features))
     return outputs
 
