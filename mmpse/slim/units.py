@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear  # attention's own use of it
 
 from .codes import NOBODY
 from .layout import LayerWidths, Layout, Part, Segment, Side, make_layout
@@ -195,7 +196,11 @@ class _Units:
             {self.names[k]: (self.sizes[k], self.steps[k]) for k in sorted(self.alive)},
             layers,
             fixed={n: self.fixed[n] for n in order if n in self.fixed},
-            unseen=tuple(n for n in self.layers if n not in order),
+            unseen=tuple(
+                name
+                for name, layer in self.layers.items()
+                if name not in order and not isinstance(layer, NonDynamicallyQuantizableLinear)
+            ),
             parts={p: Part(boundary('into', p), boundary('out of', p)) for p in parts},
             resizes=tuple(self._side(p) for p in sorted(p for p in positions if p[0] == 'resize')),
         )
