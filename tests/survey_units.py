@@ -1,4 +1,4 @@
-"""What can be pruned of stock configs: a table, one row a model. It takes minutes::
+"""What can be pruned of stock configs: the table of docs/units.md, a row a model, in minutes::
 
     python tests/survey_units.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py ...
 
@@ -39,7 +39,10 @@ mmdet::htc/htc_r50_fpn_1x_coco.py
 mmdet::dcnv2/faster-rcnn_r50-mdconv-group4-c3-c5_fpn_1x_coco.py
 mmdet::seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss-normed-mask_random-ms-2x_lvis-v1.py
 mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py
+mmdet::cornernet/cornernet_hourglass104_10xb5-crop511-210e-mstest_coco.py
+mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py
 mmdet::detr/detr_r50_8xb2-150e_coco.py
+mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py
 mmdet::solov2/solov2_r50_fpn_1x_coco.py
 mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py
 mmseg::pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py
@@ -49,6 +52,7 @@ mmseg::sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024.py
 mmseg::gcnet/gcnet_r50-d8_4xb2-40k_cityscapes-512x1024.py
 mmseg::danet/danet_r50-d8_4xb2-40k_cityscapes-512x1024.py
 mmseg::ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024.py
+mmseg::bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024.py
 mmseg::bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py
 mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py
 mmseg::stdc/stdc1_4xb12-80k_cityscapes-512x1024.py
@@ -76,51 +80,68 @@ mmpretrain::vgg/vgg16bn_8xb32_in1k.py
 """.split()
 
 
+# a piece of a reason -> how the table says it
+SHORT = {
+    'an output of the model': 'outputs',
+    'one channel': 'one channel',
+    'mixed before': 'mixed by functions',
+    'a part of its channels': 'split or shuffled',
+    'across the groups': 'groups of several layers',
+    'narrows': 'groups that narrow',
+    'has offsets': 'offsets in groups',
+    'tensor of its width': 'a parameter outside of layers',
+    'nothing reads it': 'read by no layer',
+}
+HEADER = (
+    'config',
+    'units',
+    'fixed',
+    'lowest FLOPs',
+    'lowest parameters',
+    'kept by a supernet',
+    'seconds',
+    'what keeps its width',
+)
+
+
 def row_of(name):
+    """The cells of a model's row."""
     model = build_model(load_config(name))
     start = time.process_time()
     layout, images = look(model)
     seconds = time.process_time() - start
-    reasons = Counter(root_of(why) for why in layout.fixed.values())
-    row = dict(
-        units=len(layout.units),
-        fixed=len(layout.fixed),
-        unseen=len(layout.unseen),
-        seconds=round(seconds, 1),
-        why='; '.join(f'{n} x {why}' for why, n in reasons.most_common(4)),
-    )
-    if not layout.units:
-        return row
+    reasons = Counter(short(why) for why in layout.fixed.values())
+    if layout.unseen:
+        reasons['not run in prediction'] = len(layout.unseen)
+    why = ', '.join(f'{n} {why}' for why, n in reasons.most_common())
     space = layout.space()
     costs = model_cost(model, layout, space, images, partial(raw_outputs, model, deployed=True))
-    for key, cost in costs.items():
-        full, tiny = cost.exact(space.array([space.fullnet, space.tinynet]))
-        row[key] = f'{tiny / full:.0%}'
+    rows = {k: c.exact(space.array([space.fullnet, space.tinynet])) for k, c in costs.items()}
+    lowest = [f'{tiny / full:.0%}' for full, tiny in (rows['flops'], rows['params'])]
     held = Supernet(model, layout, space).held
     if held:
         space = layout.space(grids={unit: dict(ratios=[1.0]) for unit in held})
-    row['held'] = len(held)
     try:
         check(model, layout, space, images, raw_outputs)
-        row['guard'] = 'ok'
     except GuardError as error:
-        row['guard'] = str(error)
-    return row
+        why += f'; **guard**: {error}'
+    fixed = len(layout.fixed)
+    return len(layout.units), fixed, *lowest, len(held) or '', f'{seconds:.1f}', why
 
 
-def root_of(why):
-    """The reason of the layer that another one is joined with."""
-    while why.startswith('joined with '):
-        why = why.partition(': ')[2]
-    return why
+def short(why):
+    """A reason in few words; that of the layer that another one is joined with."""
+    return next(text for piece, text in SHORT.items() if piece in why)
 
 
 if __name__ == '__main__':
     torch.manual_seed(0)
     torch.set_num_threads(1)
+    print('|', ' | '.join(HEADER), '|')
+    print('|', ' | '.join(['---'] * len(HEADER)), '|')
     for config in sys.argv[1:] or CONFIGS:
         try:
             row = row_of(config)
         except Exception as error:
-            row = dict(error=f'{type(error).__name__}: {error}'[:300])
-        print(config, row, flush=True)
+            row = [''] * 6 + [f'{type(error).__name__}: {error}'[:300]]
+        print('|', ' | '.join(map(str, [f'`{config.removesuffix(".py")}`', *row])), '|', flush=True)

@@ -112,7 +112,7 @@ def interleave(parts: Sequence[Tensor]) -> Tensor:
     Returns:
         Tensor ``(B, ...)`` in the memory layout of the parts.
     """
-    if parts[0].is_contiguous():
+    if parts[0].is_contiguous() or parts[0].dim() != 4:
         return torch.stack(parts, dim=1).flatten(0, 1)
     # stacked as (B / n, n, H, W, C), so that channels_last stays channels_last
     return torch.stack([p.permute(0, 2, 3, 1) for p in parts], 1).flatten(0, 1).permute(0, 3, 1, 2)

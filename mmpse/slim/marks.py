@@ -3,15 +3,14 @@
 First every image marks all channels of one layer, which tells the layers that arrive somewhere.
 Then all layers are marked at once, and every image marks other channels: those with a one in some
 place of their code. All codes have as many ones, so that channels that are mixed have none, and
-layers that meet have one only if they meet channel by channel. The few others are marked again,
-apart from those that they meet.
+layers that meet have one only if they meet channel by channel. Others are marked again, apart from
+those that they meet.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import combinations, islice
-from math import comb
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from mmpse.errors import UserError
 
+from .codes import MIXED, NOBODY, IndistinctError, by_image, codes_for, mark_, nan_of
 from .watch import (
     Forward,
     Place,
@@ -31,16 +31,7 @@ from .watch import (
     tensors_in,
 )
 
-MIXED = -2  # in a map of channels: a position that depends on several
-NOBODY = -1  # ... and one that depends on none
-# images of a forward, and places of a code: primes, so that no other dimension is a multiple by
-# chance
-IMAGES = 13
-PLACES = (5, 7, 11, 13, 17, 19, 23)
-
-
-class IndistinctError(Exception):
-    """Images of a batch cannot be told apart in a tensor that marks reach."""
+IMAGES = 13  # of a forward: a prime, so that no other dimension is a multiple by chance
 
 
 class Marks:
@@ -89,17 +80,17 @@ class Marks:
             images: Images of the batch.
             note: Is told every place, the tensor there and its dimension of channels.
         """
-        resizes = 0
+        calls = dict(resize=itertools.count(), norm=itertools.count())
 
         def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
-            nonlocal resizes
             if name:
                 note(('layer', name), x, channel_dim(x, layer))
                 if name in marks:
                     mark_(y, marks[name], -1 if isinstance(layer, nn.Linear) else 1)
             elif is_resize(layer[0]):
-                note(('resize', resizes), x, 1)
-                resizes += 1
+                note(('resize', next(calls['resize'])), x, 1)
+            elif x.dim() > 1:
+                note(('norm', next(calls['norm'])), x, x.dim() - 1)
 
         return self.forward(see, note, images)
 
@@ -136,9 +127,12 @@ class Marks:
                 self.fixed[name] = 'it has one channel'
         names = [name for name in self.writers if name not in self.fixed]
         self._reach(names, images, track)
-        unsure = self._decode(names)
+        mixed = self._decode(names)
+        self._fix_mixed(mixed)
+        unsure = {name for together in mixed for name in together} - self.fixed.keys()
         for group in track(self._apart([name for name in names if name in unsure])):
             self._decode(group)
+        self._fix_mixed(mixed)
 
     # Which layers arrive at all
 
@@ -171,7 +165,7 @@ class Marks:
             for y in tensors_in(self._run(marks, images, note)):
                 nan = y.isnan()
                 if nan.any():
-                    nan = by_image(nan.view(len(y), -1) if y.dim() else nan.view(1, 1), images)
+                    nan = by_image(nan.reshape(len(y), -1) if y.dim() else nan.view(1, 1), images)
                     for k in nan.any(1).nonzero()[:, 0].tolist():
                         self.fixed.setdefault(some[k], 'it is an output of the model')
 
@@ -197,37 +191,48 @@ class Marks:
 
     # Which of their channels
 
-    def _decode(self, group: Sequence[str]) -> set[str]:
+    def _decode(self, group: Sequence[str]) -> list[frozenset[str]]:
         """Follow the channels of layers, and note where they arrive.
 
-        At each position that several layers reach, all are on the same channel if one is found.
+        At a position that several layers reach, all are on the same channel if one is found.
 
         Returns:
-            Layers that have to be followed without those that they meet, of which nothing is noted:
-            the channels of several are mixed somewhere, or come one after the other.
+            Layers that arrive together at a position where none is found: channels of one are
+            mixed, or those of several do not meet one by one.
         """
         seen = self._follow(group)
-        reach = {
-            place: {n: at for n, at in self.reach.get(place, {}).items() if n in group}
-            for place in seen
-        }
-        unsure: set[str] = set()
+        together: list[frozenset[str]] = []
         for place, found in seen.items():
-            arrive = sum(reach[place].values(), torch.zeros_like(found))
+            reach = {n: at for n, at in self.reach.get(place, {}).items() if n in group}
+            arrive = sum(reach.values(), torch.zeros_like(found))
             if ((found != NOBODY) & (arrive == 0)).any():
                 raise IndistinctError
             mixed = (found == MIXED) & (arrive > 1)
-            unsure |= {n for n, at in reach[place].items() if (at & mixed).any()}
-        for place, found in seen.items():
-            for name, at in reach[place].items():
+            if mixed.any():
+                rows = torch.stack(list(reach.values()))[:, mixed].unique(dim=1)
+                together += [frozenset(itertools.compress(reach, row)) for row in rows.T.tolist()]
+            for name, at in reach.items():
                 own = torch.where(at, found, NOBODY)
-                if name in unsure or not (own != NOBODY).any():
+                if place[0] == 'norm':
+                    if (own >= 0).sum() > 1:
+                        self.fixed.setdefault(name, 'a LayerNorm mixes its channels')
                     continue
-                if (own == MIXED).any():
+                if ((own == MIXED) & ~mixed).any():
                     self.fixed.setdefault(name, f'its channels are mixed before {text_of(place)}')
                 if (own >= 0).any():
                     self.maps.setdefault(place, {})[name] = own.clamp(min=NOBODY).cpu()
-        return unsure
+        return list(dict.fromkeys(together))
+
+    def _fix_mixed(self, mixed: Iterable[frozenset[str]]) -> None:
+        """Fix what arrives at one position with channels that are not known there."""
+        while True:
+            before = len(self.fixed)
+            for names in mixed:
+                first = next((n for n in self.order if n in names and n in self.fixed), None)
+                for name in names if first is not None else ():
+                    self.fixed.setdefault(name, f'joined with {first}: {self.fixed[first]}')
+            if len(self.fixed) == before:
+                return
 
     def _follow(self, group: Sequence[str]) -> dict[Place, Tensor]:
         """Place -> the channel of whichever layer of a group each position depends on."""
@@ -302,47 +307,3 @@ def outputs_of(layer: nn.Module) -> range:
 def text_of(place: Place) -> str:
     """A place, for messages."""
     return place[1] if place[0] == 'layer' else 'a pooling or resizing'
-
-
-def codes_for(channels: int) -> Tensor:
-    """A code for each channel, half ones, bool ``(places, channels)``."""
-    places = next(n for n in PLACES if comb(n, n // 2) >= channels)
-    ones = list(islice(combinations(range(places), places // 2), channels))
-    codes = torch.zeros(channels, places, dtype=torch.bool, device='cpu')
-    return codes.scatter_(1, torch.tensor(ones, device='cpu'), True).T
-
-
-def mark_(y: Tensor, marks: Tensor, dim: int) -> None:
-    """Write marks ``(images, channels)`` into ``y``, whose first dimension holds the images'
-    regions, windows or tokens, one image after the other; mark everything if it does not, and all
-    channels of an image if they are others."""
-    if len(y) % len(marks):
-        y.fill_(torch.nan)
-        return
-    if y.shape[dim] != marks.shape[1]:
-        marks = marks.any(1, keepdim=True)
-    marks = marks.repeat_interleave(len(y) // len(marks), 0)
-    y.masked_fill_(marks[(...,) + (None,) * (y.dim() - 2)].movedim(1, dim), torch.nan)
-
-
-def nan_of(x: Tensor, dim: int) -> Tensor | None:
-    """Where marks are, bool ``(first dimension, positions)``; ``None`` if there are none.
-
-    Args:
-        x: The input of a layer.
-        dim: Its dimension of channels.
-    """
-    sums = x.movedim(dim, 1)
-    nan = (sums.flatten(2).sum(2) if sums.dim() > 2 else sums).isnan()
-    return nan if nan.any() else None
-
-
-def by_image(nan: Tensor, images: int) -> Tensor:
-    """Rows of one image joined, bool ``(images, positions)``.
-
-    Raises:
-        IndistinctError: If the rows are not those of so many images.
-    """
-    if len(nan) % images:
-        raise IndistinctError
-    return nan.unflatten(0, (images, -1)).any(1)

@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear  # attention's own use of it
 
+from .codes import NOBODY
 from .layout import LayerWidths, Layout, Part, Segment, Side, make_layout
 from .leaks import with_leaks
-from .marks import NOBODY, Marks, outputs_of, text_of
+from .marks import Marks, outputs_of, text_of
 from .watch import Forward, Place, evaluating, is_grouped, is_mixing, step_of
 
 
@@ -130,13 +132,15 @@ class _Units:
         for place, found in self.marks.maps.items():
             side = self._side(place)
             for writer, channel in found.items():
-                if side is None:
+                own = channel[channel >= 0]
+                # what splits an output has its channels' numbers, be they of whole units or not
+                if side is None or len(own.unique()) < self.widths[writer]:
                     self.fixed.setdefault(
                         writer, f'{text_of(place)} gets a part of its channels, or shuffled'
                     )
                 elif place[0] == 'layer':
                     step = step_of(self.layers[place[1]])
-                    for number in set(self.table[writer][0][channel[channel >= 0]].tolist()):
+                    for number in set(self.table[writer][0][own].tolist()):
                         steps[number] = math.lcm(steps[number], step)
         return steps
 
@@ -192,7 +196,11 @@ class _Units:
             {self.names[k]: (self.sizes[k], self.steps[k]) for k in sorted(self.alive)},
             layers,
             fixed={n: self.fixed[n] for n in order if n in self.fixed},
-            unseen=tuple(n for n in self.layers if n not in order),
+            unseen=tuple(
+                name
+                for name, layer in self.layers.items()
+                if name not in order and not isinstance(layer, NonDynamicallyQuantizableLinear)
+            ),
             parts={p: Part(boundary('into', p), boundary('out of', p)) for p in parts},
             resizes=tuple(self._side(p) for p in sorted(p for p in positions if p[0] == 'resize')),
         )

@@ -246,6 +246,37 @@ class TestChunk(ToyTester):
         return Toy(chunked, stem=conv(3, 12), after=conv(6, 10), head=nn.Conv2d(10, 4, 1))
 
 
+def split(m, x):
+    a, b = m.stem(x).split([5, 7], 1)
+    return m.head(torch.cat([m.one(a), m.two(b)], 1))
+
+
+class TestSplit(ToyTester):
+    """Each piece goes its own way; what splits does not know of cut pieces."""
+
+    units = {'one.0': 10, 'two.0': 8}
+    fixed = {'stem.0': 'part of its channels'}
+
+    def build(self):
+        return Toy(split, stem=conv(3, 12), one=conv(5, 10), two=conv(7, 8), head=conv(18, 4)[:1])
+
+
+def pieces_joined(m, x):
+    a, b = m.stem(x).split(6, 1)
+    return m.head(m.after(torch.cat([a, b + m.next(a)], 1)))
+
+
+class TestPiecesThatAreJoined(ToyTester):
+    """As in Res2Net."""
+
+    units = {'after.0': 10}
+    fixed = {'stem.0': 'part of its channels', 'next.0': 'joined with stem.0'}
+
+    def build(self):
+        layers = dict(next=conv(6, 6), after=conv(12, 10), head=nn.Conv2d(10, 4, 1))
+        return Toy(pieces_joined, stem=conv(3, 12), **layers)
+
+
 def shuffled(m, x):
     x = m.stem(x)
     x = x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
@@ -298,6 +329,50 @@ class TestLayerNorm(ToyTester):
             fc1=nn.Linear(12, 16),
             fc2=nn.Linear(16, 10),
             head=nn.Linear(10, 4),
+        )
+
+
+def normed_and_not(m, x):
+    x = m.stem(x).flatten(2).transpose(1, 2)
+    return m.head(F.gelu(m.c(m.norm(m.a(x)) + m.b(x))))
+
+
+class TestSumWithNormed(ToyTester):
+    """What meets mixed channels cannot be cut, either."""
+
+    units = {'stem.0': 12, 'c': 10}
+    fixed = {'a': 'LayerNorm', 'b': 'joined with a'}
+
+    def build(self):
+        layers = dict(a=nn.Linear(12, 16), b=nn.Linear(12, 16), c=nn.Linear(16, 10))
+        return Toy(
+            normed_and_not,
+            stem=conv(3, 12),
+            norm=nn.LayerNorm(16),
+            head=nn.Linear(10, 4),
+            **layers,
+        )
+
+
+def tokens_first(m, x):
+    x = m.stem(x)
+    x = m.fc2(F.relu(m.fc1(m.after(x).flatten(2).permute(2, 0, 1))))
+    return x.transpose(0, 1)
+
+
+class TestTokensFirst(ToyTester):
+    """Images cannot be told apart where they are not the first dimension."""
+
+    units = {'stem.0': 12}
+    fixed = {'after.0': 'mixed before fc1', 'fc1': 'mixed before fc2'}
+
+    def build(self):
+        return Toy(
+            tokens_first,
+            stem=conv(3, 12),
+            after=conv(12, 10),
+            fc1=nn.Linear(10, 8),
+            fc2=nn.Linear(8, 4),
         )
 
 

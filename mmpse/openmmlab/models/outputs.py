@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -101,7 +102,7 @@ def _cascade(head: nn.Module, features: Any) -> list:
         return [head.forward(features)]
     outputs = [head[0].forward(features)]
     for one in head[1:]:
-        takes_last = 'prev_output' in one.forward.__code__.co_varnames
+        takes_last = 'prev_output' in inspect.signature(type(one).forward).parameters
         outputs.append(one.forward(features, outputs[-1]) if takes_last else one.forward(features))
     return outputs
 
