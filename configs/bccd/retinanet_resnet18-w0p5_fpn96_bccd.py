@@ -1,4 +1,4 @@
-# RetinaNet with a ResNet-18 of half the width: 957 M FLOPs, trained from scratch, 16 epochs.
+# mmdet's RetinaNet with a ResNet-18 of half the width: 957 M FLOPs, 16 epochs from scratch.
 _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     'mmdet::_base_/default_runtime.py',
