@@ -49,7 +49,7 @@ def test_config_names_are_found_also_after_a_reload():
     for _ in range(2):
         importlib.reload(mmpse)
     bases = dict(
-        mmpse='mmpse::_base_/models/resnet50.py',
+        mmpse='mmpse::_base_/models/mobilenet-v2.py',
         mmseg='mmseg::_base_/models/fcn_r50-d8.py',
         mmdet='mmdet::_base_/models/retinanet_r50_fpn.py',
     )

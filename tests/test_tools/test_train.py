@@ -105,6 +105,7 @@ def test_float16_without_a_gpu():
 
 def test_ctrl_c_names_resume(supernet_file, tmp_path):
     command = [sys.executable, 'tools/train.py', str(supernet_file), '--work-dir', str(tmp_path)]
+    command += ['--cfg-options', 'train_cfg.max_epochs=100']  # it is still running then
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
         for line in process.stdout:
