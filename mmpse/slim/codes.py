@@ -28,10 +28,13 @@ def codes_for(channels: int) -> Tensor:
 
 def mark_(y: Tensor, marks: Tensor, dim: int) -> None:
     """Write marks ``(images, channels)`` into ``y``, whose first dimension holds the images'
-    regions, windows or tokens, one image after the other; mark everything if it does not."""
+    regions, windows or tokens, one image after the other; mark everything if it does not, and all
+    channels of an image if they are others."""
     if len(y) % len(marks):
         y.fill_(torch.nan)
         return
+    if y.shape[dim] != marks.shape[1]:
+        marks = marks.any(1, keepdim=True)
     marks = marks.repeat_interleave(len(y) // len(marks), 0)
     y.masked_fill_(marks[(...,) + (None,) * (y.dim() - 2)].movedim(1, dim), torch.nan)
 
