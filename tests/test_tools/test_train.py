@@ -109,7 +109,7 @@ def test_ctrl_c_names_resume(supernet_file, tmp_path):
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
         for line in process.stdout:
-            if 'Epoch(train) [1][1/' in line:
+            if '[1][1/2]' in line:
                 process.send_signal(signal.SIGINT)
         said = process.stderr.read()
     assert process.returncode == 130
