@@ -70,3 +70,17 @@ def test_searches_are_told_from_trainings(loop):
 def test_trainings_are_no_searches():
     for train_cfg in (dict(type='EpochBasedTrainLoop', max_epochs=1), dict(by_epoch=True)):
         assert not is_search(ConfigDict(train_cfg=train_cfg))
+
+
+def test_new_style_configs_import_everything_that_is_registered():
+    """As of OpenMMLab's own packages: ``from mmpse.engine import SupernetHook``."""
+    import pickle
+
+    from mmpse import engine, models, registry
+
+    for package, names in ((engine, ('HOOKS', 'LOOPS', 'OPTIM_WRAPPERS')), (models, ('MODELS',))):
+        for name in names:
+            getattr(registry, name).import_from_location()
+            for key, kind in getattr(registry, name).module_dict.items():
+                assert getattr(package, key) is kind, key
+                assert pickle.loads(pickle.dumps(kind)) is kind

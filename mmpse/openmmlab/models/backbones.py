@@ -129,14 +129,29 @@ def grid_of(model: nn.Module) -> dict[str, Any]:
     return next((dict(m.grid) for m in model.modules() if isinstance(m, WithGrid)), {})
 
 
-for _name, _stock in dict(
-    SlimmableMobileNetV2=MobileNetV2,
-    SlimmableResNet=ResNet,
-    SlimmableResNet_CIFAR=ResNet_CIFAR,
-    SlimmableResNetCIFAR=ResNetCIFAR,
-    SlimmableVGG=VGG,
-).items():
+@MODELS.register_module()
+class SlimmableMobileNetV2(WithGrid, MobileNetV2):
+    """mmpretrain's MobileNetV2 with the widths of its supernet."""
+
+
+@MODELS.register_module()
+class SlimmableResNet(WithGrid, ResNet):
+    """mmpretrain's ResNet with the widths of its supernet."""
+
+
+@MODELS.register_module()
+class SlimmableResNet_CIFAR(WithGrid, ResNet_CIFAR):  # noqa: N801  as mmpretrain names it
+    """mmpretrain's ResNet for CIFAR's images with the widths of its supernet."""
+
+
+@MODELS.register_module()
+class SlimmableResNetCIFAR(WithGrid, ResNetCIFAR):
+    """The ResNet of CIFAR with the widths of its supernet."""
+
     # of the nine default ratios of 16 channels, multiples of 2 leave seven, multiples of 8 two
-    _grid = dict(divisor=2) if _stock is ResNetCIFAR else {}
-    _class = type(_name, (WithGrid, _stock), dict(default_grid=_grid))
-    MODELS.register_module(name=_name, module=_class)
+    default_grid = dict(divisor=2)
+
+
+@MODELS.register_module()
+class SlimmableVGG(WithGrid, VGG):
+    """mmpretrain's VGG with the widths of its supernet."""

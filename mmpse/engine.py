@@ -1,0 +1,29 @@
+"""Hooks and loops, where new-style configs import them: ``mmpse.engine.SupernetHook``."""
+
+from mmpse.openmmlab.search.loops import (
+    EvolutionSearchLoop,
+    GreedySearchLoop,
+    RandomSearchLoop,
+    UniformSearchLoop,
+)
+from mmpse.openmmlab.search.predictor import PredictorSearchLoop
+from mmpse.openmmlab.seeding import SeedHook
+from mmpse.openmmlab.stagewise.loop import StageWiseSearchLoop
+from mmpse.openmmlab.supernet.bfloat16 import BFloat16OptimWrapper
+from mmpse.openmmlab.supernet.channels_last import ChannelsLastHook
+from mmpse.openmmlab.supernet.hook import SupernetHook
+from mmpse.openmmlab.teaching.hook import DistillationHook
+
+__all__ = [
+    'BFloat16OptimWrapper',
+    'ChannelsLastHook',
+    'DistillationHook',
+    'EvolutionSearchLoop',
+    'GreedySearchLoop',
+    'PredictorSearchLoop',
+    'RandomSearchLoop',
+    'SeedHook',
+    'StageWiseSearchLoop',
+    'SupernetHook',
+    'UniformSearchLoop',
+]
