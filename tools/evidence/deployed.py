@@ -73,10 +73,10 @@ def measure(args: argparse.Namespace) -> None:
         rows[name] = dict(
             agreement=exported.agreement,
             metric=dict(
-                torch=evaluate(model, cfg, 'test')[args.metric],
-                onnxruntime=evaluate_onnx(path, cfg, 'test')[args.metric],
-                openvino=evaluate_onnx(path, cfg, 'test', 'openvino')[args.metric],
-                int8=evaluate_onnx(int8, cfg, 'test')[args.metric],
+                torch=float(evaluate(model, cfg, 'test')[args.metric]),
+                onnxruntime=float(evaluate_onnx(path, cfg, 'test')[args.metric]),
+                openvino=float(evaluate_onnx(path, cfg, 'test', 'openvino')[args.metric]),
+                int8=float(evaluate_onnx(int8, cfg, 'test')[args.metric]),
             ),
             bytes=dict(onnxruntime=path.stat().st_size, int8=int8.stat().st_size),
         )
