@@ -12,8 +12,9 @@ from mmengine.config import Config
 from torch import nn
 
 from mmpse.openmmlab.pruning.crew import Crew
+from mmpse.openmmlab.pruning.job import Pruning
 from mmpse.openmmlab.pruning.latency import fit_latency
-from mmpse.openmmlab.pruning.order import HOWS, Order, Pruning
+from mmpse.openmmlab.pruning.order import HOWS, Order
 from mmpse.openmmlab.pruning.reach import reachable
 from mmpse.openmmlab.pruning.steps import PruneError, Steps
 from mmpse.space import Subnet

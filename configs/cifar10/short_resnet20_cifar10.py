@@ -1,17 +1,10 @@
-# The classifier that docs/results.md prunes as a whole: a ResNet-20 on the first 10,000 training
-# images, 6 epochs, which is far from what it can learn.
-_base_ = ['../_base_/datasets/cifar10_held-out.py', '../_base_/default_runtime.py']
-model = dict(
-    type='ImageClassifier',
-    backbone=dict(type='mmpse.ResNetCIFAR', depth=20),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(
-        type='LinearClsHead',
-        num_classes=10,
-        in_channels=64,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-    ),
-)
+# A ResNet-20 on the first 10,000 training images, 6 epochs, which is far from what it can learn:
+# tools/evidence/whole.py trains it, and prunes it as a whole.
+_base_ = [
+    '../_base_/models/resnet20_cifar.py',
+    '../_base_/datasets/cifar10_held-out.py',
+    '../_base_/default_runtime.py',
+]
 train_dataloader = dict(batch_size=64, dataset=dict(dataset=dict(indices=10_000)))
 val_dataloader = dict(dataset=dict(dataset=dict(indices=10_000)))
 optim_wrapper = dict(

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.evaluator import Evaluator
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.models import evaluation
 
 from .errors import ExportError
 from .graph import between, line
@@ -74,7 +74,6 @@ def evaluate_onnx(
     return evaluate(model, cfg, split)
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, cfg: Config, split: str = 'val') -> dict[str, float]:
     """The metrics of a model of a config, in eval mode, on the config's split.
 
@@ -84,14 +83,7 @@ def evaluate(model: nn.Module, cfg: Config, split: str = 'val') -> dict[str, flo
     for key in (f'{split}_dataloader', f'{split}_evaluator'):
         if not cfg.get(key):
             raise ExportError(f'the config has no {key} to evaluate with; give one that has')
-    with _scope(cfg):
-        loader = Runner.build_dataloader(cfg[f'{split}_dataloader'], seed=0)
-        evaluator = Evaluator(cfg[f'{split}_evaluator'])
-    evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
-    with _scope(cfg):
-        for batch in loader:
-            evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
-        return evaluator.evaluate(len(loader.dataset))
+    return evaluation.evaluate(model, cfg, split)
 
 
 def calibration_images(

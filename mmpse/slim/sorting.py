@@ -30,8 +30,8 @@ def importances(
         model: The full-width model.
         layout: Its layout.
         by: ``'activation'``: what a channel brings to the layers that read it, ``|x|**2 |w|**2`` of
-            its mean activation and their weights, as a share of what all their inputs bring (after
-            Sun et al., arXiv 2306.11695).
+            its activations and their weights, as a share of what all their inputs bring (after Sun
+            et al., arXiv 2306.11695).
             ``'group'``: the squared norms of the filters that write it, of the scales of its
             normalisations, and of the weights that read it, each kind divided by its mean over the
             unit (after Fang et al., arXiv 2301.12900).
@@ -69,7 +69,7 @@ def importances(
             _add(written, sides.outputs, filters.norm(dim=1))
         else:
             _add(written, sides.outputs, filters.square().sum(1))
-        if into is None:
+        if into is None or by not in ('activation', 'group'):
             continue
         reading = weight.movedim(into, 0).flatten(1).square().sum(1)
         if by == 'activation':  # a layer that did not run brings nothing
@@ -91,21 +91,17 @@ def input_energies(model: nn.Module, layout: Layout) -> Iterator[dict[str, Tenso
     """What runs in a ``with`` block is listened to.
 
     Yields:
-        Layer that mixes channels -> mean square of each of its input channels ``(channels,)``, the
-        mean over the forwards of the block.
+        Layer that mixes channels -> mean square of each of its input channels ``(channels,)``,
+        summed over the forwards of the block.
     """
-    sums: dict[str, Tensor] = {}
-    counts: dict[str, int] = {}
+    energies: dict[str, Tensor] = {}
 
     def listen(name: str, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0].detach()
         channels = x.dim() - 1 if isinstance(layer, nn.Linear) else 1
         square = x.float().square().mean([d for d in range(x.dim()) if d != channels])
-        sums[name] = sums.get(name, 0) + square
-        counts[name] = counts.get(name, 0) + 1
-        energies[name] = sums[name] / counts[name]
+        energies[name] = energies.get(name, 0) + square
 
-    energies: dict[str, Tensor] = {}
     handles = [
         layer.register_forward_pre_hook(lambda layer, args, name=name: listen(name, layer, args))
         for name, layer, sides in layers_in(model, layout)

@@ -11,7 +11,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from search_runs import log_of
+from search_runs import Killer, Stop, log_of
 from torch.utils.data import DataLoader
 
 from mmpse.openmmlab.seeding import SeedHook
@@ -20,21 +20,6 @@ from mmpse.openmmlab.supernet.losses import SubnetLosses
 from mmpse.openmmlab.supernet.record import LossRecord, relative_losses
 from mmpse.slim import cut_
 from mmpse.slim.functions import is_channels_last
-
-
-class Stop(Exception):
-    pass
-
-
-class Killer(Hook):
-    """Ends a run as abruptly as an in-process test can."""
-
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.iteration:
-            raise Stop
 
 
 class Watch(Hook):

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
+from search_runs import Killer, Stop
 from torch import multiprocessing
 
 from mmpse.openmmlab.models.pruned import look
@@ -26,21 +26,6 @@ from mmpse.space import Subnet
 
 ENDS = ['layer2', 'layer3']
 SETTINGS = dict(type='mmpse.StageWiseSearchLoop', candidates=25, joined=4, batches=1)
-
-
-class Stop(Exception):
-    pass
-
-
-class Killer(Hook):
-    """Ends a run as abruptly as an in-process test can."""
-
-    def __init__(self, iteration):
-        self.iteration = iteration
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.iter == self.iteration:
-            raise Stop
 
 
 def hook_of(runner):

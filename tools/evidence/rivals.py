@@ -31,7 +31,8 @@ from mmpse.openmmlab.models.measure import measure
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.pruning.crew import Crew
-from mmpse.openmmlab.pruning.order import Order, Pruning
+from mmpse.openmmlab.pruning.job import Pruning
+from mmpse.openmmlab.pruning.order import Order
 from mmpse.openmmlab.pruning.steps import Steps
 from mmpse.openmmlab.pruning.subject import dataset_meta
 from mmpse.registry import MODELS

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmpse.openmmlab.errors import ConfigError, name_of
+from mmpse.openmmlab.errors import ConfigError, name_of, one_line
 from mmpse.registry import DATASETS
 
 
@@ -26,11 +26,13 @@ def default_input_shape(cfg: Config, model: nn.Module) -> tuple[int, int, int]:
         ConfigError: If nothing tells the size.
     """
     channels = channels_of(model)
-    size = _test_size(cfg) or _train_crop(cfg) or _size_of_first_image(cfg)
+    size = _test_size(cfg) or _train_crop(cfg)
+    if size is None:
+        size, problem = _size_of_first_image(cfg)
     if size is None:
         raise ConfigError(
-            f'{name_of(cfg)} does not tell the size of its images; give the input shape {channels} '
-            'HEIGHT WIDTH'
+            f'{name_of(cfg)} does not tell the size of its images{problem}; give the input shape '
+            f'{channels} HEIGHT WIDTH'
         )
     # a teacher-student model has a preprocessor in its preprocessor
     divisor = max(getattr(m, 'pad_size_divisor', None) or 1 for m in model.modules())
@@ -84,17 +86,21 @@ def _train_crop(cfg: Config) -> tuple[int, int] | None:
     return None
 
 
-def _size_of_first_image(cfg: Config) -> tuple[int, int] | None:
+def _size_of_first_image(cfg: Config) -> tuple[tuple[int, int] | None, str]:
+    """The size of the first image that is there, and why the last one could not be read."""
+    problem = ''
     for split in ('test', 'val', 'train'):
         dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
-        if dataset is not None:
-            try:
-                with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-                    image = DATASETS.build(copy.deepcopy(dataset))[0]['inputs']
-                return tuple(image.shape[-2:])
-            except Exception:  # the data may be elsewhere
-                continue
-    return None
+        if dataset is None:
+            continue
+        try:
+            with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+                image = DATASETS.build(copy.deepcopy(dataset))[0]['inputs']
+        except Exception as error:  # datasets raise whatever they do where the data is not there
+            problem = f', and its {split} data cannot be read ({one_line(error)})'
+        else:
+            return tuple(image.shape[-2:]), ''
+    return None, problem
 
 
 def _pair(value: Any) -> tuple[int, int]:

@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
 from rich.progress import track
 from torch import Tensor, nn
 
 from mmpse.openmmlab.checkpoints.loading import Report, check_whole, load_weights
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
-from mmpse.openmmlab.errors import ConfigError, name_of, one_line
+from mmpse.openmmlab.errors import name_of
+from mmpse.openmmlab.models.evaluation import evaluate
+from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.models.outputs import deployed_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.supernet.building import whole_costs, whole_supernet
@@ -137,38 +137,15 @@ def validates(cfg: Config) -> bool:
     return bool(cfg.get('val_dataloader') and cfg.get('val_evaluator'))
 
 
-@torch.no_grad()
-def evaluate(subject: Subject, model: nn.Module, show: bool = False) -> dict[str, float]:
-    """The metrics of a model on the config's validation split.
-
-    Args:
-        subject: Whose config it is.
-        model: The model, full or cut, in eval mode.
-        show: Whether to show progress.
-
-    Returns:
-        The metrics; none if the config does not validate.
+def metrics_of(subject: Subject, model: nn.Module) -> dict[str, float]:
+    """The metrics of a model on the config's validation split; none if it does not validate.
 
     Raises:
         ConfigError: If its evaluator cannot be built.
     """
-    cfg = subject.cfg
-    if not validates(cfg):
+    if not validates(subject.cfg):
         return {}
-    with DefaultScope.overwrite_default_scope(subject.scope):
-        loader = Runner.build_dataloader(dict(cfg.val_dataloader), seed=0)
-        try:
-            evaluator = Runner.build_evaluator(None, cfg.val_evaluator)
-        except (KeyError, TypeError, ValueError) as error:  # of the registry, or of the metric
-            raise ConfigError(
-                f'cannot build the val_evaluator of {name_of(cfg)} ({one_line(error)})'
-            ) from error
-        evaluator.dataset_meta = loader.dataset.metainfo
-        model.eval()
-        follow = partial(track, description='validating', transient=True) if show else iter
-        for batch in follow(loader):
-            evaluator.process(data_samples=model.val_step(batch), data_batch=batch)
-        metrics = evaluator.evaluate(len(loader.dataset))
+    metrics = evaluate(model, subject.cfg, track=progress('validating'))
     return {name: float(value) for name, value in metrics.items() if is_number(value)}
 
 

@@ -1,0 +1,46 @@
+"""The metrics of a model on a split of its config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from torch import nn
+
+from mmpse.openmmlab.errors import ConfigError, name_of, one_line
+
+from .losses import Track
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, cfg: Config, split: str = 'val', track: Track = iter
+) -> dict[str, Any]:
+    """The metrics of a model on a split, by the config's own dataloader and evaluator.
+
+    Args:
+        model: A model of the config, full or cut; it is in eval mode afterwards.
+        cfg: A config with dataloader and evaluator of the split.
+        split: ``'val'`` or ``'test'``.
+        track: Wraps the iterable of batches, for a progress bar.
+
+    Raises:
+        ConfigError: If the evaluator cannot be built.
+    """
+    settings = cfg[f'{split}_evaluator']
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        loader = Runner.build_dataloader(dict(cfg[f'{split}_dataloader']), seed=0)
+        try:
+            evaluator = Runner.build_evaluator(None, settings)
+        except (KeyError, TypeError, ValueError) as error:  # of the registry, or of the metric
+            raise ConfigError(
+                f'cannot build the {split}_evaluator of {name_of(cfg)} ({one_line(error)})'
+            ) from error
+        evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
+        model.eval()
+        for batch in track(loader):
+            evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
+        return evaluator.evaluate(len(loader.dataset))

@@ -1,0 +1,354 @@
+"""Pruning a trained model, step by step; each is done once in the folder of the pruning."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from torch import nn
+
+from mmpse.files import write_json
+from mmpse.openmmlab.checkpoints.loading import load_weights, read_checkpoint, save_checkpoint
+from mmpse.openmmlab.configs.files import load_config, write_config
+from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
+from mmpse.openmmlab.configs.splits import all_training, held_out
+from mmpse.openmmlab.models.latency import latency_cost
+from mmpse.openmmlab.models.losses import (
+    batch_size_of,
+    images_of,
+    preprocessed,
+    progress,
+    training_batches,
+)
+from mmpse.openmmlab.models.measure import measure
+from mmpse.openmmlab.models.outputs import raw_outputs
+from mmpse.openmmlab.models.recalibration import recalibrate
+from mmpse.openmmlab.models.sorting import sort_by
+from mmpse.resources.busy import busy_sentence
+from mmpse.slim import check_cut, cut_
+from mmpse.space import Budget, Subnet, uniform_within
+
+from .choosing import by_sensitivity, judge, winner
+from .crew import Crew
+from .finetuning import finetune_changes
+from .latency import fit_latency, within_latency
+from .order import Order
+from .reach import NAMES, reachable
+from .recipe import finetune
+from .report import summary, write_report
+from .searching import choose_by_record, supernet_changes, supernet_end, unseen_batches
+from .sensitivity import measure_sensitivity
+from .steps import PruneError, Steps
+from .subject import dataset_meta, metrics_of, validates
+
+# eight images give the widths that 48 give (RetinaNet R-18 on BCCD, 50, 20 and 10 %)
+MAP_IMAGES, CALIBRATION_IMAGES = 8, 128
+
+
+class Pruning:
+    """One pruning; :meth:`run` does its steps in order.
+
+    Args:
+        config: The model's config.
+        checkpoint: Its weights.
+        order: What was asked for.
+        steps: The folder.
+        crew: The processes that train.
+    """
+
+    def __init__(
+        self,
+        config: str | os.PathLike | Config,
+        checkpoint: str | os.PathLike,
+        order: Order,
+        steps: Steps,
+        crew: Crew,
+    ) -> None:
+        self.config = config
+        self.cfg = load_config(config)
+        self.order = order
+        self.steps = steps
+        self.crew = crew
+        steps.claim(order.settings(self.cfg, checkpoint))
+        # of one name there is one logger, which would go on writing into an earlier call's folder
+        self.log = MMLogger.get_instance(
+            str(steps.out.resolve()), log_file=str(steps.out / 'prune.log')
+        )
+        self.subject = order.examine(self.cfg, checkpoint)
+        self.log.info(f'weights: {self.subject.weights}')
+        self.table: dict[str, dict[str, float]] = {}
+        self.begin = 0  # of the fine-tuning, in the schedule
+        self.supernet: str | None = None
+
+    def run(self) -> tuple[nn.Module, Subnet, dict[str, dict[str, float]]]:
+        """The pruned model, its widths, and the table of what came of it."""
+        self.look()
+        self.sort()
+        if self.order.how == 'search':
+            self.train_supernet()
+        subnet = self.choose()
+        model = self.cut(subnet)
+        if self.order.tune:
+            self.tune(model)
+        self.report(model, subnet)
+        return model, subnet, self.table
+
+    def look(self) -> None:
+        """Say what is reachable, and how good the model is."""
+        subject, order, steps = self.subject, self.order, self.steps
+        if 'latency' in order.limits:
+            found = steps.once('latency', lambda: fit_latency(subject, order.runtime))
+            subject.costs['latency'] = latency_cost(subject.space, found)
+            self.log.info(
+                f'latency of the full model in {order.runtime}, {torch.get_num_threads()} threads: '
+                f'{found["measured"][0][1] / 1000:.2f} ms; predicted with a mean error of '
+                f'{found["error"]:.1%}'
+            )
+            if sentence := busy_sentence(found['busy']):
+                self.log.warning(sentence)
+        self.log.info(f'{len(subject.space)} units\n{reachable(subject, order.limits)}')
+        Budget(subject.space, subject.costs, order.limits)  # an unreachable one fails here
+        if not validates(self.cfg):
+            self.log.warning(
+                'the config has no val_dataloader and val_evaluator: no metric is shown'
+            )
+        if order.how == 'search':
+            self.begin = supernet_end(self.schedule().total)
+        self.evaluate('before', subject.model)
+
+    @cached_property
+    def split(self):
+        """The training images, with some held out where the config validates."""
+        if validates(self.cfg):
+            return held_out(self.cfg, seed=self.order.seed)
+        if self.order.how == 'search':
+            raise PruneError(
+                "how='search' holds training images out as the config validates, and it has no "
+                "val_dataloader or val_evaluator; add them, or use how='sensitivity'"
+            )
+        return None
+
+    @cached_property
+    def images(self) -> Mapping[str, Any]:
+        """The dataloader of the images that widths are chosen on."""
+        if self.split is None:
+            return all_training(self.cfg, self.order.seed)
+        return self.split.calibration
+
+    @cached_property
+    def batches(self) -> list[Any]:
+        """Training images for sensitivity, judging and recalibration."""
+        return training_batches(
+            self.images, CALIBRATION_IMAGES, self.subject.scope, self.order.seed
+        )
+
+    def schedule(self, **part: int):
+        """The recipe of the fine-tuning, or of a part of its schedule."""
+        total = images_of(self.images, self.subject.scope)
+        if self.split is not None:
+            total = self.split.total
+        steps = -(-total // batch_size_of(self.cfg.train_dataloader))
+        return finetune(self.cfg, self.order.epochs, steps_per_epoch=steps, **part)
+
+    @property
+    def whole(self) -> Path:
+        """The sorted model: its channels are in the order of the pruned model's."""
+        return self.steps.folder / 'sorted.pth'
+
+    @property
+    def teacher(self) -> dict[str, str]:
+        """The model as it was, as arguments of :class:`mmpse.DistillationHook`."""
+        name = self.cfg.filename if isinstance(self.config, Config) else os.fspath(self.config)
+        path = os.path.abspath(name) if os.path.exists(name) else name
+        return dict(teacher=path, checkpoint=str(self.whole.resolve()))
+
+    def evaluate(self, stage: str, model: nn.Module) -> None:
+        """Note the metrics of the validation split."""
+        model.eval()
+        self.table[stage] = self.steps.once(stage, lambda: metrics_of(self.subject, model))
+
+    def sort(self) -> None:
+        """Sort the channels of every unit, by what they do on training images."""
+        subject = self.subject
+        if self.whole.exists():  # rounding could order them otherwise
+            load_weights(subject.model, self.whole)
+            return
+        sort_by(subject.model, subject.layout, self.order.sort, self.ready[1])
+        save_checkpoint(self.whole, subject.model, dataset_meta(subject))
+
+    def train_supernet(self) -> None:
+        """Train the model in parallel subnets, for the first part of the schedule."""
+        subject, order = self.subject, self.order
+        recipe = self.schedule(end=self.begin)
+        self.log.info(f'supernet: {recipe.text}')
+        budget = Budget(subject.space, subject.costs, order.limits)
+        start = Subnet.load(
+            self.steps.once('start', lambda: self._by_sensitivity(budget).to_dict())
+        )
+        changes = supernet_changes(
+            subject,
+            self.split,
+            recipe,
+            budget,
+            list(start.values()),
+            self.teacher,
+            order.divisor,
+            order.grids,
+            order.seed,
+        )
+        path = self.steps.folder / 'supernet.py'
+        write_config(path, self.config, changes, 'The training of the model as a supernet.')
+        self.supernet = self.steps.once(
+            'supernet', lambda: self.crew.train(path, path.with_suffix(''))
+        )
+        load_weights(subject.model, self.supernet)
+
+    def choose(self) -> Subnet:
+        """The widths."""
+        order = self.order
+        chosen = self.steps.once(
+            'choice',
+            lambda: within_latency(
+                self.subject, order.limits, order.runtime, self._choose, self.log
+            ).to_dict(),
+        )
+        subnet = Subnet.load(chosen)
+        subnet.save(self.steps.out / 'subnet.json')
+        self.log.info(f'{order.how}: {subnet.resources}')
+        return subnet
+
+    def _choose(self, budget: Budget) -> Subnet:
+        if self.order.how == 'uniform':
+            subject = self.subject
+            return subject.subnet(uniform_within(subject.space, budget), how='uniform')
+        if self.order.how == 'sensitivity':
+            return self._by_sensitivity(budget)
+        return self._by_record(budget)
+
+    @cached_property
+    def ready(self) -> tuple[list[Any], list[Any]]:
+        """The training images for the sensitivity, and those for judging."""
+        ready = preprocessed(self.subject.model, self.batches)
+        few = max(1, -(-MAP_IMAGES * len(ready) // CALIBRATION_IMAGES))
+        return ready[:few], ready[few:]
+
+    def _candidates(self, budget: Budget) -> list[tuple[str, Sequence[int]]]:
+        """Uniform pruning, and the best few by sensitivity."""
+        subject = self.subject
+        sensitivity = self.steps.once(
+            'sensitivity',
+            lambda: measure_sensitivity(
+                subject.model,
+                subject.layout,
+                subject.space,
+                self.ready[0],
+                track=progress('sensitivity'),
+            ),
+        )
+        sensitivity = {u: {int(w): v for w, v in row.items()} for u, row in sensitivity.items()}
+        rows = by_sensitivity(subject, budget, sensitivity)
+        uniform = uniform_within(subject.space, budget)
+        return [('uniform', uniform), *((f'sensitivity {k}', r) for k, r in enumerate(rows, 1))]
+
+    def _by_sensitivity(self, budget: Budget) -> Subnet:
+        return self._best(self._candidates(budget), self.ready[1])
+
+    def _by_record(self, budget: Budget) -> Subnet:
+        """What the supernet's training predicts; what it began with, unless that is beaten."""
+        name = self.steps.read('start')['source']['how']
+        start = dict(self._candidates(budget))[name]
+        found = choose_by_record(self.subject, budget, start, self.supernet)
+        self.log.info(f'from {found.losses} losses of subnets:\n{found.notches}')
+        candidates = [(name, start)]
+        candidates += [(f'search {k}', row) for k, row in enumerate(found.widths, 1)]
+        return self._best(candidates, unseen_batches(self.subject, self.split, self.order.seed))
+
+    def _best(self, candidates: Sequence[tuple[str, Sequence[int]]], batches: list[Any]) -> Subnet:
+        """The best of the candidates on the batches; the first one, unless it is surely beaten."""
+        subject = self.subject
+        judged = judge(subject, candidates, batches, progress('judging'))
+        for row in judged:
+            self.log.info(
+                f'{row.name}: loss {row.loss:.4f}, {row.gain:+.4f} +- {row.error:.4f} better than '
+                f'{judged[0].name}; {subject.subnet(row.widths).resources}'
+            )
+        best, content = winner(judged), [row._asdict() for row in judged]
+        write_json(self.steps.folder / 'judged.json', content)
+        return subject.subnet(best.widths, how=best.name, judged=content)
+
+    def cut(self, subnet: Subnet) -> nn.Module:
+        """Write the pruned model's config; the cut and recalibrated model."""
+        limits = ', '.join(f'{limit} {name}' for name, limit in self.order.limits.items())
+        self.pruned = write_config(
+            self.steps.out / 'pruned.py',
+            self.config,
+            pruned_changes(self.cfg, subnet, thawed(self.cfg)),
+            f'{type(self.subject.model).__name__} pruned to {limits} by mmpse.',
+        )
+        subject = self.subject
+        check_cut(subject.model, subject.layout, subnet, subject.images, raw_outputs)
+        model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
+        path = self.steps.folder / 'cut.pth'
+        if not path.exists():
+            recalibrate(model, self.batches)
+            save_checkpoint(path, model, dataset_meta(subject))
+        load_weights(model, path)
+        self.evaluate('cut', model)
+        return model
+
+    def tune(self, model: nn.Module) -> None:
+        """Fine-tune the cut model, taught by the model as it was."""
+        recipe = self.schedule(begin=self.begin)
+        self.log.info(f'fine-tuning: {recipe.text}')
+        folder, path = self.steps.folder, self.steps.folder / 'finetune.py'
+        start = str((folder / 'cut.pth').resolve())
+        teacher = self.teacher if self.order.teach else None
+        write_config(
+            path,
+            self.steps.out / 'pruned.py',
+            finetune_changes(self.pruned, recipe, start, teacher, self.order.seed),
+            'The fine-tuning of ../pruned.py.',
+        )
+        last = self.steps.once('finetuned', lambda: self.crew.train(path, path.with_suffix('')))
+        load_weights(model, read_checkpoint(last))
+        check_finite(model, folder / 'cut.pth')
+
+    def report(self, model: nn.Module, subnet: Subnet) -> None:
+        """Write the pruned model, and what came of it."""
+        subject, out = self.subject, self.steps.out
+        self.evaluate('after', model)
+        save_checkpoint(out / 'pruned.pth', model, dataset_meta(subject))
+        load_weights(subject.model, self.whole)  # a search left the supernet's
+        models = dict(before=subject.model, after=model)
+        measured = self.steps.once('measured', lambda: measure(subject, models, self.log))
+        for stage, metrics in self.table.items():
+            cost = subject.cost_of(subject.space.fullnet if stage == 'before' else subnet)
+            resources = measured['before' if stage == 'before' else 'after']
+            cost = {name: cost[name] for name in ('flops', 'params')}
+            self.table[stage] = {**metrics, **cost, **resources}
+        limits = self.order.limits.items()
+        amounts = ' and '.join(f'{limit} of its {NAMES[name]}' for name, limit in limits)
+        title = f'{type(model).__name__} pruned to {amounts}'
+        write_report(out, subject, model, subnet, self.table, title, self.steps.folder)
+        self.log.info('\n' + summary(self.table))
+
+
+def check_finite(model: nn.Module, cut: Path) -> None:
+    """
+    Raises:
+        PruneError: If the fine-tuning has left a model that computes nothing.
+    """
+    bad = [name for name, x in model.state_dict().items() if not torch.isfinite(x).all()]
+    if bad:
+        raise PruneError(
+            f'the fine-tuning diverged: {len(bad)} weights are not finite ({bad[0]}, ...); the cut '
+            f'model is {cut}; give the config a lower optim_wrapper.optimizer.lr, or clip_grad, '
+            'and start in another folder'
+        )
