@@ -82,5 +82,7 @@ def test_new_style_configs_import_everything_that_is_registered():
         for name in names:
             getattr(registry, name).import_from_location()
             for key, kind in getattr(registry, name).module_dict.items():
+                if not kind.__module__.startswith('mmpse.'):  # another test's
+                    continue
                 assert getattr(package, key) is kind, key
                 assert pickle.loads(pickle.dumps(kind)) is kind

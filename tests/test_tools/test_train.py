@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -106,8 +107,10 @@ def test_float16_without_a_gpu():
 def test_ctrl_c_names_resume(supernet_file, tmp_path):
     command = [sys.executable, 'tools/train.py', str(supernet_file), '--work-dir', str(tmp_path)]
     command += ['--cfg-options', 'train_cfg.max_epochs=100']  # it is still running then
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # tests that run in the background of a shell ignore Ctrl-C, and so would what they start
+    options['preexec_fn'] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, **options) as process:
         for line in process.stdout:
             if '[1][1/2]' in line:
                 process.send_signal(signal.SIGINT)
