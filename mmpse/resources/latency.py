@@ -96,12 +96,7 @@ def _spread(space: SearchSpace, count: int, rng: np.random.Generator) -> np.ndar
     rows = [space.array([space.fullnet])[0], space.array([space.tinynet])[0]]
     for ratio in rng.uniform(0.15, 1, count - 2):
         own = np.clip(ratio * np.exp(rng.normal(0, 0.35, len(space))), 0.05, 1)
-        rows.append(
-            [
-                min(unit.candidates, key=lambda c, r=r, u=unit: abs(c - r * u.max_width))
-                for unit, r in zip(space.units, own)
-            ]
-        )
+        rows.append([unit.nearest(r) for unit, r in zip(space.units, own)])
     return np.array(rows)
 
 

@@ -119,11 +119,10 @@ class _Problem:
         spread = [self._options(values) for values in fits - fits.mean(axis=0)]
         self.spread = np.stack(spread, axis=1) * errors / np.sqrt(len(fits))
 
-        resources = {budget.resource: (budget.cost, budget.high), **budget.others}
         # costs are rounded: those below the whole number below the limit are within it
-        self.limits = np.floor([limit for _, limit in resources.values()])
+        self.limits = np.floor([limit for _, limit in budget.limits.values()])
         self.low = np.ceil(budget.low)
-        tables = [cost.tables(space) for cost, _ in resources.values()]
+        tables = [cost.tables(space) for cost, _ in budget.limits.values()]
         self.constant = np.array([cost.constant for cost in tables])
         self.alone = np.zeros((len(tables), len(self.unit)))
         self.pairs = np.zeros((len(tables), len(self.unit), len(self.unit)))
@@ -138,7 +137,7 @@ class _Problem:
         by_unit = self.allowed.reshape(self.table.shape)
         self.narrowest = self.start + by_unit.argmax(axis=1)
         self.widest = self.start + by_unit.shape[1] - 1 - by_unit[:, ::-1].argmax(axis=1)
-        for name, cost, limit in zip(resources, self.cost(self.narrowest), self.limits):
+        for name, cost, limit in zip(budget.limits, self.cost(self.narrowest), self.limits):
             if cost > limit:
                 raise BudgetError(
                     f'the narrowest widths that the floor allows have {cost:,.0f} '

@@ -71,11 +71,6 @@ class Supernet:
         self._cuts: dict[Subnet, dict[str, LayerCut]] = {}
 
     @property
-    def search_space(self) -> SearchSpace:
-        """The search space of the layout."""
-        return self.space
-
-    @property
     def norms(self) -> list[_BatchNorm]:
         """BatchNorms that every subnet passes by itself."""
         return [norm for part in self.parts.values() for norm, _ in part.norms]

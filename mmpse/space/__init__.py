@@ -2,7 +2,7 @@
 
 from .budget import Budget, BudgetError, uniform_within
 from .conditional import ConditionalSampler
-from .cost import Cost, TableCost, nearest_uniform
+from .cost import Cost, TableCost
 from .joining import Joined, StageTable, join, split_cost
 from .sampling import (
     SAMPLERS,
@@ -38,7 +38,6 @@ __all__ = [
     'UniformSampler',
     'WidthUnit',
     'expected_loss',
-    'nearest_uniform',
     'tilted',
     'uniform_within',
 ]

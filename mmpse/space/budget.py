@@ -17,6 +17,10 @@ _TIMES = {'us': 1.0, 'ms': 1e3, 's': 1e6}  # latency is counted in microseconds
 NAMES = {'flops': 'FLOPs (multiply-adds)', 'params': 'parameters', 'latency': 'us of latency'}
 
 
+class BudgetError(UserError):
+    """A budget that cannot be understood, or that no subnet can meet."""
+
+
 def parse_amount(amount: str | float, whole: float, resource: str = 'flops') -> float:
     """An amount of a resource as a number.
 
@@ -27,26 +31,22 @@ def parse_amount(amount: str | float, whole: float, resource: str = 'flops') -> 
         resource: ``'flops'``, ``'params'`` or ``'latency'``.
 
     Raises:
-        ValueError: If it is none.
+        BudgetError: If it is none.
     """
     units = _TIMES if resource == 'latency' else _COUNTS
     match = re.fullmatch(r'\s*(\d+(?:\.\d*)?(?:e[+-]?\d+)?)\s*([A-Za-z%]*)\s*', str(amount))
     if not match or match[2] not in {**units, '%': 0} or not 0 < float(match[1]) < np.inf:
         expected = "'5ms', '800us'" if units is _TIMES else "a number, '300M', '4.1G'"
-        raise UserError(
+        raise BudgetError(
             f"budget {amount!r} is not an amount of {resource}; expected {expected} or '50%'"
         )
     number = float(match[1])
     if not match[2] and number <= 1:
-        raise UserError(
+        raise BudgetError(
             f'budget {amount!r} is {number:g} {NAMES[resource]} in all; a share of the fullnet is '
             f"written '{number:.0%}'"
         )
     return number / 100 * whole if match[2] == '%' else number * units[match[2]]
-
-
-class BudgetError(UserError):
-    """A budget that cannot be understood, or that no subnet can meet."""
 
 
 class Budget:
@@ -64,9 +64,9 @@ class Budget:
         window: Width of the window as a share of the first limit.
 
     Attributes:
+        limits: Resource name -> (cost, limit), the one with the window first.
         resource, cost: The first resource.
         low, high: Its window.
-        others: Further resources, name -> (cost, limit).
 
     Raises:
         BudgetError: If a resource or amount cannot be understood, or if the space does not reach
@@ -97,46 +97,47 @@ class Budget:
                 'window must be between 0 and 1 (0.05: 95 % to 100 % of the budget), got '
                 f'{window!r}'
             )
-        highs = {}
+        self.limits: dict[str, tuple[Cost | TableCost, float]] = {}
         for name, amount in limit.items():
             tiny, full = costs[name](space.array([space.tinynet, space.fullnet]))
-            try:
-                highs[name] = parse_amount(amount, float(full), name)
-            except ValueError as error:
-                raise BudgetError(str(error)) from None
-            low = 0.0 if len(highs) > 1 else (1 - window) * highs[name]
-            if highs[name] < tiny or low > full:
+            high = parse_amount(amount, float(full), name)
+            low = 0.0 if self.limits else (1 - window) * high
+            if high < tiny or low > full:
                 raise BudgetError(
-                    f'no subnet has {_interval(low, highs[name], name)}: this space reaches from '
+                    f'no subnet has {_interval(low, high, name)}: this space reaches from '
                     f'{tiny:,} (tinynet, {tiny / full:.0%}) to {full:,} (fullnet, 100%); choose '
                     f"one in that range, e.g. '{(tiny + full) / full / 2:.0%}', or give the "
                     'supernet other ratios or a smaller divisor'
                 )
-        (self.resource, self.high), *others = highs.items()
+            self.limits[name] = costs[name], high
+        self.resource = next(iter(self.limits))
+        self.cost, self.high = self.limits[self.resource]
         self.low = (1 - window) * self.high
-        self.cost = costs[self.resource]
-        self.others = {name: (costs[name], high) for name, high in others}
+
+    def meets(self, widths: np.ndarray) -> np.ndarray:
+        """Which of the subnets ``(subnets, units)`` are above no limit, bool ``(subnets,)``."""
+        return np.all([cost(widths) <= high for cost, high in self.limits.values()], axis=0)
 
     def contains(self, widths: np.ndarray) -> np.ndarray:
-        """Which of the subnets ``(subnets, units)`` lie inside, bool ``(subnets,)``."""
-        cost = self.cost(widths)
-        inside = (self.low <= cost) & (cost <= self.high)
-        for other, high in self.others.values():
-            inside &= other(widths) <= high
-        return inside
+        """Which of them lie inside, bool ``(subnets,)``."""
+        return self.meets(widths) & (self.cost(widths) >= self.low)
 
     def lowest(self, widths: np.ndarray) -> str:
         """For errors: the least that subnets in the window cost in each of the other resources."""
         cost = self.cost(widths)
         rows = widths[(self.low <= cost) & (cost <= self.high)]
-        if not len(rows) or not self.others:
+        others = list(self.limits.items())[1:]
+        if not len(rows) or not others:
             return ''
-        least = [f'{cost(rows).min():,} {NAMES[name]}' for name, (cost, _) in self.others.items()]
+        least = [f'{cost(rows).min():,} {NAMES[name]}' for name, (cost, _) in others]
         return f' (those in the window have no less than {" or ".join(least)})'
 
     def __repr__(self) -> str:
-        others = [_interval(0, high, name) for name, (_, high) in self.others.items()]
-        return ' and '.join([_interval(self.low, self.high, self.resource), *others])
+        intervals = [
+            _interval(self.low if name == self.resource else 0, high, name)
+            for name, (_, high) in self.limits.items()
+        ]
+        return ' and '.join(intervals)
 
 
 def _interval(low: float, high: float, resource: str) -> str:
@@ -150,22 +151,11 @@ def uniform_within(space: SearchSpace, budget: Budget) -> np.ndarray:
     The steps of one ratio for all units are coarse. So of two neighbouring ratios the units take
     the wider one by turns, spread over the network, as long as the budget holds.
 
-    Args:
-        space: The search space.
-        budget: The budget; only its limits matter.
-
     Raises:
         BudgetError: If the narrowest uniform subnet is above a limit.
     """
-    limits = [(budget.cost, budget.high), *budget.others.values()]
-
-    def within(rows: np.ndarray) -> np.ndarray:
-        return np.all([cost(rows) <= high for cost, high in limits], axis=0)
-
-    ratios = np.arange(0.0, 1.0005, 0.001)
-    rows = space.array([space.uniform(ratio) for ratio in ratios])
-    rows = rows[np.append(True, np.any(rows[1:] != rows[:-1], axis=1))]
-    inside = np.flatnonzero(within(rows))
+    rows = space.uniform_rows()
+    inside = np.flatnonzero(budget.meets(rows))
     if not len(inside):
         raise BudgetError(f'no uniform subnet has {budget}; choose another budget')
     best = rows[inside[-1]].copy()
@@ -177,6 +167,6 @@ def uniform_within(space: SearchSpace, budget: Budget) -> np.ndarray:
         for unit in sorted(units, key=lambda k: int(f'{k:0{bits}b}'[::-1], 2)):
             row = best.copy()
             row[unit] = wider[unit]
-            if within(row[None])[0]:
+            if budget.meets(row[None])[0]:
                 best = row
     return best

@@ -136,22 +136,3 @@ class TableCost:
             cost[u] += table[:, at[v]]
             cost[v] += table[at[u]]
         return cost
-
-
-def nearest_uniform(
-    space: SearchSpace, cost: Cost | TableCost, target: float, at_most: bool = False
-) -> np.ndarray:
-    """Widths ``(units,)`` of the uniform subnet whose cost is nearest to ``target``.
-
-    Uniform pruning takes one ratio for all units; of the distinct subnets that ratios in steps of
-    0.001 give, the nearest one is returned.
-
-    Args:
-        at_most: Leave out subnets that cost more than ``target``, if there are others.
-    """
-    ratios = np.arange(0.0, 1.0005, 0.001)
-    rows = np.unique(space.array([space.uniform(ratio) for ratio in ratios]), axis=0)
-    distance = np.abs(cost(rows) - float(target))
-    if at_most and (cost(rows) <= target).any():
-        distance[cost(rows) > target] = np.inf
-    return rows[np.argmin(distance)]

@@ -52,6 +52,10 @@ class WidthUnit:
         candidates = sorted(width for width in rounded | {max_width} if width <= max_width)
         return cls(name, max_width, tuple(candidates))
 
+    def nearest(self, ratio: float) -> int:
+        """The candidate nearest to ``ratio`` of the full width; of two the narrower one."""
+        return min(self.candidates, key=lambda width: abs(width - ratio * self.max_width))
+
 
 class SearchSpace:
     """The ordered set of a backbone's width units.
@@ -140,9 +144,12 @@ class SearchSpace:
 
     def uniform(self, ratio: float) -> Subnet:
         """Every unit at the candidate nearest to ``ratio`` of its full width."""
-        return self.subnet(
-            [min(u.candidates, key=lambda w: abs(w - ratio * u.max_width)) for u in self.units]
-        )
+        return self.subnet([unit.nearest(ratio) for unit in self.units])
+
+    def uniform_rows(self) -> np.ndarray:
+        """The subnets that ratios in steps of 0.001 give, narrowest first ``(subnets, units)``."""
+        ratios = np.arange(0.0, 1.0005, 0.001)
+        return np.unique(self.array([self.uniform(ratio) for ratio in ratios]), axis=0)
 
     def validate(self, subnet: Subnet) -> Subnet:
         """Return ``subnet`` if it belongs to this space.

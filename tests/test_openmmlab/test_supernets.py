@@ -107,7 +107,7 @@ def test_a_step_adds_up_those_of_the_cut_subnets(task, name):
     for key, p in runner.model.named_parameters():
         step = watch.state[key] - p.detach()
         assert (step - expected[key]).norm() <= 1e-2 * expected[key].norm(), key
-    assert {s.name for s in layout.units.values()} == set(hook.supernet.search_space.names)
+    assert {s.name for s in layout.units.values()} == set(hook.supernet.space.names)
 
 
 @pytest.mark.parametrize('name', ['classification', 'detection'])
@@ -121,7 +121,7 @@ def test_distances_from_the_teacher_are_recorded(task, name):
     checkpoint = torch.load(f'{cfg.work_dir}/epoch_2.pth', weights_only=False)
     record = checkpoint['meta']['mmpse_supernet']['record']
     assert record['iteration'].tolist() == [0, 0, 2, 2]
-    space = hook.supernet.search_space
+    space = hook.supernet.space
     assert record['widths'][2:].tolist() == space.array(watch.subnets).tolist()
 
     config = hook.teacher_cfg
@@ -257,7 +257,7 @@ def test_any_checkpoint_is_of_a_supernet(task):
 def test_units_that_run_on_regions_stay_whole():
     model = build(faster_rcnn(), 'mmdet').eval()
     supernet, costs = find_supernet(model, Config(dict(model={})), dict(divisor=4), (3, 64, 64))
-    space = supernet.search_space
+    space = supernet.space
     assert supernet.held and all(name.startswith('roi_head') for name in supernet.held)
     for unit in space.units:
         assert (len(unit.candidates) == 1) == (unit.name in supernet.held)

@@ -14,7 +14,6 @@ from mmpse.space import (
     PriorSampler,
     SearchSpace,
     TableCost,
-    nearest_uniform,
 )
 from mmpse.space.sampling import width_table
 
@@ -55,7 +54,7 @@ def total(space, losses, widths):
 
 def within(budget, widths):
     fits = budget.cost(widths) <= budget.high
-    for cost, limit in budget.others.values():
+    for cost, limit in list(budget.limits.values())[1:]:
         fits &= cost(widths) <= limit
     return fits
 
@@ -165,7 +164,8 @@ def test_several_subnets_and_starts(rng):
     starts = PriorSampler(space, budget, kind='cost').sample(rng, 5)
     again = allocate(space, budget, losses, starts=starts)
     assert total(space, losses, again)[0] <= total(space, losses, [best[0], *starts]).min()
-    outside = nearest_uniform(space, budget.cost, 1.3 * budget.high)[None]
+    rows = space.uniform_rows()
+    outside = rows[np.abs(budget.cost(rows) - 1.3 * budget.high).argmin()][None]
     assert budget.contains(allocate(space, budget, losses, starts=outside))[0]
 
 

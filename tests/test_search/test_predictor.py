@@ -6,7 +6,7 @@ import pytest
 from mmpse.search import Predictor, notch_table
 from mmpse.search.predictor import cost_shares
 from mmpse.search.ridge import Ridge
-from mmpse.space import Budget, Cost, SearchSpace, SpreadSampler, nearest_uniform
+from mmpse.space import Budget, Cost, SearchSpace, SpreadSampler
 
 RATIOS = np.linspace(0.2, 1, 9).tolist()
 
@@ -29,7 +29,8 @@ class Case:
     def __init__(self, rng, units=6, count=60, noise=0.0, power=0.25, spread=0.7):
         self.space, self.cost = chain(units)
         self.budget = Budget(self.space, dict(flops=self.cost), dict(flops='40%'))
-        self.reference = nearest_uniform(self.space, self.cost, self.budget.high, at_most=True)
+        rows = self.space.uniform_rows()
+        self.reference = rows[self.budget.meets(rows)][-1]
         shares = cost_shares(self.cost.tables(self.space), self.reference)
         self.slopes = shares * np.exp(spread * rng.normal(size=units))
         self.power = power

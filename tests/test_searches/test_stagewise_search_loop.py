@@ -270,7 +270,7 @@ def test_each_search_takes_the_supernets_of_both_trainings(
     small_search.train_cfg.budget = dict(flops='50%')
     stage_search.update(train_cfg=train_cfg, load_from=str(small_supernet / 'epoch_2.pth'))
     loop = search(stage_search, **{'train_cfg.budget.params': '40%'})
-    limit = loop.budget.others['params'][1]
+    limit = loop.budget.limits['params'][1]
     rows = [row for row in loop.history.values() if row.origin == 'joined']
     assert rows and all(row.resources['params'] <= limit for row in rows)
 

@@ -14,7 +14,6 @@ from mmpse.space import (
     SpreadSampler,
     UniformSampler,
     expected_loss,
-    nearest_uniform,
     tilted,
 )
 
@@ -120,14 +119,6 @@ def test_a_width_never_seen_gets_the_worst_expectation(space, cost, rng):
     energy = expected_loss(space, rows, rng.random(len(rows)))
     finite = energy[np.isfinite(energy)]
     assert energy[2, 0] == finite.max()
-
-
-def test_nearest_uniform(space, cost):
-    target = 0.5 * float(cost(space.array([space.fullnet]))[0])
-    row = nearest_uniform(space, cost, target)
-    others = [space.array([space.uniform(r)])[0] for r in np.linspace(0, 1, 50)]
-    assert abs(cost(row[None])[0] - target) <= min(abs(cost(o[None])[0] - target) for o in others)
-    assert cost(nearest_uniform(space, cost, target, at_most=True)[None])[0] <= target
 
 
 @pytest.mark.parametrize('kind', SAMPLERS)

@@ -23,6 +23,13 @@ def test_fullnet_tinynet_and_size():
     assert len({space.fullnet, space.tinynet, space.subnet([16, 32])}) == 2
 
 
+def test_uniform_rows_are_the_distinct_uniform_subnets():
+    space = SearchSpace(dict(a=64, b=32), dict(type='Toy'), ratios=(0.25, 0.5, 1.0))
+    assert space.uniform_rows().tolist() == [[16, 8], [32, 16], [64, 32]]
+    expected = {tuple(space.uniform(r).values()) for r in (0, 0.3, 0.4, 0.7, 1)}
+    assert expected <= set(map(tuple, space.uniform_rows().tolist()))
+
+
 def test_uniform_takes_the_nearest_candidate():
     space = SearchSpace(dict(a=16, b=32), TOY, [0.25, 0.5, 0.75, 1.0])
     assert dict(space.uniform(0.7)) == dict(a=8, b=24)

@@ -36,7 +36,7 @@ from mmpse.openmmlab.search.judge import Judge
 from mmpse.openmmlab.supernet.building import find_supernet
 from mmpse.resources.timing import device_name
 from mmpse.slim import as_subnet
-from mmpse.space import nearest_uniform
+from mmpse.space import Budget, uniform_within
 
 NETWORKS = {
     'MobileNetV2': 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py',
@@ -87,9 +87,8 @@ def measure(network: str, args: argparse.Namespace) -> dict:
     cfg = load_config(NETWORKS[network])
     model = build_model(cfg).to(get_device(), memory_format=torch.channels_last)
     supernet, costs = find_supernet(model, cfg, {}, (3, args.size, args.size))
-    space, cost = supernet.search_space, costs['flops']
-    full = cost(space.array([space.fullnet]))[0]
-    half = space.subnet(nearest_uniform(space, cost, full / 2))
+    space = supernet.space
+    half = space.subnet(uniform_within(space, Budget(space, costs, dict(flops='50%'))))
     loader = DataLoader(Images(args.images, args.size), args.batch, collate_fn=pseudo_collate)
     calibration = list(loader)[: args.calibration]
     evaluator = Evaluator(Accuracy(topk=(1,)))
@@ -121,7 +120,7 @@ def measure(network: str, args: argparse.Namespace) -> dict:
         network=network,
         device=device_name(get_device()),
         fp16=args.fp16,
-        flops_share=float(cost(space.array([half]))[0] / full),
+        flops_share=float(np.divide(*costs['flops'](space.array([half, space.fullnet])))),
         images=args.images,
         calibration_images=args.calibration * args.batch,
         plain_s=statistics.median(times['plain']),

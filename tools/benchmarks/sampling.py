@@ -73,7 +73,7 @@ def main() -> None:
     model, shape = build_model(changed(cfg, dict(model=wide))), (3, args.size, args.size)
     if args.checkpoint is None:
         supernet, costs = find_supernet(model, cfg, {}, shape)
-        record = made_up_losses(supernet.search_space, costs['flops'])
+        record = made_up_losses(supernet.space, costs['flops'])
     else:
         checkpoint = torch.load(args.checkpoint, map_location='cpu', weights_only=False)
         if recorded_losses(checkpoint) is None:
@@ -83,7 +83,7 @@ def main() -> None:
             )
         supernet, costs = supernet_of(model, checkpoint, cfg, shape)
         record = relative_losses(supernet_state(checkpoint)['record'])
-    space = supernet.search_space
+    space = supernet.space
     energy = expected_loss(space, *record)
 
     rows = []

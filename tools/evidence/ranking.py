@@ -110,7 +110,7 @@ def fixed_subnets(path: Path, cfg: Config, count: int) -> list[Subnet]:
     if not path.exists():
         grid = {key: hook_of(cfg)[key] for key in GRID if key in hook_of(cfg)}
         supernet, costs = find_supernet(build_model(cfg), cfg, grid, INPUT_SHAPE)
-        space, flops = supernet.search_space, costs['flops']
+        space, flops = supernet.space, costs['flops']
         rng, drawn = np.random.default_rng(0), [space.fullnet]
         for level in range(count - 1):
             share = level / (count - 1), (level + 1) / (count - 1)

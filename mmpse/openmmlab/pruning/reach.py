@@ -131,10 +131,7 @@ def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None)
 def _check(
     subject: Subject, fixed: tuple[Fixed, ...], name: str, amount: str | float, low: int, full: int
 ) -> None:
-    try:
-        limit = parse_amount(amount, full, name)
-    except ValueError as error:
-        raise BudgetError(str(error)) from None
+    limit = parse_amount(amount, full, name)
     kind, asked = type(subject.model).__name__, f'{_in_words(name, limit)} ({amount})'
     if limit >= full:
         raise BudgetError(

@@ -131,7 +131,7 @@ def _loader(split: HeldOut) -> tuple[dict[str, Any], int]:
 
 def _around(subject: Subject, budget: Budget) -> dict[str, float]:
     """A budget in what the hook counts: of a latency, the FLOPs of uniform pruning."""
-    limits = {budget.resource: budget.high, **{k: high for k, (_, high) in budget.others.items()}}
+    limits = {name: high for name, (_, high) in budget.limits.items()}
     if limits.keys() <= {'flops', 'params'}:
         return limits
     uniform = dict(zip(subject.space.names, uniform_within(subject.space, budget)))

@@ -42,9 +42,7 @@ def measure_sensitivity(
     points = [
         (unit.name, width)
         for unit in space.units
-        for width in sorted(
-            {min(unit.candidates, key=lambda c: abs(c - r * unit.max_width)) for r in ratios}
-        )
+        for width in sorted({unit.nearest(ratio) for ratio in ratios})
         if width < unit.max_width
     ]
     full = dict(space.fullnet)

@@ -113,7 +113,7 @@ def examine(
     layout, images = look(model, shape[1:], follow)
     shape = (images.shape[1], *shape[1:])
     if shared:
-        space = whole_supernet(model, layout, RATIOS, divisor, grids).search_space
+        space = whole_supernet(model, layout, RATIOS, divisor, grids).space
     else:
         space = layout.space(RATIOS, divisor, grids, model=type(model).__name__)
     costs = whole_costs(model, layout, space, shape)

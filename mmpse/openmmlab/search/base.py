@@ -117,7 +117,7 @@ class SearchLoop(BaseLoop):
         # before anything is judged, so that an unreachable budget fails at once
         trained = load_trained(runner, input_shape)
         self.checkpoint, self.supernet, self.costs, self.input_shape = trained
-        self.space = self.supernet.search_space
+        self.space = self.supernet.space
         if isinstance(budget, Mapping) and 'latency' in budget:
             self.costs['latency'] = on_main(lambda: latency_of(trained, runner, latency, runtime))
         self.budget = Budget(self.space, self.costs, budget, window)
@@ -355,7 +355,7 @@ class SearchLoop(BaseLoop):
         space, budget, logger = self.space, self.budget, self.runner.logger
         logger.info(f'search space: {len(space)} units, {space.size:.3g} subnets.')
         drawn = UniformSampler(space, budget.cost).sample(np.random.default_rng(0), 1000)
-        for name in (budget.resource, *budget.others):
+        for name in budget.limits:
             cost = self.costs[name]
             tiny, full = cost(space.array([space.tinynet, space.fullnet]))
             logger.info(

@@ -13,7 +13,7 @@ from mmpse.openmmlab.supernet.checkpoint import supernet_state
 from mmpse.openmmlab.supernet.record import relative_losses
 from mmpse.registry import LOOPS
 from mmpse.search import best_few
-from mmpse.space import Budget, PriorSampler, expected_loss
+from mmpse.space import PriorSampler, expected_loss
 
 from .archive import Judged, ranking_key
 from .base import Candidate, SearchLoop
@@ -206,7 +206,7 @@ class GreedySearchLoop(SearchLoop):
     """
 
     def within(self, widths: np.ndarray) -> np.ndarray:
-        return within_limits(self.budget, widths)
+        return self.budget.meets(widths)
 
     @property
     def max_iters(self) -> int:
@@ -252,7 +252,7 @@ class UniformSearchLoop(SearchLoop):
     """
 
     def within(self, widths: np.ndarray) -> np.ndarray:
-        return within_limits(self.budget, widths)
+        return self.budget.meets(widths)
 
     @property
     def max_iters(self) -> int:
@@ -264,16 +264,9 @@ class UniformSearchLoop(SearchLoop):
         return [('uniform', tuple(map(int, row))) for row in self._rows()]
 
     def _rows(self) -> np.ndarray:
-        ratios = np.arange(0.0, 1.0005, 0.001)
-        rows = np.unique(self.space.array([self.space.uniform(r) for r in ratios]), axis=0)
+        rows = self.space.uniform_rows()
         inside = rows[self.budget.contains(rows)]
         if len(inside):
             return inside
         below = rows[self.within(rows)]
         return below[[np.argmax(self.budget.cost(below))]]
-
-
-def within_limits(budget: Budget, widths: np.ndarray) -> np.ndarray:
-    """Which of the subnets ``(subnets, units)`` cost too much of nothing, bool ``(subnets,)``."""
-    limits = [(budget.cost, budget.high), *budget.others.values()]
-    return np.all([cost(widths) <= high for cost, high in limits], axis=0)

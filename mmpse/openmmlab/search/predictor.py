@@ -15,7 +15,6 @@ from mmpse.search import BudgetSampler, Gain, Predictor, best_few, notch_table, 
 from .archive import Judged
 from .base import Candidate, SearchLoop
 from .evidence import losses_of, predictor_in
-from .loops import within_limits
 
 EXPLORED = 24  # subnets that are judged where training recorded no losses
 SPARE = 10  # times as many are drawn, since some are drawn twice
@@ -63,7 +62,7 @@ class PredictorSearchLoop(SearchLoop):
         return self.explored + self.candidates
 
     def within(self, widths: np.ndarray) -> np.ndarray:
-        return within_limits(self.budget, widths)
+        return self.budget.meets(widths)
 
     def propose(self, generation: int) -> list[Candidate]:
         explores = not generation and self.explored

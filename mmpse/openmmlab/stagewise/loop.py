@@ -19,7 +19,6 @@ from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.search.archive import Archive, Judged
 from mmpse.openmmlab.search.base import Candidate, SearchLoop
-from mmpse.openmmlab.search.loops import within_limits
 from mmpse.openmmlab.search.parallel import gather, on_main
 from mmpse.openmmlab.search.progress import Clock, search_progress
 from mmpse.registry import LOOPS
@@ -112,7 +111,7 @@ class StageWiseSearchLoop(SearchLoop):
         return self.joined
 
     def within(self, widths: np.ndarray) -> np.ndarray:
-        return within_limits(self.budget, widths)
+        return self.budget.meets(widths)
 
     def propose(self, generation: int) -> list[Candidate]:
         return [] if generation else [('joined', tuple(row)) for row in self._joined.tolist()]

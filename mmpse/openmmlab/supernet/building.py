@@ -63,7 +63,7 @@ def find_supernet(
     supernet = whole_supernet(model, layout, **grid)
     supernet.executions = _sound(supernet, images, execution)
     shape = tuple(images.shape[1:]) if shape is None else (images.shape[1], *shape[1:])
-    return supernet, whole_costs(model, layout, supernet.search_space, shape)
+    return supernet, whole_costs(model, layout, supernet.space, shape)
 
 
 def _sound(supernet: Supernet, images: Tensor, execution: str) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ def supernet_of(
 
 def supernet_content(supernet: Supernet) -> dict[str, Any]:
     """What a checkpoint carries of its supernet: the content of its fullnet's file, the layout."""
-    fullnet = supernet.search_space.fullnet.to_dict()
+    fullnet = supernet.space.fullnet.to_dict()
     return dict(fullnet=fullnet, layout=supernet.layout.to_dict(whole=True))
 
 

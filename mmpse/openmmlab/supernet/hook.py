@@ -161,7 +161,7 @@ class SupernetHook(SeedHook):
         )
         if self.stage_wise:
             self.model.supernet = self.supernet
-        space = self.supernet.search_space
+        space = self.supernet.space
         self._check_batches(runner)
         self._check_validation(runner)
         alone = self.serial or self.distillation is not None or self.teacher_cfg is not None
@@ -294,12 +294,12 @@ class SupernetHook(SeedHook):
 
     def _passes(self, widths: np.ndarray) -> list[list[Subnet]]:
         """The subnets of each forward of an iteration."""
-        subnets = [self.supernet.search_space.subnet(row) for row in widths]
+        subnets = [self.supernet.space.subnet(row) for row in widths]
         return [[subnet] for subnet in subnets] if self.serial else [subnets]
 
     def _draw(self, runner: Runner, rank: int, iteration: int) -> np.ndarray:
         """Subnets of one process in an iteration, widths ``(n, units)``."""
-        space = self.supernet.search_space
+        space = self.supernet.space
         fixed = [space.fullnet] * self.fullnet + [space.tinynet] * self.tinynet
         rng = np.random.default_rng([runner.seed, rank, iteration])
         drawn = self.n - len(fixed)
@@ -371,7 +371,7 @@ class SupernetHook(SeedHook):
             again = f', the {self._invalid}th in a row,' if self._invalid > 1 else ''
             raise FloatingPointError(
                 f'the loss of a subnet is {of_ranks[rank, k]} in iteration {runner.iter}{again}: '
-                f'{self.supernet.search_space.subnet(subnets[rank][k])}; lower the learning rate '
+                f'{self.supernet.space.subnet(subnets[rank][k])}; lower the learning rate '
                 'or clip gradients (optim_wrapper.clip_grad)'
             )
         for drawn, of_rank, known in zip(subnets, of_ranks, finite, strict=True):
