@@ -13,7 +13,7 @@ import numpy as np
 
 from mmpse.errors import UserError
 
-from .subnet import Subnet, SubnetError
+from .subnet import Subnet
 
 DEFAULT_RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -58,7 +58,7 @@ class WidthUnit:
 
 
 class SearchSpace:
-    """The ordered set of a backbone's width units.
+    """The ordered set of a model's width units.
 
     Many subnets are handled as one integer array ``(subnets, units)`` of channels; a single one as
     a :class:`Subnet`.
@@ -70,8 +70,8 @@ class SearchSpace:
 
     Args:
         widths: Unit name -> channels in the fullnet, in order.
-        backbone: Type and width-giving arguments of the backbone; written into subnet files and
-            compared when they are read.
+        backbone: Type and layers of the model, as :meth:`mmpse.slim.Layout.to_dict` has them; they
+            are written into subnet files.
         ratios: Widths to choose from, as shares of the full width.
         divisor: Candidates are multiples of it.
         grids: Pattern of unit names (:mod:`fnmatch`) -> ``ratios`` and/or ``divisor`` of those
@@ -150,38 +150,6 @@ class SearchSpace:
         """The subnets that ratios in steps of 0.001 give, narrowest first ``(subnets, units)``."""
         ratios = np.arange(0.0, 1.0005, 0.001)
         return np.unique(self.array([self.uniform(ratio) for ratio in ratios]), axis=0)
-
-    def validate(self, subnet: Subnet) -> Subnet:
-        """Return ``subnet`` if it belongs to this space.
-
-        Raises:
-            SubnetError: If it is one of another backbone or grid, lacks a unit, has an unknown one,
-                or a width that is not among its unit's candidates.
-        """
-        where = f'subnet file {subnet.path}' if subnet.path else 'subnet'
-        keys = sorted(self.backbone.keys() | subnet.backbone.keys(), key=lambda k: (k != 'type', k))
-        for key in keys:
-            given, expected = subnet.backbone.get(key), self.backbone.get(key)
-            if given != expected:
-                raise SubnetError(
-                    f'{where} is of another backbone: its backbone.{key} is {given!r}, the '
-                    f'config builds {expected!r}; give a subnet searched on this backbone, or set '
-                    'the backbone arguments of the config to those of the subnet'
-                )
-        missing = [name for name in self.names if name not in subnet]
-        unknown = [name for name in subnet if name not in self.names]
-        if missing or unknown:
-            raise SubnetError(
-                f'{where} does not fit the units of {self.backbone["type"]}: missing '
-                f'{missing or "none"}, unknown {unknown or "none"}'
-            )
-        for unit in self.units:
-            if subnet[unit.name] not in unit.candidates:
-                raise SubnetError(
-                    f'{where}: widths["{unit.name}"] = {subnet[unit.name]} is not on the grid; '
-                    f'expected one of {list(unit.candidates)}'
-                )
-        return subnet
 
 
 def _plain(grid: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Subnet(Mapping):
 
     Args:
         widths: Channels of every unit.
-        backbone: Type and width-giving arguments of the backbone, and the grid of its widths, as
+        backbone: Type and layers of the model, and the grid of its widths, as
             :attr:`SearchSpace.backbone` has them.
         resources: What the subnet costs, e.g. ``{'flops': 3e8, 'params': 2e6}``; ``'latency'`` in
             microseconds.

@@ -36,7 +36,7 @@ def test_search_writes_the_best_subnet_inside_the_budget(cfg):
     assert [row.widths for row in references] == [loop.fullnet, loop.uniform]
     judged = judged[1:]  # the fullnet is beyond the budget
     best = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
-    loop.space.validate(best)
+    assert all(best[unit.name] in unit.candidates for unit in loop.space.units)
     highest = max(row.score for row in judged)
     loss = min(row.loss for row in judged if row.score == highest)
     assert (best.source['score'], best.source['loss']) == (highest, loss)

@@ -179,7 +179,7 @@ def test_search_joins_the_best_stages_within_the_budget(stage_search):
     joined = [row for row in judged if row.generation]
     assert all(row.resources['flops'] <= loop.budget.high for row in joined)
     best = Subnet.load(f'{stage_search.work_dir}/best_subnet.json')
-    loop.space.validate(best)
+    assert all(best[unit.name] in unit.candidates for unit in loop.space.units)
 
     rows = read_archive(f'{stage_search.work_dir}/stages.db')
     assert len(rows) == 2 * 25  # two rounds

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from mmpse.space import SearchSpace, Subnet, SubnetError, WidthUnit
+from mmpse.space import SearchSpace, Subnet, WidthUnit
 
 TOY = dict(type='Toy')
 
@@ -107,9 +107,8 @@ def test_the_grid_is_part_of_a_subnets_backbone(tmp_path):
     assert plain.backbone['grid'] == {'ratios': [0.5, 1.0], 'divisor': 8}
     other = SearchSpace(widths, TOY, [0.5, 1], grids={'stem': dict(ratios=(1,))})
     loaded = Subnet.load(other.tinynet.save(tmp_path / 's.json'))
-    assert SearchSpace(widths, TOY, **loaded.grid).validate(loaded) == other.tinynet
-    with pytest.raises(SubnetError, match=r'backbone.grid is .*stem'):
-        plain.validate(loaded)
+    again = SearchSpace(widths, TOY, **loaded.grid)
+    assert again.units == other.units and again.backbone == loaded.backbone
 
 
 def test_space_needs_no_torch():

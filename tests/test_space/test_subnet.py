@@ -13,7 +13,7 @@ def space():
 def test_subnet_file_round_trip(space, tmp_path):
     subnet = space.subnet([16, 32], resources=dict(flops=123), source=dict(score=0.5))
     path = subnet.save(tmp_path / 'deep' / 'subnet.json')
-    loaded = space.validate(Subnet.load(path))
+    loaded = Subnet.load(path)
     assert loaded == subnet and hash(loaded) == hash(subnet)
     assert loaded.resources == {'flops': 123} and loaded.source == {'score': 0.5}
     assert [p.name for p in path.parent.iterdir()] == ['subnet.json']  # no temporary file is left
@@ -37,12 +37,7 @@ def test_missing_file(tmp_path):
         (lambda d: d.update(schema='other/1'), r'key "schema" is \'other/1\', expected'),
         (lambda d: d.pop('widths'), 'key "widths" must be a non-empty JSON object, got None'),
         (lambda d: d['widths'].update(stem='8'), r'widths\["stem"\] must be a positive whole'),
-        (lambda d: d['widths'].update(stem=12), r'widths\["stem"\] = 12 is not on the grid; .*8'),
-        (lambda d: d['widths'].update(tail=8), r"unknown \['tail'\]"),
-        (lambda d: d['widths'].pop('stem'), r"missing \['stem'\]"),
         (lambda d: d['backbone'].pop('grid'), 'key "backbone.grid" must be a JSON object'),
-        (lambda d: d['backbone'].update(type='Other'), r"backbone.type is 'Other', .* 'Toy'"),
-        (lambda d: d['backbone'].update(width=2.0), 'backbone.width is 2.0, .* builds 1.0'),
     ],
 )
 def test_damaged_content(space, tmp_path, change, message):
@@ -51,7 +46,7 @@ def test_damaged_content(space, tmp_path, change, message):
     change(content)
     path.write_text(json.dumps(content))
     with pytest.raises(SubnetError, match=message) as error:
-        space.validate(Subnet.load(path))
+        Subnet.load(path)
     assert str(path) in str(error.value)
 
 
