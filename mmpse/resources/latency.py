@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from mmpse.errors import UserError
 from mmpse.slim.layout import Layout
-from mmpse.slim.watch import is_grouped, is_mixing, stubbed
+from mmpse.slim.watch import evaluating, is_grouped, is_mixing, stubbed
 from mmpse.space import Cost, SearchSpace
 
 from .cost import sides_of_layer, terms, weight_terms
@@ -129,11 +129,6 @@ def _work(
         for value, unit in terms(sides.outputs):
             work['outputs', kind].add(value * area, unit)
 
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), stubbed(model, see):
-            run(images)
-    finally:
-        model.train(training)
+    with torch.no_grad(), evaluating(model), stubbed(model, see):
+        run(images)
     return list(work.values())

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .cutting import Keep, take
+from .cutting import Keep, kept, take
+from .layout import Side
 
 
 class Slices(torch.autograd.Function):
@@ -116,6 +118,19 @@ def interleave(parts: Sequence[Tensor]) -> Tensor:
         return torch.stack(parts, dim=1).flatten(0, 1)
     # stacked as (B / n, n, H, W, C), so that channels_last stays channels_last
     return torch.stack([p.permute(0, 2, 3, 1) for p in parts], 1).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def widen(y: Tensor, side: Side, widths: Mapping[str, int], dim: int) -> Tensor:
+    """A subnet's output at full width, zero in the channels that it lacks; ``dim`` holds them."""
+    if not any(s.unit for s in side):
+        return y
+    keep, full = kept(side, widths), sum(s.positions for s in side)
+    if isinstance(keep, int):
+        missing = full - keep
+        return F.pad(y, [0, 0] * (y.dim() - 1 - dim) + [0, missing]) if missing else y
+    shape = list(y.shape)
+    shape[dim] = full
+    return y.new_zeros(shape).index_copy(dim, keep.to(y.device), y)
 
 
 def is_channels_last(x: Tensor) -> bool:

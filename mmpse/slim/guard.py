@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,13 +53,9 @@ def check(
         GuardError: If the outputs differ or a run fails, with the first layer where it does.
         ValueError: If a supernet of the model cannot have these units.
     """
-    run = run or (lambda model, images: model(images))
     random = np.random.default_rng(0)
     some = space.subnet([random.choice(unit.candidates) for unit in space.units])
-    generator = torch.Generator(images.device).manual_seed(0)
-    batch = torch.randn(
-        4, *images.shape[1:], generator=generator, device=images.device, dtype=images.dtype
-    )
+    batch = _noise_like(images, 4)
     net = Supernet(model, layout, space)
     with evaluating(model):
         alone = _Record(model, layout, 'in place', run)
@@ -109,11 +104,7 @@ def check_cut(
     Raises:
         GuardError: If the outputs differ or a run fails, with the first layer where it does.
     """
-    run = run or (lambda model, images: model(images))
-    generator = torch.Generator(images.device).manual_seed(0)
-    batch = torch.randn(
-        2, *images.shape[1:], generator=generator, device=images.device, dtype=images.dtype
-    )
+    batch = _noise_like(images, 2)
     with evaluating(model):
         place = _Record(model, layout, 'in place', run)
         with as_subnet(model, layout, widths):
@@ -124,6 +115,12 @@ def check_cut(
         record.compare(place, widths)
 
 
+def _noise_like(images: Tensor, number: int) -> Tensor:
+    generator = torch.Generator(images.device).manual_seed(0)
+    shape, like = (number, *images.shape[1:]), dict(device=images.device, dtype=images.dtype)
+    return torch.randn(shape, generator=generator, **like)
+
+
 class _Record:
     """What every layer puts out in a forward, in order, and the model."""
 
@@ -132,29 +129,16 @@ class _Record:
         model: nn.Module,
         layout: Layout,
         how: str,
-        run: Callable[[nn.Module, Tensor], Any],
+        run: Callable[[nn.Module, Tensor], Any] | None,
     ) -> None:
         self.model = model
         self.layout = layout
         self.how = how
-        self._run = run
+        self._run = run or (lambda model, images: model(images))
         self.layers: list[tuple[str, Tensor]] = []
         self.outputs: list[Tensor] = []
 
     def run(self, images: Tensor) -> None:
-        with self._watched():
-            try:
-                outputs = self._run(self.model, images)
-            except Exception as error:  # whatever the model's forward raises
-                last = self.layers[-1][0] if self.layers else 'its first layer'
-                raise GuardError(
-                    f'a subnet of {type(self.model).__name__} cannot be run {self.how} '
-                    f'({type(error).__name__}: {error}), behind {last}; {self._remedy(last, True)}'
-                ) from error
-        self.outputs = [y for y in tensors_in(outputs) if y.is_floating_point() and y.dim()]
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
         handles = [
             layer.register_forward_hook(
                 lambda _, __, y, name=name: self.layers.append((name, y.clone()))
@@ -162,10 +146,17 @@ class _Record:
             for name, layer in layers_of(self.model).items()
         ]
         try:
-            yield
+            outputs = self._run(self.model, images)
+        except Exception as error:  # whatever the model's forward raises
+            last = self.layers[-1][0] if self.layers else 'its first layer'
+            raise GuardError(
+                f'a subnet of {type(self.model).__name__} cannot be run {self.how} '
+                f'({type(error).__name__}: {error}), behind {last}; {self._remedy(last, True)}'
+            ) from error
         finally:
             for handle in handles:
                 handle.remove()
+        self.outputs = [y for y in tensors_in(outputs) if y.is_floating_point() and y.dim()]
 
     def compare(self, lone: _Record, widths: Mapping[str, int]) -> None:
         """
@@ -176,28 +167,23 @@ class _Record:
             if y.shape != expected.shape and name in self.layout.layers:  # masked: full width
                 dim = channel_dim(y, self.model.get_submodule(name))
                 y = take(y, {dim: kept(self.layout.layers[name].outputs, widths)})
-            if y.shape != expected.shape or _differ(y, expected):
-                raise GuardError(
-                    f'a subnet of {type(self.model).__name__} run {self.how} is not the one that '
-                    f'is run alone: they part at {name}; {self._remedy(name)}'
-                )
+            if _differ(y, expected):
+                raise self._parting(f'at {name}; {self._remedy(name)}')
         for y, expected in zip(self.outputs, lone.outputs):
-            if y.shape != expected.shape or _differ(y, expected):
+            if _differ(y, expected):
                 last = self.layers[-1][0] if self.layers else ''
-                raise GuardError(
-                    f'a subnet of {type(self.model).__name__} run {self.how} is not the one that '
-                    f'is run alone: they part behind {last or "all layers"}; '
-                    f'{self._remedy(last, True)}'
-                )
+                raise self._parting(f'behind {last or "all layers"}; {self._remedy(last, True)}')
+
+    def _parting(self, where: str) -> GuardError:
+        return GuardError(
+            f'a subnet of {type(self.model).__name__} run {self.how} is not the one that is run '
+            f'alone: they part {where}'
+        )
 
     def _remedy(self, name: str, behind: bool = False) -> str:
         """What to do about a layer; ``behind``: about what gets its outputs."""
         sides = self.layout.layers.get(name)
-        found = [[], []]
-        if sides:
-            found = [
-                [s.unit for s in side or () if s.unit] for side in (sides.inputs, sides.outputs)
-            ]
+        found = [[s.unit for s in side or () if s.unit] for side in sides or ((), ())]
         units = dict.fromkeys(found[behind] or found[not behind])
         if not units:
             return 'leave the units before it at full width'
@@ -207,6 +193,8 @@ class _Record:
 
 
 def _differ(ours: Tensor, theirs: Tensor) -> bool:
+    if ours.shape != theirs.shape:
+        return True
     ours, theirs = ours.double(), theirs.double()
     if not theirs.numel():
         return False

@@ -166,13 +166,12 @@ class Layout:
         }
         widths = {name: width for name, (width, _) in sizes.items()}
         layers = {name: from_text(text, widths) for name, text in content['layers'].items()}
-        units = {name: _unit(name, *sizes[name], layers) for name in sizes}
 
         def sides(texts: Mapping[str, str]) -> dict[int, Side]:
             return {int(k): _side(text, widths) for k, text in texts.items()}
 
-        return cls(
-            units,
+        return make_layout(
+            sizes,
             layers,
             parts={
                 name: Part(sides(p['inputs']), sides(p['outputs']), frozenset(p['leaky']))

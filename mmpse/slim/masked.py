@@ -17,9 +17,9 @@ from mmpse.space import Subnet
 from .cutting import LayerCut, untracked
 from .functions import ChunkedBatchNorm, interleave, is_channels_last
 from .layout import Side
-from .parts import Part, batch_of, map_tensors
+from .parts import Part, batch_of
 from .plain import Row, by_subnet
-from .watch import channel_dim, exchanged
+from .watch import channel_dim, exchanged, map_tensors
 
 
 class masked:  # noqa: N801 (read as a word of a `with` line)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.errors import UserError
@@ -13,6 +13,7 @@ from mmpse.errors import UserError
 from .cutting import layers_in
 from .layout import Layout
 from .plain import not_plain
+from .watch import tensors_in
 
 
 class Part:
@@ -49,30 +50,10 @@ def batch_of(args: Sequence, kwargs: Mapping[str, Any], groups: int) -> int:
     Raises:
         ValueError: If so many groups cannot share it.
     """
-    sizes: list[int] = []
-    map_tensors(lambda _, x: sizes.append(len(x)) if x.dim() > 1 else None, (args, kwargs))
+    sizes = [len(x) for x in tensors_in((args, kwargs)) if x.dim() > 1]
     if not sizes or sizes[0] % groups:
         raise UserError(
             f'a batch of {sizes[0] if sizes else 0} images cannot be shared by {groups} subnets; '
             'choose a batch size that the number of subnets divides'
         )
     return sizes[0]
-
-
-def map_tensors(function: Callable[[int, Tensor], Any], value: Any) -> Any:
-    """A nested value with every tensor exchanged for ``function(its number, it)``."""
-    number = -1
-
-    def walk(value: Any) -> Any:
-        nonlocal number
-        if isinstance(value, Tensor):
-            number += 1
-            return function(number, value)
-        if isinstance(value, dict):
-            return {key: walk(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            items = [walk(item) for item in value]
-            return type(value)(*items) if hasattr(value, '_fields') else type(value)(items)
-        return value
-
-    return walk(value)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .cutting import LayerCut, cut_of, kept, mask_of, swapped, take
+from .functions import widen
 from .layout import LayerWidths
 from .watch import channel_dim, evaluating, is_mixing
 
@@ -21,11 +22,7 @@ STOCK = (nn.Linear.forward, nn.Conv2d.forward, nn.ConvTranspose2d.forward)
 
 
 def not_plain(rows: Sequence[Row]) -> list[Row]:
-    """Those of some layers that a masked pass cannot run as they are; one of each class is tried.
-
-    Args:
-        rows: Name, layer and sides.
-    """
+    """The layers that a masked pass cannot run as they are; one of each class is tried."""
     smallest: dict[type, Row] = {}
     for row in rows:
         _, layer, _ = row
@@ -91,13 +88,5 @@ def by_subnet(
     for cut, own, x in zip(cuts, widths, inputs, strict=True):
         with swapped([row], {name: cut[name]}):
             y = forward(take(x, {channel_dim(x, layer): kept(sides.inputs, own)}), *args)
-        if not any(s.unit for s in sides.outputs):
-            outputs.append(y)
-            continue
-        dim = channel_dim(y, layer)
-        keep = kept(sides.outputs, own)
-        keep = torch.arange(keep, device='cpu') if isinstance(keep, int) else keep
-        shape = list(y.shape)
-        shape[dim] = sum(s.positions for s in sides.outputs)
-        outputs.append(y.new_zeros(shape).index_copy(dim, keep.to(y.device), y))
+        outputs.append(widen(y, sides.outputs, own, channel_dim(y, layer)))
     return outputs

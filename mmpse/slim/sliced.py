@@ -8,16 +8,15 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmpse.space import Subnet
 
 from .cutting import LayerCut, kept, swapped, take, untracked
-from .functions import Slices, interleave, is_channels_last
+from .functions import Slices, interleave, is_channels_last, widen
 from .layout import Side
-from .parts import Part, batch_of, map_tensors
-from .watch import channel_dim, exchanged
+from .parts import Part, batch_of
+from .watch import channel_dim, exchanged, map_tensors, tensors_in
 
 
 @contextmanager
@@ -74,16 +73,14 @@ def _run(
 
 def _merged(part: Part, subnets: Sequence[Subnet], outputs: Sequence[Any], share: int) -> Any:
     """The groups' outputs at full width, in the batch's order."""
-    leaves = [[] for _ in outputs]
-    for g, output in enumerate(outputs):
-        map_tensors(lambda k, y, g=g: leaves[g].append(y), output)
+    leaves = [*map(tensors_in, outputs)]
 
     def merge(k: int, y: Tensor) -> Tensor:
         if not y.dim() or len(y) != share:
             return y
         side = part.outputs.get(k)
         return interleave(
-            [widen(of_group[k], side, s) for of_group, s in zip(leaves, subnets, strict=True)]
+            [_widened(of_group[k], side, s) for of_group, s in zip(leaves, subnets, strict=True)]
         )
 
     return map_tensors(merge, outputs[0])
@@ -96,15 +93,6 @@ def take_side(x: Tensor, side: Side | None, widths: Mapping[str, int]) -> Tensor
     return take(x, {channel_dim(x): kept(side, widths)})
 
 
-def widen(y: Tensor, side: Side | None, widths: Mapping[str, int]) -> Tensor:
-    """A subnet's output at full width, zero in the channels that it lacks."""
-    if side is None or not any(s.unit for s in side):
-        return y
-    dim, full = channel_dim(y), sum(s.positions for s in side)
-    keep = kept(side, widths)
-    if isinstance(keep, int):
-        missing = full - keep
-        return F.pad(y, [0, 0] * (y.dim() - 1 - dim) + [0, missing]) if missing else y
-    shape = list(y.shape)
-    shape[dim] = full
-    return y.new_zeros(shape).index_copy(dim, keep.to(y.device), y)
+def _widened(y: Tensor, side: Side | None, subnet: Subnet) -> Tensor:
+    """A subnet's output at full width."""
+    return y if side is None else widen(y, side, subnet, channel_dim(y))

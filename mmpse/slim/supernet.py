@@ -39,6 +39,9 @@ class Supernet:
         held: Units that must stay at full width, since a layer of theirs runs outside the parts (on
             the regions of a two-stage detector).
         executions: Those that the model can be run in.
+        active_subnets: The subnets of the groups of a batch; none makes the plain full-width
+            network.
+        execution: How they are run.
 
     Raises:
         ValueError: If the layout has no parts, or the model normalises across processes.
@@ -63,10 +66,17 @@ class Supernet:
                     'use BatchNorm (mmengine.model.revert_sync_batchnorm)'
                 )
         # a forward that is recomputed in the backward meets another subnet when sliced
-        checkpointing = any(getattr(m, 'with_cp', False) for m in model.modules())
-        self.executions = ('masked',) if checkpointing else EXECUTIONS
-        self._active: tuple[Subnet, ...] = ()
-        self._execution = ''
+        self._recomputed = next(
+            (
+                name or type(module).__name__
+                for name, module in model.named_modules()
+                if getattr(module, 'with_cp', False)
+            ),
+            None,
+        )
+        self.executions = ('masked',) if self._recomputed else EXECUTIONS
+        self.active_subnets: tuple[Subnet, ...] = ()
+        self.execution = ''
         self._passes = ExitStack()
         self._cuts: dict[Subnet, dict[str, LayerCut]] = {}
 
@@ -74,16 +84,6 @@ class Supernet:
     def norms(self) -> list[_BatchNorm]:
         """BatchNorms that every subnet passes by itself."""
         return [norm for part in self.parts.values() for norm, _ in part.norms]
-
-    @property
-    def active_subnets(self) -> tuple[Subnet, ...]:
-        """The subnets of the groups of a batch; none makes the plain full-width network."""
-        return self._active
-
-    @property
-    def execution(self) -> str:
-        """How the active subnets are run."""
-        return self._execution
 
     def activate(self, subnets: Sequence[Subnet], execution: str = 'sliced') -> None:
         """Let image ``i`` of every following batch run through ``subnets[i % len(subnets)]``.
@@ -111,10 +111,14 @@ class Supernet:
                     f'{unit} runs on regions, not on images, so that a supernet keeps its full '
                     f"width; give the search space grids={{'{unit}': dict(ratios=[1.0])}}"
                 )
-        if execution == 'sliced':
-            self._check_checkpointing()
+        if execution == 'sliced' and self._recomputed:
+            raise UserError(
+                f'{self._recomputed} has with_cp=True and recomputes its forward in the backward, '
+                'when the sliced execution has moved on to another subnet; use '
+                "execution='masked' or with_cp=False"
+            )
         self.deactivate()
-        self._active, self._execution = tuple(subnets), execution
+        self.active_subnets, self.execution = tuple(subnets), execution
         masks = self._masks(subnets) if execution == 'masked' else {}
         for part in self.parts.values():
             part.ran = False
@@ -128,7 +132,7 @@ class Supernet:
     def deactivate(self) -> None:
         """Make the model the plain full-width network again."""
         self._passes.close()
-        self._active = ()
+        self.active_subnets = ()
 
     @contextmanager
     def active(self, subnets: Sequence[Subnet], execution: str = 'sliced') -> Iterator[None]:
@@ -140,7 +144,7 @@ class Supernet:
     @contextmanager
     def inactive(self) -> Iterator[None]:
         """The plain network for the time of a ``with`` block; what was active is so again."""
-        before = self._active, self._execution
+        before = self.active_subnets, self.execution
         self.deactivate()
         try:
             yield
@@ -184,12 +188,3 @@ class Supernet:
                 for name, layer, sides in part.layers
             }
         return self._cuts[subnet]
-
-    def _check_checkpointing(self) -> None:
-        for name, module in self.model.named_modules():
-            if getattr(module, 'with_cp', False):
-                raise UserError(
-                    f'{name or type(module).__name__} has with_cp=True and recomputes its forward '
-                    'in the backward, when the sliced execution has moved on to another subnet; '
-                    "use execution='masked' or with_cp=False"
-                )

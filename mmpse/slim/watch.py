@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,9 +19,7 @@ from torch.overrides import TorchFunctionMode
 # output
 See = Callable[[str, Any, Tensor, Tensor], None]
 Place = tuple[str, Any]  # ('layer', name), ('resize', k), ('into' or 'out of', (module, k))
-Note = Callable[
-    [Place, Tensor, int], None
-]  # is told a place, a tensor there, and its channels' dim
+Note = Callable[[Place, Tensor, int], None]  # is told a place, a tensor there, its channels' dim
 
 
 def is_conv(layer: nn.Module) -> bool:
@@ -94,19 +93,12 @@ def channel_dim(x: Tensor, layer: nn.Module | None = None) -> int:
     return x.dim() - 1 if tokens else 1
 
 
-class Loose(NamedTuple):
-    """A parameter or buffer that belongs to no layer, and may meet a unit's channels."""
-
-    name: str
-    tensor: Tensor
-
-
-def loose_tensors(model: nn.Module) -> list[Loose]:
-    """Parameters and buffers of several values outside the layers."""
+def loose_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Name and tensor of parameters and buffers of several values that belong to no layer."""
     layers = layers_of(model)
     inside = {id(m) for layer in layers.values() for m in (layer, *inner_layers(layer))}
     return [
-        Loose(f'{name}.{key}' if name else key, tensor)
+        (f'{name}.{key}' if name else key, tensor)
         for name, module in model.named_modules()
         if id(module) not in inside
         for key, tensor in (*module._parameters.items(), *module._buffers.items())
@@ -299,13 +291,25 @@ def _measure_size(layer: nn.Module, x: Tensor) -> torch.Size:
     return F.conv2d(x[:, :1], kernel, None, layer.stride, layer.padding, layer.dilation).shape[2:]
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def map_tensors(function: Callable[[int, Tensor], Any], value: Any) -> Any:
+    """A nested value with every tensor exchanged for ``function(its number, it)``."""
+    numbers = itertools.count()
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return function(next(numbers), value)
+        if isinstance(value, dict):
+            return {key: walk(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            items = [walk(item) for item in value]
+            return type(value)(*items) if hasattr(value, '_fields') else type(value)(items)
+        return value
+
+    return walk(value)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
     """The tensors of a nested value, in a fixed order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors_in(item)
+    found: list[Tensor] = []
+    map_tensors(lambda _, x: found.append(x), value)
+    return found
