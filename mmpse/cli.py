@@ -213,7 +213,7 @@ def units(args: argparse.Namespace) -> None:
 
 def transfer(args: argparse.Namespace) -> None:
     """``mmpse transfer``."""
-    from mmpse.openmmlab.checkpoints.loading import listed
+    from mmpse.openmmlab.errors import listed
     from mmpse.openmmlab.transfer import transfer
 
     made = transfer(args.config, args.subnet, args.checkpoint, args.out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mmpse.errors import UserError
 
 
@@ -17,6 +19,13 @@ def one_line(error: BaseException, most: int = 300) -> str:
     """The message of an error in one line, its beginning if it is long."""
     text = ' '.join(str(error).split()) or type(error).__name__
     return text if len(text) <= most else f'{text[:most]} ...'
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """The names, comma-separated; of many the first ones."""
+    names = list(names)
+    rest = len(names) - most
+    return ', '.join(names[:most]) + (f' and {rest} more' if rest > 0 else '')
 
 
 def name_of(config) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import Runner, set_random_seed
 
 from mmpse.registry import HOOKS
 
@@ -21,10 +23,26 @@ def seed_iteration(seed: int, iteration: int) -> None:
         iteration: Its number; every process draws other numbers.
     """
     entropy = np.random.SeedSequence([seed, dist.get_rank(), iteration])
-    drawn = int(entropy.generate_state(1)[0])
-    random.seed(drawn)
-    np.random.seed(drawn)
-    torch.manual_seed(drawn)
+    set_random_seed(int(entropy.generate_state(1)[0]))
+
+
+@contextmanager
+def drawn_aside(seed: int | None = None) -> Iterator[None]:
+    """Random numbers drawn in a ``with`` block change none of those drawn outside.
+
+    Args:
+        seed: With one, the block draws the same numbers every time.
+    """
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices):
+            if seed is not None:
+                set_random_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 @HOOKS.register_module()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmpse.openmmlab.errors import CheckpointError, one_line
+from mmpse.openmmlab.errors import CheckpointError, listed, one_line
 
 from .files import Blank, read_checkpoint, save_checkpoint, without_arrays
 from .layouts import to_mmpretrain
@@ -138,13 +138,6 @@ def check_whole(model: nn.Module, report: Report, what: str) -> None:
             f'{report.source} is of another model: it lacks {listed(lacking)} of {what}, and '
             f'{instead}; give the checkpoint that was trained by this config'
         )
-
-
-def listed(names: Iterable[str], most: int = 6) -> str:
-    """The names, comma-separated; of many the first ones."""
-    names = list(names)
-    rest = len(names) - most
-    return ', '.join(names[:most]) + (f' and {rest} more' if rest > 0 else '')
 
 
 # What is in a checkpoint

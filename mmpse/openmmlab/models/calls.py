@@ -7,14 +7,15 @@ rule for each kind of model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from mmpse.errors import UserError
+from mmpse.slim.watch import exchanged, map_tensors, tensors_in
 
 
 class Call(NamedTuple):
@@ -48,27 +49,16 @@ def noted_calls(model: nn.Module) -> Iterator[list[Call]]:
     Parts call each other by ``forward`` too (mmseg's heads do), which PyTorch's hooks do not see.
     """
     calls: list[Call] = []
-    listened = []
-    try:
-        for name, part in parts(model).items():
-            listened.append((part, part.__dict__.get('forward')))
-            part.forward = _noting(calls, name, part.forward)
-        yield calls
-    finally:
-        for part, forward in listened:
-            if forward is None:
-                del part.forward
-            else:
-                part.forward = forward
 
-
-def _noting(calls: list[Call], name: str, forward: Callable) -> Callable:
-    def call(*args, **kwargs):
+    def call(name: str, forward: Callable, *args, **kwargs) -> Any:
         output = forward(*args, **kwargs)
         calls.append(Call(name, args, kwargs, output))
         return output
 
-    return call
+    with ExitStack() as stack:
+        for name, part in parts(model).items():
+            stack.enter_context(exchanged(part, partial(call, name, part.forward)))
+        yield calls
 
 
 def repeat(calls: Sequence[Call], model: nn.Module) -> list[Any]:
@@ -88,7 +78,7 @@ def repeat(calls: Sequence[Call], model: nn.Module) -> list[Any]:
     counterparts: dict[int, Tensor] = {}  # by the tensor's id: the calls keep it alive
     own = parts(model)
 
-    def counterpart(x: Tensor) -> Tensor:
+    def counterpart(_: int, x: Tensor) -> Tensor:
         if id(x) in counterparts:
             return counterparts[id(x)]
         if x.is_floating_point():
@@ -97,35 +87,17 @@ def repeat(calls: Sequence[Call], model: nn.Module) -> list[Any]:
 
     outputs: list[Any] = []
     if calls:  # nothing was put out before the first call: it reads the images
-        counterparts |= {id(x): x for x in tensors((calls[0].args, calls[0].kwargs))}
+        counterparts |= {id(x): x for x in tensors_in((calls[0].args, calls[0].kwargs))}
     for call in calls:
         try:
             if call.part not in own:
                 raise CallError('is not in the teacher')
-            args, kwargs = mapped(counterpart, (call.args, call.kwargs))
+            args, kwargs = map_tensors(counterpart, (call.args, call.kwargs))
         except CallError as error:
             outputs.append(error)
             continue
         outputs.append(own[call.part].forward(*args, **kwargs))
-        pair = tensors(call.output), tensors(outputs[-1])
+        pair = tensors_in(call.output), tensors_in(outputs[-1])
         if len(pair[0]) == len(pair[1]):
             counterparts |= {id(x): y for x, y in zip(*pair)}
     return outputs
-
-
-def mapped(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """Nested lists, tuples and dicts with a function's values for their tensors."""
-    if torch.is_tensor(tree):
-        return function(tree)
-    if isinstance(tree, Mapping):
-        return {key: mapped(function, value) for key, value in tree.items()}
-    if type(tree) in (list, tuple):
-        return type(tree)(mapped(function, value) for value in tree)
-    return tree
-
-
-def tensors(tree: Any) -> list[Tensor]:
-    """The tensors in nested lists, tuples and dicts, in their order."""
-    found: list[Tensor] = []
-    mapped(found.append, tree)
-    return found

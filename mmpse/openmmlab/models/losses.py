@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -19,8 +17,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.registry import DATASETS
 from mmpse.slim.cutting import untracked
+from mmpse.slim.watch import evaluating
 
 Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
 
@@ -47,24 +47,9 @@ def training_batches(
     size = max(1, min(batch_size_of(config), images // 8))
     if 'batch_size' in config:
         config['batch_size'] = size
-    with DefaultScope.overwrite_default_scope(scope), repeatable(seed):
+    with DefaultScope.overwrite_default_scope(scope), drawn_aside(seed):
         loader = Runner.build_dataloader(config, seed=seed)
         return list(itertools.islice(loader, -(-images // size)))
-
-
-@contextmanager
-def repeatable(seed: int) -> Iterator[None]:
-    """In a ``with`` block the same random numbers are drawn every time; those outside go on."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
 
 
 def batch_size_of(dataloader: Mapping[str, Any]) -> int:
@@ -80,16 +65,23 @@ def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:
 
 def preprocessed(model: nn.Module, batches: Sequence[Any]) -> list[dict[str, Any]]:
     """Batches as the model's forward takes them, without Mixup and the like."""
+    with unmixed(model):
+        ready = [model.data_preprocessor(copy.deepcopy(batch), True) for batch in batches]
+    return [dict(batch) if isinstance(batch, Mapping) else batch for batch in ready]
+
+
+@contextmanager
+def unmixed(model: nn.Module) -> Iterator[None]:
+    """In a ``with`` block a model's data preprocessor leaves out Mixup and the like."""
     preprocessor = model.data_preprocessor
     augments = getattr(preprocessor, 'batch_augments', None)
     if augments is not None:
         preprocessor.batch_augments = None
     try:
-        ready = [preprocessor(copy.deepcopy(batch), True) for batch in batches]
+        yield
     finally:
         if augments is not None:
             preprocessor.batch_augments = augments
-    return [dict(batch) if isinstance(batch, Mapping) else batch for batch in ready]
 
 
 @contextmanager
@@ -98,17 +90,12 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
 
     So a subnet needs no recalibration to be judged by its loss. Everything else is in eval mode.
     """
-    modes = {module: module.training for module in model.modules()}
-    norms = [m for m in modes if isinstance(m, _BatchNorm)]
-    model.eval()
-    for norm in norms:
-        norm.train()
-    try:
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    with evaluating(model):
+        for norm in norms:
+            norm.train()
         with untracked(norms):
             yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @torch.no_grad()

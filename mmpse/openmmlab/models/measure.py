@@ -6,14 +6,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
-from rich.progress import track
 from torch import nn
 
 from mmpse.openmmlab.checkpoints.loading import save_checkpoint
@@ -23,6 +21,7 @@ from mmpse.resources.busy import busy_sentence
 from mmpse.resources.timing import Latencies, measure_latencies
 
 from .latency import call_of
+from .losses import progress
 
 SECONDS, ROUNDS = 15, (3, 50)  # of measuring, about; at least and at most
 
@@ -79,5 +78,4 @@ def timed(calls: Mapping[str, Callable[[], Any]]) -> Latencies:
     each = 2 * (time.perf_counter() - start)  # every call runs twice in a round
     least, most = ROUNDS
     rounds = int(min(most, max(least, SECONDS / each)))
-    follow = partial(track, description='measuring latency', transient=True)
-    return measure_latencies(calls, rounds, min(5, rounds), follow)
+    return measure_latencies(calls, rounds, min(5, rounds), progress('measuring latency'))

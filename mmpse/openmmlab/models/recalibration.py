@@ -13,6 +13,8 @@ from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.supernet.batches import HeldBatches
 
+from .losses import unmixed
+
 
 @torch.no_grad()
 def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> int:
@@ -43,25 +45,11 @@ def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> int:
         norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
-    for batch in batches if isinstance(batches, HeldBatches) else HeldBatches(batches):
-        compat.forward_by_mode(model, _preprocess(model, batch), 'tensor')
+    with unmixed(model):
+        for batch in batches if isinstance(batches, HeldBatches) else HeldBatches(batches):
+            # as in training: segmentors pad crops of unequal sizes there only
+            compat.forward_by_mode(model, model.data_preprocessor(batch, True), 'tensor')
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)
     return len(norms)
-
-
-def _preprocess(model: BaseModel, batch: Any) -> Any:
-    """A batch as a model sees it in training, but without Mixup and the like.
-
-    Segmentors pad crops of unequal sizes in training only.
-    """
-    preprocessor = model.data_preprocessor
-    augments = getattr(preprocessor, 'batch_augments', None)
-    if augments is not None:
-        preprocessor.batch_augments = None
-    try:
-        return preprocessor(batch, True)
-    finally:
-        if augments is not None:
-            preprocessor.batch_augments = augments

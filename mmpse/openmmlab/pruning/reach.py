@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
+from mmpse.openmmlab.errors import listed
 from mmpse.resources import layer_costs
 from mmpse.slim import cut_
 from mmpse.space import Budget, Subnet, uniform_within
@@ -39,7 +40,7 @@ class Fixed(NamedTuple):
     @property
     def names(self) -> str:
         """The layers, or the first few of them."""
-        return _listed(self.layers)
+        return listed(self.layers, LISTED)
 
 
 @dataclass(frozen=True)
@@ -87,16 +88,11 @@ class Reach:
             text.append(text_table(header, rows, left=2))
         if self.unseen:
             text.append(
-                f'A prediction does not run {_listed(self.unseen)}, and what they read is not '
-                'known. If training stops there with an error about shapes, keep the layers before '
-                'them (--keep).'
+                f'A prediction does not run {listed(self.unseen, LISTED)}, and what they read is '
+                'not known. If training stops there with an error about shapes, keep the layers '
+                'before them (--keep).'
             )
         return '\n'.join(text)
-
-
-def _listed(layers: Sequence[str]) -> str:
-    more = len(layers) - LISTED
-    return ', '.join(layers[:LISTED]) + (f' and {more} more' if more > 0 else '')
 
 
 def _amount(resource: str, value: float) -> str:
@@ -146,8 +142,8 @@ def _check(
         held = [group for group in held if group.lowest[name] > 0.005]
         rest = 1 - sum(group.lowest[name] for group in fixed)
         shares = [f'{group.lowest[name]:.0%} {group.names} ({group.why})' for group in held]
-        listed = ', '.join([*shares, f'{rest:.0%} layers at their least width'])
-        holds = f', and the lowest consists of {listed}'
+        consists = ', '.join([*shares, f'{rest:.0%} layers at their least width'])
+        holds = f', and the lowest consists of {consists}'
     raise BudgetError(
         f'no subnet of this {kind} has at most {asked}: they reach from {_in_words(name, low)} '
         f'({low / full:.1%}) to {_in_words(name, full)} (100%){holds}; give more, a smaller '

@@ -6,14 +6,12 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
-from rich.progress import track
 from torch import Tensor, nn
 
 from mmpse.openmmlab.checkpoints.loading import Report, check_whole, load_weights
@@ -109,8 +107,7 @@ def examine(
         weights = load_weights(model, checkpoint)
         check_whole(model, weights, f'the {type(model).__name__} of {name_of(cfg)}')
     shape = tuple(input_shape or default_input_shape(cfg, model))
-    follow = partial(track, description='finding units', transient=True) if show else iter
-    layout, images = look(model, shape[1:], follow)
+    layout, images = look(model, shape[1:], progress('finding units') if show else iter)
     shape = (images.shape[1], *shape[1:])
     if shared:
         space = whole_supernet(model, layout, RATIOS, divisor, grids).space

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.errors import UserError
-from mmpse.openmmlab.checkpoints.loading import listed
+from mmpse.openmmlab.errors import listed
 
 CHECKPOINT_KEY = 'mmpse_supernet'  # of what SupernetHook adds to a checkpoint's meta
 COUNTER = '.num_batches_tracked'  # of a BatchNorm, the batches that its statistics are made of

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import random
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.slim import Supernet
 from mmpse.space import Subnet
 
@@ -80,13 +79,10 @@ def _seconds(
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Put buffers and random states back afterwards."""
     buffers = [buffer.clone() for buffer in model.buffers()]
-    python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng():
+        with drawn_aside():
             yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
         with torch.no_grad():
             for buffer, value in zip(model.buffers(), buffers, strict=True):
                 buffer.copy_(value)

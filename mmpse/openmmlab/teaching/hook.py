@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -20,16 +19,9 @@ from torch import Tensor, nn
 
 from mmpse.errors import UserError
 from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
-from mmpse.openmmlab.models.calls import (
-    Call,
-    CallError,
-    mapped,
-    noted_calls,
-    parts,
-    repeat,
-    tensors,
-)
+from mmpse.openmmlab.models.calls import Call, CallError, noted_calls, parts, repeat
 from mmpse.registry import HOOKS, MODELS
+from mmpse.slim.watch import map_tensors, tensors_in
 
 from .head_distance import head_distance
 from .output_distance import difference, output_distance
@@ -215,10 +207,8 @@ class Teaching:
     def _of_groups(self, part: str, output: Any, other: Any, groups: int) -> Tensor:
         head, distances = parts(self.student)[part], []
         for g in range(groups):
-            of_group = itemgetter(slice(g, None, groups))
-            distances.append(
-                head_distance(head, *(mapped(of_group, x) for x in (output, other)))[0]
-            )
+            pair = map_tensors(lambda _, x, g=g: x[g::groups], (output, other))
+            distances.append(head_distance(head, *pair)[0])
         return torch.stack(distances).float() if groups else torch.empty(0)
 
     def _tell(self, terms: Mapping[str, Any], left_out: dict[str, str], outputs: Mapping) -> None:
@@ -281,4 +271,4 @@ def check_normalisation(model: nn.Module, teacher: nn.Module, who: str) -> None:
 
 
 def _has_gradient(outputs: Any) -> bool:
-    return any(x.requires_grad for x in tensors(outputs))
+    return any(x.requires_grad for x in tensors_in(outputs))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmpse.errors import UserError
-from mmpse.openmmlab.models.calls import tensors
+from mmpse.slim.watch import tensors_in
 
 
 def output_distance(outputs: Any, teacher_outputs: Any) -> Tensor:
@@ -35,7 +35,7 @@ def output_distance(outputs: Any, teacher_outputs: Any) -> Tensor:
     problem = difference(outputs, teacher_outputs)
     if problem:
         raise UserError(f'outputs cannot be compared: {problem}')
-    counterparts = dict(zip(map(id, tensors(outputs)), tensors(teacher_outputs)))
+    counterparts = dict(zip(map(id, tensors_in(outputs)), tensors_in(teacher_outputs)))
     distances = []
     for levels in _pyramids(outputs):
         pairs = [(single(x), single(counterparts[id(x)])) for x in levels]
@@ -67,7 +67,7 @@ def _pyramids(tree: Any) -> list[list[Tensor]]:
 
 def difference(outputs: Any, teacher_outputs: Any) -> str:
     """Why two outputs cannot be compared, in words; empty if they can."""
-    shapes = [[tuple(x.shape) for x in tensors(tree)] for tree in (outputs, teacher_outputs)]
+    shapes = [[tuple(x.shape) for x in tensors_in(tree)] for tree in (outputs, teacher_outputs)]
     if not shapes[0]:
         return 'there are no tensors'
     if len(shapes[0]) != len(shapes[1]):
