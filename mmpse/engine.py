@@ -9,9 +9,8 @@ from mmpse.openmmlab.search.loops import (
 from mmpse.openmmlab.search.predictor import PredictorSearchLoop
 from mmpse.openmmlab.seeding import SeedHook
 from mmpse.openmmlab.stagewise.loop import StageWiseSearchLoop
-from mmpse.openmmlab.supernet.bfloat16 import BFloat16OptimWrapper
-from mmpse.openmmlab.supernet.channels_last import ChannelsLastHook
 from mmpse.openmmlab.supernet.hook import SupernetHook
+from mmpse.openmmlab.supernet.speed import BFloat16OptimWrapper, ChannelsLastHook
 from mmpse.openmmlab.teaching.hook import DistillationHook
 
 __all__ = [

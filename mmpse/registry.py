@@ -20,7 +20,7 @@ MODELS = _child(
 HOOKS = _child(
     root.HOOKS,
     'mmpse.openmmlab.supernet.hook',
-    'mmpse.openmmlab.supernet.channels_last',
+    'mmpse.openmmlab.supernet.speed',
     'mmpse.openmmlab.teaching.hook',
     'mmpse.openmmlab.seeding',
 )
@@ -30,7 +30,7 @@ LOOPS = _child(
     'mmpse.openmmlab.search.predictor',
     'mmpse.openmmlab.stagewise.loop',
 )
-OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.openmmlab.supernet.bfloat16')
+OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.openmmlab.supernet.speed')
 TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.openmmlab.supernet.samplers')
 DATASETS = _child(root.DATASETS, 'mmpse.datasets', 'mmpse.openmmlab.configs.datasets')
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmpse.openmmlab.pruning.schedule')

@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpse.openmmlab.search.archive import read_archive
+from mmpse.search.archive import read_archive
 
 SHARED = ('budget', 'input_shape', 'metric', 'calibration')
 

@@ -12,8 +12,8 @@ from torch import nn
 import mmpse
 from mmpse.command import of_user, run_command
 from mmpse.files import write_json
-from mmpse.openmmlab.search.ranking import ranking_agreement
 from mmpse.registry import LOOPS, MODELS
+from mmpse.search.ranking import ranking_agreement
 from mmpse.space import Subnet
 
 

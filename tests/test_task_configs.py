@@ -23,7 +23,7 @@ from mmengine.structures import InstanceData
 from task_data import HEIGHT, WIDTH, write_ade20k, write_cityscapes, write_coco, write_voc
 
 import mmpse
-from mmpse.openmmlab.search.archive import read_archive
+from mmpse.search.archive import read_archive
 from mmpse.space import Subnet
 
 CROP = (48, 64)  # the smallest that images are resized to, as with Cityscapes

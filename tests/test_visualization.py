@@ -1,6 +1,6 @@
 import numpy as np
 
-from mmpse.openmmlab.search.archive import Judged
+from mmpse.search.archive import Judged
 from mmpse.visualization import (
     detections,
     picture,

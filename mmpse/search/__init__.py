@@ -1,4 +1,4 @@
-"""What to judge next: losses predicted from widths, widths chosen for a budget. NumPy only."""
+"""What to judge next, and what was judged: predicted losses, widths for a budget, the archive."""
 
 from .allocate import allocate
 from .around import BudgetSampler

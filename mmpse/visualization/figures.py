@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from mmpse.openmmlab.search.archive import Judged
-from mmpse.openmmlab.search.pareto import pareto_front
+from mmpse.search.archive import Judged
+from mmpse.search.pareto import pareto_front
 
 
 def width_profile(subnets: Mapping[str, Mapping[str, int]], full: Mapping[str, int]) -> Figure:

@@ -8,9 +8,9 @@ import torch
 from command_line import QUICK, run
 
 from mmpse.openmmlab.configs.files import build_model, load_config
-from mmpse.openmmlab.search.archive import Archive, Judged
 from mmpse.openmmlab.supernet.building import find_supernet, supernet_content
 from mmpse.openmmlab.supernet.record import LossRecord
+from mmpse.search.archive import Archive, Judged
 from mmpse.space import SearchSpace
 
 

@@ -5,8 +5,8 @@ import torch
 from command_line import run
 from conftest import ROOT
 
-from mmpse.openmmlab.search.archive import read_archive
 from mmpse.openmmlab.supernet.checkpoint import supernet_state
+from mmpse.search.archive import read_archive
 from mmpse.space import Subnet
 
 

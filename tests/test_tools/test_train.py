@@ -20,8 +20,8 @@ from conftest import ROOT, small
 from mmengine.config import Config
 from tiny_tasks import write_task
 
-from mmpse.openmmlab.search.archive import ArchiveError, read_archive
 from mmpse.openmmlab.supernet.checkpoint import supernet_state
+from mmpse.search.archive import ArchiveError, read_archive
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmpse.command import run_command
-from mmpse.openmmlab.search.archive import Judged, ranking_key, read_archive, read_identity
+from mmpse.search.archive import Judged, ranking_key, read_archive, read_identity
 from mmpse.visualization import search_progress, width_profile
 
 

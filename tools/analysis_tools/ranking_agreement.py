@@ -17,8 +17,8 @@ from rich.table import Table
 
 from mmpse.command import run_command
 from mmpse.files import write_json
-from mmpse.openmmlab.search.archive import read_archive, read_identity
-from mmpse.openmmlab.search.ranking import ranking_agreement
+from mmpse.search.archive import read_archive, read_identity
+from mmpse.search.ranking import ranking_agreement
 from mmpse.space import Subnet
 
 

@@ -11,7 +11,7 @@ from frame import read_json
 from scipy.stats import kendalltau, spearmanr
 from tables import note, provenance, spread, table
 
-from mmpse.openmmlab.search.ranking import ranking_agreement
+from mmpse.search.ranking import ranking_agreement
 
 NAMES = {
     'parallel-masked': 'parallel (PSE-Net), masked',

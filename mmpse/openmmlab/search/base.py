@@ -17,10 +17,10 @@ from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.supernet.checkpoint import file_digest
-from mmpse.openmmlab.supernet.cudnn import stop_tuning
+from mmpse.openmmlab.supernet.speed import stop_tuning
+from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
-from .archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from .judge import Judge, Verdict, calibration_batches
 from .parallel import gather, on_main
 from .progress import Clock, search_progress

@@ -13,12 +13,12 @@ from mmpse.openmmlab.supernet.checkpoint import supernet_state
 from mmpse.openmmlab.supernet.record import relative_losses
 from mmpse.registry import LOOPS
 from mmpse.search import best_few
+from mmpse.search.archive import Judged, ranking_key
+from mmpse.search.pareto import pareto_front, pareto_order
 from mmpse.space import PriorSampler, expected_loss
 
-from .archive import Judged, ranking_key
 from .base import Candidate, SearchLoop
-from .evidence import predictor_in
-from .pareto import pareto_front, pareto_order
+from .predictor import predictor_in
 
 DRAWS = 64  # mutants or crossovers made at once
 ROUNDS = 200  # times that more are made, before a generation is filled in another way

@@ -17,11 +17,11 @@ from torch import Tensor
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.pruned import look
-from mmpse.openmmlab.search.archive import Archive, Judged
 from mmpse.openmmlab.search.base import Candidate, SearchLoop
 from mmpse.openmmlab.search.parallel import gather, on_main
 from mmpse.openmmlab.search.progress import Clock, search_progress
 from mmpse.registry import LOOPS
+from mmpse.search.archive import Archive, Judged
 from mmpse.slim import Supernet
 from mmpse.space import (
     BudgetError,

@@ -28,10 +28,10 @@ from mmpse.space import Subnet
 from .batches import copied
 from .building import find_supernet, supernet_content
 from .checkpoint import CHECKPOINT_KEY, mark_untracked, supernet_state
-from .cudnn import stop_tuning
 from .execution import measure_executions
 from .losses import SubnetLosses
 from .record import LossRecord
+from .speed import stop_tuning
 
 STAGES = 10  # of a training, after each of which the subnets may be drawn otherwise
 IN_A_ROW = 10  # losses that are not finite, before a training in float16 stops

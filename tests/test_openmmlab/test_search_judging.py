@@ -9,9 +9,9 @@ from mmengine.runner import set_random_seed
 from search_runs import log_of, search
 from tiny_tasks import write_task
 
-from mmpse.openmmlab.search.archive import read_archive
 from mmpse.openmmlab.search.judge import Judge, Verdict
 from mmpse.registry import MODELS
+from mmpse.search.archive import read_archive
 from mmpse.space import Subnet
 
 

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mmpse.openmmlab.search.ranking import ranking_agreement
+from mmpse.search.ranking import ranking_agreement
 
 
 def test_agreement_against_the_definitions(rng):

@@ -10,7 +10,7 @@ from mmengine.model import MMDistributedDataParallel
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mmpse.openmmlab.supernet.channels_last import ChannelsLastHook
+from mmpse.openmmlab.supernet.speed import ChannelsLastHook
 from mmpse.slim.functions import is_channels_last
 
 

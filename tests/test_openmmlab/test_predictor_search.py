@@ -5,8 +5,8 @@ import pytest
 import torch
 from search_runs import SHARED, log_of, search
 
-from mmpse.openmmlab.search.archive import read_archive
 from mmpse.openmmlab.search.judge import Judge, Verdict
+from mmpse.search.archive import read_archive
 from mmpse.space import Subnet
 
 

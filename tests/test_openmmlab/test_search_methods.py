@@ -7,9 +7,9 @@ import pytest
 import torch
 from search_runs import other_search, search
 
-from mmpse.openmmlab.search.archive import read_archive
 from mmpse.openmmlab.search.judge import Judge, Verdict
-from mmpse.openmmlab.search.pareto import pareto_front
+from mmpse.search.archive import read_archive
+from mmpse.search.pareto import pareto_front
 from mmpse.space import Subnet
 
 

@@ -2,7 +2,7 @@ import sqlite3
 
 import pytest
 
-from mmpse.openmmlab.search.archive import Archive, ArchiveError, Judged, ranking_key, read_archive
+from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, read_archive
 
 IDENTITY = dict(checkpoint='abc', metric='top1')
 

@@ -16,12 +16,12 @@ from search_runs import Killer, Stop
 from torch import multiprocessing
 
 from mmpse.openmmlab.models.pruned import look
-from mmpse.openmmlab.search.archive import ArchiveError, read_archive
 from mmpse.openmmlab.search.judge import Judge
 from mmpse.openmmlab.stagewise.judge import StageJudge
 from mmpse.openmmlab.supernet.building import whole_supernet
 from mmpse.openmmlab.supernet.record import relative_losses
 from mmpse.registry import MODELS
+from mmpse.search.archive import ArchiveError, read_archive
 from mmpse.space import Subnet
 
 ENDS = ['layer2', 'layer3']

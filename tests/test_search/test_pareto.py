@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mmpse.openmmlab.search.archive import Judged
-from mmpse.openmmlab.search.pareto import pareto_front, pareto_order
+from mmpse.search.archive import Judged
+from mmpse.search.pareto import pareto_front, pareto_order
 
 
 @pytest.fixture
