@@ -7,7 +7,7 @@ rule for each kind of model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -43,32 +43,42 @@ def parts(model: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def noted_calls(model: nn.Module) -> Iterator[list[Call]]:
-    """Inside, the list grows by every call of a part.
-
-    Parts call each other by ``forward`` too (mmseg's heads do), which PyTorch's hooks do not see.
-    """
+    """Inside, the list grows by every call of a part."""
     calls: list[Call] = []
-    listened = []
-    try:
-        for name, part in parts(model).items():
-            listened.append((part, part.__dict__.get('forward')))
-            part.forward = _noting(calls, name, part.forward)
+    names = {part: name for name, part in parts(model).items()}
+
+    def noting(part: nn.Module, forward: Callable) -> Callable:
+        def call(*args, **kwargs):
+            output = forward(*args, **kwargs)
+            calls.append(Call(names[part], args, kwargs, output))
+            return output
+
+        return call
+
+    with wrapped_forwards(names, noting):
         yield calls
+
+
+@contextmanager
+def wrapped_forwards(
+    modules: Iterable[nn.Module], wrap: Callable[[nn.Module, Callable], Callable]
+) -> Iterator[None]:
+    """Inside, the ``forward`` of modules is what ``wrap`` makes of it.
+
+    Modules call each other by ``forward`` too (mmseg's heads do), which PyTorch's hooks do not see.
+    """
+    before = []
+    try:
+        for module in modules:
+            before.append((module, module.__dict__.get('forward')))
+            module.forward = wrap(module, module.forward)
+        yield
     finally:
-        for part, forward in listened:
+        for module, forward in before:
             if forward is None:
-                del part.forward
+                del module.forward
             else:
-                part.forward = forward
-
-
-def _noting(calls: list[Call], name: str, forward: Callable) -> Callable:
-    def call(*args, **kwargs):
-        output = forward(*args, **kwargs)
-        calls.append(Call(name, args, kwargs, output))
-        return output
-
-    return call
+                module.forward = forward
 
 
 def repeat(calls: Sequence[Call], model: nn.Module) -> list[Any]:
