@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any
 
 from torch import nn
 
 from mmpse.openmmlab.models.losses import Track, batch_losses, batch_statistics
-from mmpse.slim.cutting import as_subnet
+from mmpse.openmmlab.models.reuse import noted_outputs, reused_outputs
+from mmpse.slim.cutting import as_subnet, layers_in
 from mmpse.slim.layout import Layout
 from mmpse.space import SearchSpace
 
@@ -26,7 +28,8 @@ def measure_sensitivity(
     """Cut one unit at a time, and see what the model loses.
 
     The channels that stay are the first ones: sort the model before. BatchNorms take the statistics
-    of each batch, so that every subnet is recalibrated by itself.
+    of each batch, so that every subnet is recalibrated by itself. What a cut does not reach, as the
+    backbone where a head is cut, runs once for each batch.
 
     Args:
         model: The full-width model.
@@ -46,10 +49,24 @@ def measure_sensitivity(
         if width < unit.max_width
     ]
     full = dict(space.fullnet)
-    found: dict[str, dict[int, float]] = {unit.name: {} for unit in space.units}
-    with batch_statistics(model):
-        whole = batch_losses(model, batches)
-    for unit, width in track(points):
-        with as_subnet(model, layout, {**full, unit: width}), batch_statistics(model):
-            found[unit][width] = float((batch_losses(model, batches) - whole).mean())
-    return found
+    touched = {
+        unit.name: [m for _, m, sides in layers_in(model, layout) if unit.name in sides.units]
+        for unit in space.units
+    }
+    found: dict[str, dict[int, list[float]]] = {unit.name: {} for unit in space.units}
+    noted_for = None
+    for batch, unit, width in track([(b, *point) for b in batches for point in points]):
+        if batch is not noted_for:
+            with batch_statistics(model), noted_outputs(model) as notes:
+                whole = batch_losses(model, [batch])
+            noted_for = batch
+        with (
+            as_subnet(model, layout, {**full, unit: width}),
+            batch_statistics(model),
+            reused_outputs(model, notes, touched[unit]),
+        ):
+            loss = batch_losses(model, [batch]) - whole
+        found[unit].setdefault(width, []).append(float(loss))
+    return {
+        unit: {width: mean(losses) for width, losses in row.items()} for unit, row in found.items()
+    }

@@ -1,0 +1,101 @@
+"""What a model loses with one unit cut, measured with and without reuse."""
+
+import pytest
+import torch
+from mmengine.registry import DefaultScope
+from tiny_tasks import write_task
+from torch import nn
+
+from mmpse.openmmlab.configs.splits import held_out
+from mmpse.openmmlab.models.losses import (
+    batch_losses,
+    batch_statistics,
+    preprocessed,
+    training_batches,
+)
+from mmpse.openmmlab.models.reuse import noted_outputs, reused_outputs
+from mmpse.openmmlab.pruning.sensitivity import measure_sensitivity
+from mmpse.openmmlab.pruning.subject import examine
+from mmpse.slim.cutting import as_subnet
+
+
+@pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
+def test_reuse_changes_no_loss(task, digits, tmp_path):
+    subject = examine(*write_task(task, digits, tmp_path))
+    model, layout, space = subject.model, subject.layout, subject.space
+    loader = dict(held_out(subject.cfg).calibration, batch_size=2)
+    batches = preprocessed(model, training_batches(loader, 16, subject.scope))[:2]
+    with DefaultScope.overwrite_default_scope(subject.scope):
+        found = measure_sensitivity(model, layout, space, batches, ratios=[0.5])
+        assert set(found) == set(space.names)
+        for unit, row in list(found.items())[::3]:
+            for width, loss in row.items():
+                plain = []
+                for batch in batches:
+                    with batch_statistics(model):
+                        whole = batch_losses(model, [batch])
+                        with as_subnet(model, layout, {**space.fullnet, unit: width}):
+                            plain.append(float(batch_losses(model, [batch]) - whole))
+                assert loss == sum(plain) / len(batches), unit
+
+
+class Conv(nn.Conv2d):
+    runs = 0
+
+    def _conv_forward(self, *args):
+        self.runs += 1
+        return super()._conv_forward(*args)
+
+
+class Block(nn.Module):
+    """Writes into what its first layer put out."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = Conv(4, 4, 1)
+        self.second = Conv(4, 4, 1)
+
+    def forward(self, x):
+        y, z = self.first(x), self.second(x)
+        y += 1
+        return [y, z]
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = Conv(3, 4, 1)
+        self.block = Block()
+
+    def forward(self, x):
+        outputs = self.block(self.stem(x))
+        outputs.append(outputs[0] + outputs[1])  # to the block's own list
+        return torch.stack(outputs)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    'changed, run',
+    [
+        (None, []),
+        ('block.second', ['block.first', 'block.second']),
+        ('block.first', ['block.first']),
+        ('stem', ['stem', 'block.first', 'block.second']),
+    ],
+)
+def test_what_is_written_into_later_is_run_again(changed, run):
+    torch.manual_seed(0)
+    model, x = Model(), torch.randn(1, 3, 2, 2)
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, Conv)}
+    with noted_outputs(model) as notes:
+        model(x)
+    if changed:
+        layers[changed].weight *= 2
+    plain = model(x)
+    for _ in range(2):
+        for layer in layers.values():
+            layer.runs = 0
+        with reused_outputs(model, notes, [layers[changed]] if changed else []):
+            assert torch.equal(model(x), plain)
+        assert [name for name, layer in layers.items() if layer.runs] == run
+    assert 'forward' not in vars(model.stem)
