@@ -51,7 +51,7 @@ def prune(
     epochs: int | None = None,
     teach: bool = True,
     tune: bool = True,
-    sort: str = 'activation',
+    sort: str = 'selection',
     divisor: int = 8,
     grids: Mapping[str, Mapping[str, Any]] | None = None,
     input_shape: Sequence[int] | None = None,
@@ -63,7 +63,7 @@ def prune(
 ) -> Result | None:
     """Prune a trained model as a whole, and fine-tune it.
 
-    Its units are found, sorted by importance, given widths, cut, recalibrated and fine-tuned with
+    Its units are found, sorted by importance, given widths, cut, reconstructed and fine-tuned with
     the config's own recipe, taught by the model as it was. Widths are chosen on training images;
     the validation split measures what came of it, and the test split is never touched.
 

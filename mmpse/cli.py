@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         '--no-finetune',
         dest='tune',
         action='store_false',
-        help='only cut the model, and recalibrate its BatchNorms',
+        help='only cut the model, and fit its layers to what they were',
     )
     one.add_argument(
         '--no-teacher',
@@ -98,8 +98,8 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         '--sort',
-        default='activation',
-        help='importance of channels: activation (default), group, l1, l2, bn or taylor',
+        default='selection',
+        help='importance of channels: selection (default), group, l1, l2, bn or taylor',
     )
     one.add_argument('--seed', type=int, default=0, help='seed of everything (default: 0)')
     one.add_argument('-o', '--out', default='pruned', help='folder of the results (pruned)')

@@ -3,7 +3,9 @@
 from .cutting import CutError, as_subnet, cut_
 from .guard import GuardError, check, check_cut
 from .layout import Layout, Unit
-from .sorting import IMPORTANCES, input_energies, sort_
+from .reconstruction import Reconstruction
+from .samples import sample_inputs
+from .sorting import IMPORTANCES, sort_
 from .supernet import EXECUTIONS, Supernet
 from .units import find_units
 
@@ -13,6 +15,7 @@ __all__ = [
     'CutError',
     'GuardError',
     'Layout',
+    'Reconstruction',
     'Supernet',
     'Unit',
     'as_subnet',
@@ -20,6 +23,6 @@ __all__ = [
     'check_cut',
     'cut_',
     'find_units',
-    'input_energies',
+    'sample_inputs',
     'sort_',
 ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,10 @@ from mmpse.errors import UserError
 
 from .cutting import dims_of, layers_in
 from .layout import Layout, Side
+from .samples import Samples
+from .selection import selected
 
-IMPORTANCES = ('activation', 'group', 'l1', 'l2', 'bn', 'taylor')
+IMPORTANCES = ('selection', 'group', 'l1', 'l2', 'bn', 'taylor')
 
 
 @torch.no_grad()
@@ -22,16 +23,15 @@ def importances(
     model: nn.Module,
     layout: Layout,
     by: str = 'group',
-    energies: Mapping[str, Tensor] | None = None,
+    samples: Samples | None = None,
 ) -> dict[str, Tensor]:
     """How important the channels of every unit are.
 
     Args:
         model: The full-width model.
         layout: Its layout.
-        by: ``'activation'``: what a channel brings to the layers that read it, ``|x|**2 |w|**2`` of
-            its activations and their weights, as a share of what all their inputs bring (after Sun
-            et al., arXiv 2306.11695).
+        by: ``'selection'``: how soon it is selected for what it tells of all that the layers which
+            read the unit get, see :mod:`mmpse.slim.selection`.
             ``'group'``: the squared norms of the filters that write it, of the scales of its
             normalisations, and of the weights that read it, each kind divided by its mean over the
             unit (after Fang et al., arXiv 2301.12900).
@@ -39,18 +39,18 @@ def importances(
             ``'bn'``: the scale of its normalisations; where a unit has none, as ``'l1'``.
             ``'taylor'``: ``|sum of weight * gradient|`` of the filters that write it, with the
             gradients that the parameters hold (Molchanov et al., arXiv 1906.10771).
-        energies: What :func:`input_energies` recorded, for ``'activation'``.
+        samples: What the layers read, of :func:`sample_inputs`, for ``'selection'``.
 
     Returns:
         Unit -> ``(channels,)``.
 
     Raises:
-        UserError: If ``by`` is unknown, or gradients or energies are missing.
+        UserError: If ``by`` is unknown, or gradients or samples are missing.
     """
     if by not in IMPORTANCES:
         raise UserError(f'channels are sorted by one of {IMPORTANCES}, got {by!r}')
-    if by == 'activation' and energies is None:
-        raise UserError("sorting by 'activation' needs the energies of some images' activations")
+    if by == 'selection' and samples is None:
+        raise UserError("sorting by 'selection' needs samples of what the layers read of images")
     empty = {name: torch.zeros(unit.width, device='cpu') for name, unit in layout.units.items()}
     written, scaled, read = ({k: v.clone() for k, v in empty.items()} for _ in range(3))
     for name, layer, sides in layers_in(model, layout):
@@ -69,49 +69,17 @@ def importances(
             _add(written, sides.outputs, filters.norm(dim=1))
         else:
             _add(written, sides.outputs, filters.square().sum(1))
-        if into is None or by not in ('activation', 'group'):
-            continue
-        reading = weight.movedim(into, 0).flatten(1).square().sum(1)
-        if by == 'activation':  # a layer that did not run brings nothing
-            brought = reading * energies.get(name, torch.zeros(1)).to(reading)
-            reading = brought / brought.sum().clamp(min=1e-12)
-        _add(read, sides.inputs, reading)
-    if by == 'activation':
-        return {name: value if value.any() else written[name] for name, value in read.items()}
+        if into is not None and by == 'group':
+            _add(read, sides.inputs, weight.movedim(into, 0).flatten(1).square().sum(1))
+    if by == 'selection':
+        soon = selected(model, layout, samples)
+        return {name: value if value.any() else written[name] for name, value in soon.items()}
     if by == 'group':
         kinds = written, scaled, read
         return {name: sum(_mean_one(kind[name]) for kind in kinds) for name in empty}
     if by == 'bn':
         return {name: value if value.any() else written[name] for name, value in scaled.items()}
     return written
-
-
-@contextmanager
-def input_energies(model: nn.Module, layout: Layout) -> Iterator[dict[str, Tensor]]:
-    """What runs in a ``with`` block is listened to.
-
-    Yields:
-        Layer that mixes channels -> mean square of each of its input channels ``(channels,)``,
-        summed over the forwards of the block.
-    """
-    energies: dict[str, Tensor] = {}
-
-    def listen(name: str, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x = args[0].detach()
-        channels = x.dim() - 1 if isinstance(layer, nn.Linear) else 1
-        square = x.float().square().mean([d for d in range(x.dim()) if d != channels])
-        energies[name] = energies.get(name, 0) + square
-
-    handles = [
-        layer.register_forward_pre_hook(lambda layer, args, name=name: listen(name, layer, args))
-        for name, layer, sides in layers_in(model, layout)
-        if sides.inputs is not None and dims_of(layer)[1] is not None
-    ]
-    try:
-        yield energies
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _gradient(name: str, layer: nn.Module) -> Tensor:
@@ -153,7 +121,7 @@ def sort_(
     model: nn.Module,
     layout: Layout,
     by: str = 'group',
-    energies: Mapping[str, Tensor] | None = None,
+    samples: Samples | None = None,
 ) -> dict[str, Tensor]:
     """Permute the channels of every unit, the most important first, in place.
 
@@ -162,12 +130,12 @@ def sort_(
     Args:
         model: The full-width model.
         layout: Its layout.
-        by, energies: See :func:`importances`.
+        by, samples: See :func:`importances`.
 
     Returns:
         Unit -> its permutation: the new channel k was channel ``permutation[k]``.
     """
-    order = orders(layout, importances(model, layout, by, energies))
+    order = orders(layout, importances(model, layout, by, samples))
     permute_(model, layout, order)
     return order
 

@@ -9,14 +9,14 @@ from torch import nn
 from mmpse.openmmlab.configs.splits import held_out
 from mmpse.openmmlab.models.losses import (
     batch_losses,
-    batch_statistics,
     preprocessed,
     training_batches,
 )
+from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.reuse import noted_outputs, reused_outputs
 from mmpse.openmmlab.pruning.sensitivity import measure_sensitivity
 from mmpse.openmmlab.pruning.subject import examine
-from mmpse.slim.cutting import as_subnet
+from mmpse.slim import Reconstruction, as_subnet
 
 
 @pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
@@ -26,16 +26,17 @@ def test_reuse_changes_no_loss(task, digits, tmp_path):
     loader = dict(held_out(subject.cfg).calibration, batch_size=2)
     batches = preprocessed(model, training_batches(loader, 16, subject.scope))[:2]
     with DefaultScope.overwrite_default_scope(subject.scope):
-        found = measure_sensitivity(model, layout, space, batches, ratios=[0.5])
+        images = [batch['inputs'] for batch in batches]
+        reconstruction = Reconstruction(model, layout, images, raw_outputs)
+        found = measure_sensitivity(reconstruction, space, batches, ratios=[0.5])
         assert set(found) == set(space.names)
         for unit, row in list(found.items())[::3]:
             for width, loss in row.items():
                 plain = []
                 for batch in batches:
-                    with batch_statistics(model):
-                        whole = batch_losses(model, [batch])
-                        with as_subnet(model, layout, {**space.fullnet, unit: width}):
-                            plain.append(float(batch_losses(model, [batch]) - whole))
+                    whole, widths = batch_losses(model, [batch]), {**space.fullnet, unit: width}
+                    with reconstruction.absorbed(widths), as_subnet(model, layout, widths):
+                        plain.append(float(batch_losses(model, [batch]) - whole))
                 assert loss == sum(plain) / len(batches), unit
 
 

@@ -11,7 +11,6 @@ from mmpse.slim import (
     as_subnet,
     cut_,
     find_units,
-    input_energies,
     sort_,
 )
 
@@ -142,28 +141,6 @@ def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match='2 reads 288 channels, and gets 1568'):
         find_units(model, IMAGE)
     assert 'forward' not in vars(model[0])
-
-
-def test_activations_that_bring_nothing_to_their_readers_come_last():
-    """By hand: what channel c brings is its mean square times the squares that read it."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 1), nn.Conv2d(5, 4, 1))
-    with torch.no_grad():
-        model[0].bias[2] = -100.0  # a dead channel
-        model[2].weight[:, 4] = 0.0  # one that nobody reads
-    layout, images = find_units(model, IMAGE), torch.randn(4, 3, 16, 16)
-    with torch.no_grad(), input_energies(model, layout) as energies:
-        model(images)
-        model(images.flip(0))
-    x = model[1](model[0](images))
-    brought = x.square().mean((0, 2, 3)) * model[2].weight.square().sum((0, 2, 3))
-    before = model(images)
-    order = sort_(model, layout, 'activation', energies)
-    assert order['0'].tolist() == brought.argsort(descending=True, stable=True).tolist()
-    assert set(order['0'][-2:].tolist()) == {2, 4}
-    torch.testing.assert_close(model(images), before)
-    with pytest.raises(ValueError, match="'activation' needs the energies"):
-        sort_(model, layout, 'activation')
 
 
 def test_a_group_counts_all_layers_of_a_unit():

@@ -14,13 +14,10 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from rich.progress import track
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.registry import DATASETS
-from mmpse.slim.cutting import untracked
-from mmpse.slim.watch import evaluating
 
 Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
 
@@ -82,20 +79,6 @@ def unmixed(model: nn.Module) -> Iterator[None]:
     finally:
         if augments is not None:
             preprocessor.batch_augments = augments
-
-
-@contextmanager
-def batch_statistics(model: nn.Module) -> Iterator[None]:
-    """For the time of a ``with`` block BatchNorms take the statistics of each batch.
-
-    So a subnet needs no recalibration to be judged by its loss. Everything else is in eval mode.
-    """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
-    with evaluating(model):
-        for norm in norms:
-            norm.train()
-        with untracked(norms):
-            yield
 
 
 @torch.no_grad()

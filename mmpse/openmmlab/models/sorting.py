@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from mmpse.openmmlab import compat
-from mmpse.slim import Layout, input_energies, sort_
+from mmpse.slim import Layout, sample_inputs, sort_
 
 from .outputs import raw_outputs
 
@@ -32,10 +31,10 @@ def sort_by(
         for batch in batches:
             loss, _ = model.parse_losses(compat.forward_by_mode(model, batch, mode='loss'))
             loss.backward()
-    with torch.no_grad(), input_energies(model, layout) as energies:
-        for batch in batches if by == 'activation' else ():
-            raw_outputs(model, batch['inputs'])
-    sort_(model, layout, by, energies)
+    samples = None
+    if by == 'selection':
+        samples = sample_inputs(model, layout, [b['inputs'] for b in batches], raw_outputs)
+    sort_(model, layout, by, samples)
     if by == 'taylor':
         model.zero_grad()
         for parameter in frozen:

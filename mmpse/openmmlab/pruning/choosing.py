@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from mmpse.openmmlab.models.losses import Track, batch_losses, batch_statistics
+from mmpse.openmmlab.models.losses import Track, batch_losses
 from mmpse.search.allocate import allocate
 from mmpse.search.gains import Gain, paired_gain
 from mmpse.search.sensitivity import Curves
-from mmpse.slim.cutting import as_subnet
+from mmpse.slim import Reconstruction, cut_
 from mmpse.space import Budget, uniform_within
 
 from .subject import Subject
@@ -57,16 +58,20 @@ def by_sensitivity(
 @torch.no_grad()
 def judge(
     subject: Subject,
+    reconstruction: Reconstruction,
     candidates: Sequence[tuple[str, Sequence[int]]],
     batches: Sequence[Mapping[str, Any]],
     track: Track = iter,
 ) -> list[Judgement]:
-    """Compare candidates by their losses on the same batches, with the first one above all."""
+    """Compare candidates by their losses on the same batches, with the first one above all.
+
+    Each is cut and reconstructed, as the one that is chosen will be.
+    """
     rows: list[tuple[str, tuple[int, ...], torch.Tensor]] = []
     for name, widths in track(candidates):
         subnet = dict(zip(subject.space.names, map(int, widths), strict=True))
-        with as_subnet(subject.model, subject.layout, subnet), batch_statistics(subject.model):
-            losses = batch_losses(subject.model, batches)
+        model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
+        losses = batch_losses(reconstruction.fit_(model, subnet), batches)
         rows.append((name, tuple(subnet.values()), losses))
     first = rows[0][2]
     return [

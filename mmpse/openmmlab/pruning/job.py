@@ -21,6 +21,7 @@ from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
 from mmpse.openmmlab.configs.splits import all_training, held_out
 from mmpse.openmmlab.models.latency import latency_cost
 from mmpse.openmmlab.models.losses import (
+    batch_losses,
     batch_size_of,
     images_of,
     preprocessed,
@@ -32,7 +33,7 @@ from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.models.sorting import sort_by
 from mmpse.resources.busy import busy_sentence
-from mmpse.slim import check_cut, cut_
+from mmpse.slim import Reconstruction, check_cut, cut_
 from mmpse.space import Budget, Subnet, uniform_within
 
 from .choosing import by_sensitivity, judge, winner
@@ -48,8 +49,9 @@ from .sensitivity import measure_sensitivity
 from .steps import PruneError, Steps
 from .subject import dataset_meta, metrics_of, validates
 
-# eight images give the widths that 48 give (RetinaNet R-18 on BCCD, 50, 20 and 10 %)
-MAP_IMAGES, CALIBRATION_IMAGES = 8, 128
+# training images that are looked at, those of them that layers are fitted to, and of these those
+# that sensitivity is measured on: eight give the widths that 48 give (RetinaNet R-18 on BCCD)
+IMAGES, FIT_IMAGES, MAP_IMAGES = 128, 32, 8
 
 
 class Pruning:
@@ -145,9 +147,7 @@ class Pruning:
     @cached_property
     def batches(self) -> list[Any]:
         """Training images for sensitivity, judging and recalibration."""
-        return training_batches(
-            self.images, CALIBRATION_IMAGES, self.subject.scope, self.order.seed
-        )
+        return training_batches(self.images, IMAGES, self.subject.scope, self.order.seed)
 
     def schedule(self, **part: int):
         """The recipe of the fine-tuning, or of a part of its schedule."""
@@ -180,7 +180,7 @@ class Pruning:
         if self.whole.exists():  # rounding could order them otherwise
             load_weights(subject.model, self.whole)
             return
-        sort_by(subject.model, subject.layout, self.order.sort, self.ready[1])
+        sort_by(subject.model, subject.layout, self.order.sort, self.ready[0])
         save_checkpoint(self.whole, subject.model, dataset_meta(subject))
 
     def train_supernet(self) -> None:
@@ -209,6 +209,8 @@ class Pruning:
             'supernet', lambda: self.crew.train(path, path.with_suffix(''))
         )
         load_weights(subject.model, self.supernet)
+        recalibrate(subject.model, self.batches)  # training kept no statistics of the full model
+        self.forget()
 
     def choose(self) -> Subnet:
         """The widths."""
@@ -234,10 +236,21 @@ class Pruning:
 
     @cached_property
     def ready(self) -> tuple[list[Any], list[Any]]:
-        """The training images for the sensitivity, and those for judging."""
+        """Training images that layers are fitted to, and those that candidates are judged on."""
         ready = preprocessed(self.subject.model, self.batches)
-        few = max(1, -(-MAP_IMAGES * len(ready) // CALIBRATION_IMAGES))
-        return ready[:few], ready[few:]
+        few = -(-FIT_IMAGES * len(ready) // IMAGES)
+        return ready[:few], ready[few:] or ready
+
+    @cached_property
+    def reconstruction(self) -> Reconstruction:
+        """Fits cut models to the sorted one."""
+        subject = self.subject
+        images = [batch['inputs'] for batch in self.ready[0]]
+        return Reconstruction(subject.model, subject.layout, images, raw_outputs)
+
+    def forget(self) -> None:
+        """Let the samples of the reconstruction go."""
+        vars(self).pop('reconstruction', None)
 
     def _candidates(self, budget: Budget) -> list[tuple[str, Sequence[int]]]:
         """Uniform pruning, and the best few by sensitivity."""
@@ -245,10 +258,9 @@ class Pruning:
         sensitivity = self.steps.once(
             'sensitivity',
             lambda: measure_sensitivity(
-                subject.model,
-                subject.layout,
+                self.reconstruction,
                 subject.space,
-                self.ready[0],
+                self.ready[0][: -(-MAP_IMAGES * len(self.ready[0]) // FIT_IMAGES)],
                 track=progress('sensitivity'),
             ),
         )
@@ -273,7 +285,7 @@ class Pruning:
     def _best(self, candidates: Sequence[tuple[str, Sequence[int]]], batches: list[Any]) -> Subnet:
         """The best of the candidates on the batches; the first one, unless it is surely beaten."""
         subject = self.subject
-        judged = judge(subject, candidates, batches, progress('judging'))
+        judged = judge(subject, self.reconstruction, candidates, batches, progress('judging'))
         for row in judged:
             self.log.info(
                 f'{row.name}: loss {row.loss:.4f}, {row.gain:+.4f} +- {row.error:.4f} better than '
@@ -284,7 +296,7 @@ class Pruning:
         return subject.subnet(best.widths, how=best.name, judged=content)
 
     def cut(self, subnet: Subnet) -> nn.Module:
-        """Write the pruned model's config; the cut and recalibrated model."""
+        """Write the pruned model's config; the cut and reconstructed model."""
         limits = ', '.join(f'{limit} {name}' for name, limit in self.order.limits.items())
         self.pruned = write_config(
             self.steps.out / 'pruned.py',
@@ -297,11 +309,25 @@ class Pruning:
         model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
         path = self.steps.folder / 'cut.pth'
         if not path.exists():
-            recalibrate(model, self.batches)
+            self.reconstruct(model, subnet)
             save_checkpoint(path, model, dataset_meta(subject))
         load_weights(model, path)
+        self.forget()
         self.evaluate('cut', model)
         return model
+
+    def reconstruct(self, model: nn.Module, subnet: Subnet) -> None:
+        """Fit a cut model's layers; its statistics alone, if that is better on other images."""
+        fitted = copy.deepcopy(model.eval())
+        self.reconstruction.fit_(fitted, subnet)
+        recalibrate(model, self.batches)
+        losses = [float(batch_losses(m, self.ready[1]).mean()) for m in (fitted, model)]
+        self.log.info(
+            f'cut and reconstructed: loss {losses[0]:.4f} on other training images, '
+            f'{losses[1]:.4f} with recalibrated BatchNorms alone'
+        )
+        if losses[0] < losses[1]:
+            model.load_state_dict(fitted.state_dict())
 
     def tune(self, model: nn.Module) -> None:
         """Fine-tune the cut model, taught by the model as it was."""

@@ -6,20 +6,17 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from torch import nn
-
-from mmpse.openmmlab.models.losses import Track, batch_losses, batch_statistics
+from mmpse.openmmlab.models.losses import Track, batch_losses
 from mmpse.openmmlab.models.reuse import noted_outputs, reused_outputs
-from mmpse.slim.cutting import as_subnet, layers_in
-from mmpse.slim.layout import Layout
+from mmpse.slim import Reconstruction, as_subnet
+from mmpse.slim.cutting import layers_in
 from mmpse.space import SearchSpace
 
 RATIOS = (0.25, 0.5, 0.75)  # of a unit's full width, at which it is measured
 
 
 def measure_sensitivity(
-    model: nn.Module,
-    layout: Layout,
+    reconstruction: Reconstruction,
     space: SearchSpace,
     batches: Sequence[Mapping[str, Any]],
     ratios: Sequence[float] = RATIOS,
@@ -27,13 +24,11 @@ def measure_sensitivity(
 ) -> dict[str, dict[int, float]]:
     """Cut one unit at a time, and see what the model loses.
 
-    The channels that stay are the first ones: sort the model before. BatchNorms take the statistics
-    of each batch, so that every subnet is recalibrated by itself. What a cut does not reach, as the
-    backbone where a head is cut, runs once for each batch.
+    The channels that stay are the first ones, and what others brought is predicted from them. What
+    a cut does not reach, as the backbone where a head is cut, runs once for each batch.
 
     Args:
-        model: The full-width model.
-        layout: Its layout.
+        reconstruction: Of the full-width model, whose channels are sorted.
         space: The search space of the layout.
         batches: Training batches as :func:`mmpse.openmmlab.models.losses.preprocessed` gives them.
         ratios: Shares of the full width; of each the nearest candidate is measured.
@@ -48,7 +43,7 @@ def measure_sensitivity(
         for width in sorted({unit.nearest(ratio) for ratio in ratios})
         if width < unit.max_width
     ]
-    full = dict(space.fullnet)
+    model, layout, full = reconstruction.model, reconstruction.layout, dict(space.fullnet)
     touched = {
         unit.name: [m for _, m, sides in layers_in(model, layout) if unit.name in sides.units]
         for unit in space.units
@@ -57,12 +52,12 @@ def measure_sensitivity(
     noted_for = None
     for batch, unit, width in track([(b, *point) for b in batches for point in points]):
         if batch is not noted_for:
-            with batch_statistics(model), noted_outputs(model) as notes:
+            with noted_outputs(model) as notes:
                 whole = batch_losses(model, [batch])
             noted_for = batch
         with (
+            reconstruction.absorbed({**full, unit: width}),
             as_subnet(model, layout, {**full, unit: width}),
-            batch_statistics(model),
             reused_outputs(model, notes, touched[unit]),
         ):
             loss = batch_losses(model, [batch]) - whole

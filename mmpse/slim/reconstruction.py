@@ -1,0 +1,217 @@
+"""Reconstruction: what a cut model no longer reads is predicted from what it reads.
+
+A layer of the cut model gets fewer channels than in the full one. Their best linear prediction of
+all the channels, position by position, goes into its weights, layer after layer, so that each makes
+up for what was lost before it (after He et al., arXiv 1707.06168, who fit the outputs of filters).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .cutting import dims_of, kept
+from .layout import Layout, Side
+from .samples import drawn, listening, readers_in, repeat_of, sample_inputs
+
+RIDGE = 1e-3  # of the mean square of a channel; more where there are few samples
+
+
+class Moments(NamedTuple):
+    """What is known of two sets of channels; a last one of the first set is the constant 1.
+
+    Attributes:
+        squares: Mean products of the first set ``(inputs + 1, inputs + 1)``.
+        products: Mean products of both ``(inputs + 1, channels)``.
+        samples: Positions that they were seen at.
+    """
+
+    squares: Tensor
+    products: Tensor
+    samples: int
+
+
+class Reconstruction:
+    """Makes cut models compute what their full one does, as nearly as their channels allow.
+
+    Args:
+        model: The full-width model in eval mode, its channels sorted.
+        layout: Its layout.
+        batches: Images ``(B, C, H, W)`` to fit on; a few dozen in all are enough for a detector.
+        run: Runs a model on images.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        batches: Sequence[Tensor],
+        run: Callable[[nn.Module, Tensor], Any],
+    ) -> None:
+        self.model = model
+        self.layout = layout
+        self.batches = batches
+        self.run = run
+        self.readers = readers_in(model, layout)
+        self.samples = sample_inputs(model, layout, batches, run)
+
+    @torch.no_grad()
+    def fit_(self, cut: nn.Module, widths: Mapping[str, int]) -> nn.Module:
+        """Fit the layers of a cut model, in the order in which they run, in place.
+
+        A layer that runs at other positions than in the full model keeps its weights.
+
+        Args:
+            cut: What :func:`mmpse.slim.cut_` made of the full model, in eval mode.
+            widths: Its subnet.
+
+        Returns:
+            The cut model.
+        """
+        layers = dict(cut.named_modules())
+        for name, wanted in self.samples.items():
+            full, sides = self.readers[name]
+            if not _loses(sides.inputs, widths):
+                continue
+            layer = layers[name]
+            inputs = self._inputs(cut, {name: (layer, sides.inputs)}, wanted)
+            if list(map(len, inputs)) != list(map(len, wanted)):
+                continue
+            weight, bias = _predicting(full, sides.inputs, widths, moments_of(inputs, wanted))
+            outputs = kept(sides.outputs, widths)
+            outputs = torch.arange(outputs) if isinstance(outputs, int) else outputs
+            outputs = outputs.to(weight.device)
+            layer.weight.copy_(weight.index_select(dims_of(full)[0], outputs))
+            if bias is not None:
+                layer.bias.copy_(bias[outputs])
+        return cut
+
+    def _inputs(
+        self, cut: nn.Module, layer: Mapping[str, tuple[nn.Module, Side]], wanted: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """What a layer of the cut model reads, where the full one's inputs were taken."""
+        found: list[Tensor] = []
+        calls = len(wanted) // len(self.batches)
+
+        def note(_: str, rows: Tensor) -> None:
+            found.append(drawn(rows, len(wanted[len(found) % len(wanted)])))
+            if len(found) % calls == 0:
+                raise _EnoughError
+
+        with listening(layer, note):
+            for images in self.batches:
+                with suppress(_EnoughError):
+                    self.run(cut, images)
+        return found
+
+    @contextmanager
+    def absorbed(self, widths: Mapping[str, int]) -> Iterator[None]:
+        """For the time of a ``with`` block the channels that stay bring what the others brought.
+
+        The layers of the full model are fitted to their own inputs, which is all there is to do if
+        one unit is cut. :func:`mmpse.slim.as_subnet` inside it is the subnet.
+        """
+        with torch.no_grad(), ExitStack() as stack:
+            for name, squares in self._squares.items():
+                layer, sides = self.readers[name]
+                if not _loses(sides.inputs, widths):
+                    continue
+                here = _stay(sides.inputs, widths, repeat_of(sides.inputs)).to(squares.device)
+                rows = torch.cat([here, here.new_tensor([len(squares) - 1])])
+                known = squares[rows]
+                moments = Moments(known[:, rows], known[:, :-1], self._count(name))
+                weight, bias = _predicting(layer, sides.inputs, widths, moments)
+                into = dims_of(layer)[1]
+                at = _stay(sides.inputs, widths, 1).to(weight.device)
+                whole = layer.weight.detach().index_copy(into, at, weight)
+                stack.callback(layer._parameters.update, dict(layer._parameters))
+                layer._parameters.update(weight=whole, bias=bias)
+            yield
+
+    @cached_property
+    def _squares(self) -> dict[str, Tensor]:
+        """Mean products of what each layer reads in the full model, and of the constant 1."""
+        return {name: moments_of(rows, rows).squares for name, rows in self.samples.items()}
+
+    def _count(self, name: str) -> int:
+        return sum(map(len, self.samples[name]))
+
+
+class _EnoughError(Exception):
+    """All is known of a forward that is needed."""
+
+
+def _loses(side: Side, widths: Mapping[str, int]) -> bool:
+    return any(widths.get(s.unit, s.channels) < s.channels for s in side)
+
+
+def _stay(side: Side, widths: Mapping[str, int], repeat: int) -> Tensor:
+    """Which channels of a side stay, if each is so many positions."""
+    keep = kept(tuple(s._replace(repeat=s.repeat // repeat) for s in side), widths)
+    return torch.arange(keep) if isinstance(keep, int) else keep
+
+
+def moments_of(inputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Moments:
+    """The moments of what the calls of a layer read; each call has the same weight.
+
+    Args:
+        inputs, wanted: Of each call the two sets of channels ``(positions, channels)``.
+    """
+    squares = products = 0.0
+    for x, y in zip(inputs, wanted, strict=True):
+        x = torch.cat([x, x.new_ones(len(x), 1)], 1).double()
+        squares = squares + x.T @ x / len(x)
+        products = products + x.T @ y.double() / len(x)
+    return Moments(squares / len(inputs), products / len(inputs), sum(map(len, inputs)))
+
+
+def _predicting(
+    layer: nn.Module, side: Side, widths: Mapping[str, int], moments: Moments
+) -> tuple[Tensor, Tensor | None]:
+    """The weight and bias of a layer whose input is predicted from the channels that stay.
+
+    Args:
+        layer: The layer of the full model.
+        side: Its input.
+        widths: The subnet.
+        moments: Of the channels that stay, and of the full input.
+    """
+    repeat, into = repeat_of(side), dims_of(layer)[1]
+    here = _stay(side, widths, repeat).to(layer.weight.device)
+    linear, constant = prediction(moments, here, layer.bias is not None)
+    weight = layer.weight.detach().movedim(into, -1).unflatten(-1, (-1, repeat))
+    new = torch.einsum('...cr,kc->...kr', weight, linear).flatten(-2).movedim(-1, into)
+    if layer.bias is None:
+        return new, None
+    # the dimension of inputs is gone: the first one that is left is that of outputs
+    shift = torch.einsum('...cr,c->...', weight, constant).flatten()
+    shift = shift.view(len(layer.bias), -1).sum(1)
+    return new, layer.bias.detach() + shift
+
+
+def prediction(moments: Moments, here: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
+    """The best linear prediction of channels.
+
+    Args:
+        moments: Of what predicts and what is predicted.
+        here: Which channel each input was ``(inputs,)``: the prediction where little is known.
+        constant: Whether a constant may be added.
+
+    Returns:
+        Weights ``(inputs, channels)`` and constants ``(channels,)``.
+    """
+    squares, products, samples = moments
+    if not constant:
+        squares, products = squares[:-1, :-1], products[:-1]
+    start = torch.zeros_like(products)
+    start[torch.arange(len(here)), here] = 1.0
+    ridge = max(RIDGE, len(here) / samples)
+    ridge = ridge * squares.diagonal()[: len(here)].mean().clamp(min=1e-12)
+    eye = torch.eye(len(squares)).to(squares)
+    solved = torch.linalg.solve(squares + ridge * eye, products + ridge * start).float()
+    return solved[: len(here)], solved[-1]
