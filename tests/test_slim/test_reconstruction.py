@@ -80,7 +80,7 @@ def test_channels_that_others_determine_are_not_missed(net):
     wanted = net(x)
     missed = (cut(x) - wanted).norm()
     Reconstruction(net, layout, seen, run).fit_(cut, widths)
-    assert (cut(x) - wanted).norm() < 0.02 * missed
+    assert (cut(x) - wanted).norm() < 0.1 * missed
 
 
 @torch.no_grad()
