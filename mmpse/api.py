@@ -81,7 +81,7 @@ def prune(
             there. The two others are judged beside them.
         epochs: Length of the fine-tuning; by default a quarter of the config's own training.
         teach: Whether the model as it was teaches the fine-tuning.
-        tune: Whether it is fine-tuned at all; otherwise the cut is recalibrated only.
+        tune: Whether it is fine-tuned at all; otherwise it is cut and reconstructed only.
         sort: Importance of channels, see :func:`mmpse.slim.sorting.importances`.
         divisor: Widths are multiples of it.
         grids: Units that need other widths, see :class:`mmpse.space.SearchSpace`.

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmpse.errors import UserError
 from mmpse.resources import layer_costs
-from mmpse.slim import Layout, cut_, find_units, sort_
+from mmpse.slim import Layout, Reconstruction, cut_, find_units, sample_inputs, sort_
+from mmpse.slim.watch import evaluating
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -78,7 +79,9 @@ def units(model: nn.Module, images: Tensor | None = None) -> Layout:
     return find_units(model, images)
 
 
-def sort(model: nn.Module, layout: Layout, by: str = 'group') -> nn.Module:
+def sort(
+    model: nn.Module, layout: Layout, images: Tensor | None = None, by: str | None = None
+) -> nn.Module:
     """A copy of a model whose units have their most important channels first.
 
     It computes the same as the model.
@@ -86,25 +89,34 @@ def sort(model: nn.Module, layout: Layout, by: str = 'group') -> nn.Module:
     Args:
         model: The full-width model.
         layout: Its units.
-        by: ``'group'``, ``'l1'``, ``'l2'``, ``'bn'`` or ``'taylor'``, see
-            :func:`mmpse.slim.sorting.importances`.
+        images: Training images ``(B, C, H, W)`` that show what channels do.
+        by: An importance, see :func:`mmpse.slim.sorting.importances`; by default ``'selection'`` if
+            there are images, else ``'group'``.
 
     Raises:
-        ValueError: If ``by`` is unknown, or the gradients that it needs are missing.
+        ValueError: If ``by`` is unknown, or the images or gradients that it needs are missing.
 
     Examples:
         >>> import torch, torchvision, mmpse
-        >>> model, images = torchvision.models.resnet18().eval(), torch.randn(1, 3, 64, 64)
-        >>> by_importance = mmpse.sort(model, mmpse.units(model, images))
+        >>> model, images = torchvision.models.resnet18().eval(), torch.randn(4, 3, 64, 64)
+        >>> by_importance = mmpse.sort(model, mmpse.units(model, images[:1]), images)
         >>> bool(torch.allclose(by_importance(images), model(images), atol=1e-4))
         True
     """
-    model = copy.deepcopy(model)
-    sort_(model, layout, by)
+    model, samples = copy.deepcopy(model), None
+    if images is not None:
+        with evaluating(model):
+            samples = sample_inputs(model, layout, [images], _run)
+    sort_(model, layout, by or ('group' if images is None else 'selection'), samples)
     return model
 
 
-def cut(model: nn.Module, layout: Layout, widths: Mapping[str, int] | float) -> nn.Module:
+def cut(
+    model: nn.Module,
+    layout: Layout,
+    widths: Mapping[str, int] | float,
+    images: Tensor | None = None,
+) -> nn.Module:
     """A copy of a model that has the first channels of every unit alone.
 
     Args:
@@ -112,21 +124,27 @@ def cut(model: nn.Module, layout: Layout, widths: Mapping[str, int] | float) -> 
         layout: Its units.
         widths: Unit -> channels, such as a :class:`mmpse.space.Subnet`; or one share of the
             channels for all units, rounded to multiples of 8.
+        images: Training images ``(B, C, H, W)``. The layers of the copy are fitted to make up on
+            them for the channels that go, see :class:`mmpse.slim.Reconstruction`.
 
     Raises:
         ValueError: If the widths or the model do not fit the layout.
 
     Examples:
         >>> import torch, torchvision, mmpse
-        >>> model, images = torchvision.models.resnet18(), torch.zeros(1, 3, 64, 64)
-        >>> layout = mmpse.units(model, images)
-        >>> half = mmpse.cut(mmpse.sort(model, layout), layout, 0.5)
+        >>> model, images = torchvision.models.resnet18(), torch.randn(4, 3, 64, 64)
+        >>> layout = mmpse.units(model, images[:1])
+        >>> half = mmpse.cut(mmpse.sort(model, layout, images), layout, 0.5, images)
         >>> half.conv1
         Conv2d(3, 32, kernel_size=(7, 7), stride=(2, 2), padding=(3, 3), bias=False)
     """
     if isinstance(widths, (int, float)):
         widths = layout.space((widths, 1.0), model=type(model).__name__).uniform(widths)
-    return cut_(copy.deepcopy(model), layout, widths)
+    small = cut_(copy.deepcopy(model), layout, widths)
+    if images is not None:
+        with evaluating(model), evaluating(small):
+            Reconstruction(model, layout, [images], _run).fit_(small, widths)
+    return small
 
 
 def cost(model: nn.Module, images: Tensor) -> dict[str, int]:
@@ -188,3 +206,12 @@ def export(
 def is_openmmlab(model: nn.Module) -> bool:
     """Whether a model is one of OpenMMLab's, which are not run by ``model(images)`` alone."""
     return hasattr(model, 'data_preprocessor')
+
+
+def _run(model: nn.Module, images: Tensor) -> Any:
+    """All that a model predicts from."""
+    if is_openmmlab(model):
+        from mmpse.openmmlab.models.outputs import raw_outputs
+
+        return raw_outputs(model, images)
+    return model(images)

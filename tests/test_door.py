@@ -114,3 +114,19 @@ def test_the_example_of_the_docs_is_the_one_tested():
     page = (Path(__file__).parents[1] / 'docs/prune.md').read_text()
     lines = [line for line in page.splitlines() if line.strip()]
     assert '\n'.join(filter(str.strip, TEN_LINES.splitlines())) in '\n'.join(lines)
+
+
+@torch.no_grad()
+def test_with_images_half_of_a_model_computes_more_of_what_it_did():
+    torch.manual_seed(0)
+    model, images = torchvision.models.resnet18().train(), torch.randn(16, 3, 64, 64)
+    for _ in range(3):
+        model(images)
+    layout = mmpse.units(model, images[:1])
+    errors = []
+    for seen in (None, images):
+        half = mmpse.cut(mmpse.sort(model, layout, seen), layout, 0.5, seen)
+        assert half.training and model.training
+        errors.append((half.eval()(images) - model.eval()(images)).norm())
+        model.train()
+    assert errors[1] < 0.5 * errors[0]
