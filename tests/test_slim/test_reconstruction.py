@@ -145,7 +145,7 @@ def test_predictions_are_those_of_ridge_regression(constant):
     moments = Moments(*(torch.tensor(full.T @ a / 50) for a in (full, y)), 50)
     if not constant:
         full = x
-    ridge = np.sqrt(50 * 3 / 50 * np.mean(x**2))
+    ridge = np.sqrt(50 * 0.1 * 3 / 50 * np.mean(x**2))
     rows = np.r_[full, ridge * np.eye(full.shape[1])]
     wanted = np.r_[y, ridge * np.pad(start, ((0, full.shape[1] - 3), (0, 0)))]
     solved = np.linalg.lstsq(rows, wanted, rcond=None)[0]

@@ -49,9 +49,9 @@ from .sensitivity import measure_sensitivity
 from .steps import PruneError, Steps
 from .subject import dataset_meta, metrics_of, validates
 
-# training images that are looked at, those of them that layers are fitted to, and of these those
-# that sensitivity is measured on: eight give the widths that 48 give (RetinaNet R-18 on BCCD)
-IMAGES, FIT_IMAGES, MAP_IMAGES = 128, 32, 8
+IMAGES = 128  # of the training set, that widths are chosen on
+FIT_PIXELS = 2**21  # of them layers are fitted to, in 8 to 64 images: of a large one more is seen
+MAP_IMAGES = 8  # give the widths that 48 give (RetinaNet R-18 on BCCD)
 
 
 class Pruning:
@@ -238,7 +238,9 @@ class Pruning:
     def ready(self) -> tuple[list[Any], list[Any]]:
         """Training images that layers are fitted to, and those that candidates are judged on."""
         ready = preprocessed(self.subject.model, self.batches)
-        few = -(-FIT_IMAGES * len(ready) // IMAGES)
+        height, width = self.subject.input_shape[1:]
+        images = min(max(FIT_PIXELS // (height * width), MAP_IMAGES), IMAGES // 2)
+        few = -(-images * len(ready) // IMAGES)
         return ready[:few], ready[few:] or ready
 
     @cached_property
@@ -260,7 +262,7 @@ class Pruning:
             lambda: measure_sensitivity(
                 self.reconstruction,
                 subject.space,
-                self.ready[0][: -(-MAP_IMAGES * len(self.ready[0]) // FIT_IMAGES)],
+                self.ready[0][: -(-MAP_IMAGES * len(self.batches) // IMAGES)],
                 track=progress('sensitivity'),
             ),
         )
