@@ -109,7 +109,7 @@ def test_of_one_unit_absorbed_in_place_is_the_same_as_fitted(net):
         cut = reconstruction.fit_(cut_(copy.deepcopy(net), layout, widths), widths)
         with reconstruction.absorbed(widths), as_subnet(net, layout, widths):
             # `up` reads a unit twice, once through the sum: what one layer lost the next one sees
-            torch.testing.assert_close(net(x), cut(x), rtol=0.05, atol=0.02)
+            torch.testing.assert_close(net(x), cut(x), rtol=0.05, atol=0.04)
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
 
 
