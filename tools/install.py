@@ -210,7 +210,9 @@ def install() -> None:
     run('installing packages', *PIP, *options, '-r', str(LOCK))
     install_ops()
     print('[3/4] mmpse itself', flush=True)
-    run('installing mmpse', *PIP, *options, '-e', str(ROOT))
+    # by its path: of another kind of editable install a folder `mmpse`, as one's clone, takes the name
+    path = ['--config-settings', 'editable_mode=compat']
+    run('installing mmpse', *PIP, *options, *path, '-e', str(ROOT))
     print('[4/4] proof: everything imports', flush=True)
     answer = ask(PROOF, *PROVED.split())
     if answer.returncode:
