@@ -130,7 +130,9 @@ class Reconstruction:
                 at = _stay(sides.inputs, widths, 1).to(weight.device)
                 whole = layer.weight.detach().index_copy(into, at, weight)
                 stack.callback(layer._parameters.update, dict(layer._parameters))
-                layer._parameters.update(weight=whole, bias=bias)
+                layer._parameters['weight'] = whole
+                if bias is not None:
+                    layer._parameters['bias'] = bias
             yield
 
     @cached_property
@@ -182,16 +184,17 @@ def _predicting(
         moments: Of the channels that stay, and of the full input.
     """
     repeat, into = repeat_of(side), dims_of(layer)[1]
+    bias = getattr(layer, 'bias', None)
     here = _stay(side, widths, repeat).to(layer.weight.device)
-    linear, constant = prediction(moments, here, layer.bias is not None)
+    found = prediction(moments, here, bias is not None)
+    linear, constant = (x.to(layer.weight) for x in found)
     weight = layer.weight.detach().movedim(into, -1).unflatten(-1, (-1, repeat))
     new = torch.einsum('...cr,kc->...kr', weight, linear).flatten(-2).movedim(-1, into)
-    if layer.bias is None:
+    if bias is None:
         return new, None
     # the dimension of inputs is gone: the first one that is left is that of outputs
     shift = torch.einsum('...cr,c->...', weight, constant).flatten()
-    shift = shift.view(len(layer.bias), -1).sum(1)
-    return new, layer.bias.detach() + shift
+    return new, bias.detach() + shift.view(len(bias), -1).sum(1)
 
 
 def prediction(moments: Moments, here: Tensor, constant: bool) -> tuple[Tensor, Tensor]:
@@ -213,5 +216,5 @@ def prediction(moments: Moments, here: Tensor, constant: bool) -> tuple[Tensor, 
     ridge = max(RIDGE, 0.1 * len(here) / samples)
     ridge = ridge * squares.diagonal()[: len(here)].mean().clamp(min=1e-12)
     eye = torch.eye(len(squares)).to(squares)
-    solved = torch.linalg.solve(squares + ridge * eye, products + ridge * start).float()
+    solved = torch.linalg.solve(squares + ridge * eye, products + ridge * start)
     return solved[: len(here)], solved[-1]

@@ -17,7 +17,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmpse.openmmlab.models.outputs import parts_of, raw_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.resources.cost import model_cost
-from mmpse.slim import EXECUTIONS, Layout, Supernet, as_subnet, cut_, find_units, sort_
+from mmpse.slim import (
+    EXECUTIONS,
+    Layout,
+    Reconstruction,
+    Supernet,
+    as_subnet,
+    cut_,
+    find_units,
+    sample_inputs,
+    sort_,
+)
 from mmpse.slim.cutting import cut_of, layers_in, take
 from mmpse.slim.watch import tensors_in
 from mmpse.space import SearchSpace, Subnet
@@ -98,6 +108,23 @@ class SlimTester:
         assert any((o != torch.arange(len(o))).any() for o in order.values())
         for a, b in zip(before, self._outputs(model, case.batch), strict=True):
             assert difference(a, b) < 1e-9
+
+    @torch.no_grad()
+    def test_reconstruction_moves_no_output_away(self, case):
+        model, batches = copy.deepcopy(case.model), [case.batch, case.batch.flip(0, -1)]
+        sort_(model, case.layout, 'selection', sample_inputs(model, case.layout, batches, self.run))
+        wanted = self._outputs(model, case.batch)
+        cut = cut_(copy.deepcopy(model), case.layout, case.subnets[-1])
+
+        def missed() -> float:
+            pairs = zip(wanted, self._outputs(cut, case.batch), strict=True)
+            return sum(float((a - b).norm() / a.norm().clamp(min=1e-9)) for a, b in pairs)
+
+        before = missed()
+        Reconstruction(model, case.layout, batches, self.run).fit_(cut, case.subnets[-1])
+        after = missed()
+        # channels of noise can be predicted no better than by what stays of them
+        assert after < max(1.5 * before, 0.01)
 
     @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
     def test_in_place_is_static(self, case, training):
