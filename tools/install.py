@@ -210,7 +210,7 @@ def install() -> None:
     run('installing packages', *PIP, *options, '-r', str(LOCK))
     install_ops()
     print('[3/4] mmpse itself', flush=True)
-    # by its path: of another kind of editable install a folder `mmpse`, as one's clone, takes the name
+    # by its path: otherwise a folder of that name, as one's clone, takes the place of the package
     path = ['--config-settings', 'editable_mode=compat']
     run('installing mmpse', *PIP, *options, *path, '-e', str(ROOT))
     print('[4/4] proof: everything imports', flush=True)
