@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine import dist
 from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
 from torch import nn
 
 from mmpse.openmmlab import compat
@@ -19,6 +21,44 @@ from mmpse.slim import Supernet
 from mmpse.space import Subnet
 
 from .batches import copied
+
+
+def fastest_execution(
+    runner: Runner, supernet: Supernet, data_batch: Any, draws: Sequence[Sequence[Subnet]]
+) -> str:
+    """Time a few steps; all processes take what is faster in the slowest of them.
+
+    Args:
+        runner: It trains the supernet's model.
+        supernet: The supernet.
+        data_batch, draws: As of :func:`measure_executions`.
+
+    Raises:
+        MemoryError: If a step fits into memory in no execution.
+    """
+    if runner.cfg.get('compile') and 'masked' in supernet.executions:
+        runner.logger.info("SupernetHook: execution='masked', since the model is compiled.")
+        return 'masked'  # its shapes do not change with the subnets
+    seconds = measure_executions(supernet.model, supernet, runner.optim_wrapper, data_batch, draws)
+    everywhere = dist.all_gather_object(seconds)
+    seconds = {name: max(of_rank[name] for of_rank in everywhere) for name in seconds}
+    fastest = min(seconds, key=seconds.get)
+    if seconds[fastest] == math.inf:
+        raise MemoryError(
+            f'SupernetHook: a step with {count_images(data_batch)} images does not fit into '
+            'memory in any execution; choose a smaller train_dataloader.batch_size'
+        )
+    shown = ', '.join(
+        f'{name} {"out of memory" if value == math.inf else f"{value:.3f} s"}'
+        for name, value in seconds.items()
+    )
+    runner.logger.info(f"SupernetHook: execution='{fastest}' ({shown} per pass).")
+    return fastest
+
+
+def count_images(data_batch: Any) -> int:
+    """Images in a batch as a dataloader gives it."""
+    return len(data_batch['inputs'] if isinstance(data_batch, Mapping) else data_batch[0])
 
 
 def measure_executions(
