@@ -24,7 +24,6 @@ def show_predictions(cfg: Config, folder: str) -> None:
 
     Args:
         cfg: The config, whose ``default_hooks.visualization`` and ``visualizer`` are set.
-        folder: The folder.
 
     Raises:
         ConfigError: If the config has no such hook, or one that draws in none of these ways.

@@ -21,7 +21,7 @@ from mmpse.space import SearchSpace, Subnet
 from .checkpoints.cut import load_cut
 from .checkpoints.files import save_checkpoint
 from .checkpoints.layouts import to_mmpretrain
-from .checkpoints.loading import backbone_root
+from .checkpoints.matching import backbone_root
 from .configs.files import base_name, build_model, default_input_shape, load_config, write_config
 from .configs.pruned import pruned_changes, thawed
 from .errors import ConfigError, listed, name_of

@@ -56,8 +56,6 @@ def fit_latency(
 
     Args:
         model: The full-width model.
-        layout: Its layout.
-        space: The search space.
         images: A batch as it is measured, ``(B, C, H, W)``.
         measure: Seconds that subnets take.
         run: Runs the model on images; ``None``: ``model(images)``.

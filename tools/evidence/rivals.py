@@ -24,7 +24,8 @@ from torch import nn
 
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.checkpoints.loading import load_weights, save_checkpoint
+from mmpse.openmmlab.checkpoints.files import save_checkpoint
+from mmpse.openmmlab.checkpoints.loading import load_weights
 from mmpse.openmmlab.configs.files import write_config
 from mmpse.openmmlab.models.losses import preprocessed
 from mmpse.openmmlab.models.measure import measure

@@ -27,7 +27,6 @@ def load_cut(
 
     Args:
         model: The full-width model; it may be the one that is cut.
-        layout: Its layout.
         widths: Unit -> channels.
         checkpoint: Its path, URL or name.
         optional: As of :func:`load_weights`.

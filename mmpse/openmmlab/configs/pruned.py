@@ -41,7 +41,6 @@ def thawed(cfg: Config, statistics: bool = False) -> dict[str, dict[str, Any]]:
     """What makes the model of a config freeze nothing: frozen layers cannot adapt to a cut.
 
     Args:
-        cfg: The config.
         statistics: Whether BatchNorms are to learn their statistics, too.
 
     Returns:

@@ -22,7 +22,6 @@ def plain(value: Any, where: str = '') -> Any:
     A class or function becomes its dotted path, which every registry resolves.
 
     Args:
-        value: The value.
         where: Its key, for the error.
 
     Raises:

@@ -105,7 +105,6 @@ def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torc
     What is drawn at random (a detector's samples) is drawn alike every time.
 
     Args:
-        model: The model.
         batches: As :func:`preprocessed` gives them.
     """
     losses = []

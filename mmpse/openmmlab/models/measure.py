@@ -14,7 +14,7 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mmpse.openmmlab.checkpoints.loading import save_checkpoint
+from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.errors import one_line
 from mmpse.openmmlab.pruning.subject import Subject
 from mmpse.resources.busy import busy_sentence

@@ -21,7 +21,6 @@ def sort_by(
 
     Args:
         model: The full-width model in eval mode.
-        layout: Its layout.
         by: See :func:`mmpse.slim.sorting.importances`.
         batches: Training images and annotations, as
             :func:`mmpse.openmmlab.models.losses.preprocessed` gives them.

@@ -20,7 +20,6 @@ def finetune_changes(
         recipe: The schedule.
         start: Checkpoint of the cut model.
         teacher: Arguments of :class:`mmpse.DistillationHook`; ``None``: no teacher.
-        seed: Seed of the training.
     """
     hooks = [dict(type='mmpse.SeedHook')]
     if teacher is not None:

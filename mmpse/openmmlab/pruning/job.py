@@ -15,7 +15,8 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from mmpse.files import write_json
-from mmpse.openmmlab.checkpoints.loading import load_weights, read_checkpoint, save_checkpoint
+from mmpse.openmmlab.checkpoints.files import read_checkpoint, save_checkpoint
+from mmpse.openmmlab.checkpoints.loading import load_weights
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
 from mmpse.openmmlab.configs.splits import all_training, held_out
@@ -57,9 +58,6 @@ class Pruning:
 
     Args:
         config: The model's config.
-        checkpoint: Its weights.
-        order: What was asked for.
-        steps: The folder.
         crew: The processes that train.
     """
 

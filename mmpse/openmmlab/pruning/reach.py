@@ -103,7 +103,6 @@ def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None)
     """What pruning a model can reach.
 
     Args:
-        subject: The model.
         limits: Resource -> budget, for which uniform pruning is shown.
 
     Raises:

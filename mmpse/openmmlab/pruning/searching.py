@@ -76,7 +76,6 @@ def supernet_changes(
     Nothing is frozen, validated, or trained on images that are held out.
 
     Args:
-        subject: The model.
         split: Its data.
         recipe: The schedule.
         budget: The budget, around which subnets are drawn.
@@ -84,7 +83,6 @@ def supernet_changes(
         teacher: ``teacher`` and ``checkpoint`` of :class:`mmpse.DistillationHook`: of the sorted
             model, from whose weights the supernet starts.
         divisor, grids: Of the search space.
-        seed: Seed of the training.
     """
     cfg = subject.cfg
     changes = dict(importing(cfg), **neutral(cfg))
@@ -151,8 +149,6 @@ def choose_by_record(
     """The widths that the losses of a supernet's training predict to be the best.
 
     Args:
-        subject: The model.
-        budget: The budget.
         start: Widths to improve on ``(units,)``.
         checkpoint: What the training left.
 

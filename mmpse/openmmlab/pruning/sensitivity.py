@@ -30,8 +30,6 @@ def measure_sensitivity(
 
     Args:
         model: The full-width model.
-        layout: Its layout.
-        space: The search space of the layout.
         batches: Training batches as :func:`mmpse.openmmlab.models.losses.preprocessed` gives them.
         ratios: Shares of the full width; of each the nearest candidate is measured.
         track: Wraps the iterable of measurements, for a progress bar.

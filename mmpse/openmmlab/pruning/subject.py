@@ -37,7 +37,6 @@ class Subject:
         cfg: Its config.
         model: The full-width model with its weights, in eval mode.
         weights: What the checkpoint gave to it.
-        layout: Its units.
         space: Their widths.
         costs: Resource -> cost of any subnet of the whole model.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for.

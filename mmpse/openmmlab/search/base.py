@@ -52,7 +52,6 @@ class SearchLoop(BaseLoop):
     search goes on with ``--resume`` to the same result, and any number of processes give the same.
 
     Args:
-        runner: The runner.
         dataloader: The config's ``train_dataloader``; BatchNorm is recalibrated on its images.
         budget: Resources and their limits: ``dict(flops='300M')``, ``dict(flops='50%')``,
             ``dict(flops='300M', latency='5ms')``; see :class:`mmpse.space.Budget`. They count the

@@ -50,7 +50,6 @@ class Judge:
 
     Args:
         model: The supernet's model with its weights, on its device.
-        layout: Its units.
         calibration: Training batches for recalibration.
         dataloader: Data of the held-out split.
         evaluator: The config's evaluator.

@@ -18,7 +18,6 @@ class Drawing:
     """The subnets of any process in any iteration, whichever process asks.
 
     Args:
-        space: The search space.
         sampler: Draws what is not fixed; its ``sample`` takes a generator and a number.
         n: Subnets of a process in an iteration.
         fullnet, tinynet: Whether these are the first ones.

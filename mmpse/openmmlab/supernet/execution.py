@@ -30,7 +30,6 @@ def fastest_execution(
 
     Args:
         runner: It trains the supernet's model.
-        supernet: The supernet.
         data_batch, draws: As of :func:`measure_executions`.
 
     Raises:

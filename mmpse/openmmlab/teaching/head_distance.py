@@ -28,7 +28,6 @@ def head_distance(head: nn.Module, output: Any, teacher: Any) -> tuple[Tensor, s
     * Others: :func:`output_distance`.
 
     Args:
-        head: The head.
         output, teacher: Nested lists and tuples of tensors ``(images, ...)``, of equal shapes.
     """
     if torch.is_tensor(output) and output.dim() == 2 and hasattr(head, 'loss_module'):

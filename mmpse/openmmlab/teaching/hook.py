@@ -158,7 +158,6 @@ class Teaching:
         """In a ``with`` block ``loss_distill`` joins the student's losses, if it is its turn.
 
         Args:
-            iteration: Its number.
             groups: Image ``i`` is of group ``i % groups``; each is measured too.
         """
         self.of_groups = None
