@@ -6,20 +6,3 @@ from .layout import Layout, Unit
 from .sorting import IMPORTANCES, input_energies, sort_
 from .supernet import EXECUTIONS, Supernet
 from .units import find_units
-
-__all__ = [
-    'EXECUTIONS',
-    'IMPORTANCES',
-    'CutError',
-    'GuardError',
-    'Layout',
-    'Supernet',
-    'Unit',
-    'as_subnet',
-    'check',
-    'check_cut',
-    'cut_',
-    'find_units',
-    'input_energies',
-    'sort_',
-]

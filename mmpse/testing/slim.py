@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab.models.outputs import parts_of, raw_outputs
 from mmpse.openmmlab.models.pruned import look
+from mmpse.openmmlab.supernet.building import whole_supernet
 from mmpse.resources.cost import model_cost
 from mmpse.slim import EXECUTIONS, Layout, Supernet, as_subnet, cut_, find_units, sort_
 from mmpse.slim.cutting import cut_of, layers_in, take
@@ -196,7 +197,7 @@ class Case:
         self.model = model
         self.layout = layout
         self.image = image
-        self.space = space_of(model, layout, divisor)
+        self.space = whole_supernet(model, layout, divisor=divisor).space
         self.subnets = subnets_of(self.space, GROUPS)
         self.batch = torch.randn(GROUPS * SHARE, *image).double()
         self._layers = {name: (layer, sides) for name, layer, sides in layers_in(model, layout)}
@@ -223,14 +224,6 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensors_in(self._run(self.model, images)))
-
-
-def space_of(model: nn.Module, layout: Layout, divisor: int) -> SearchSpace:
-    """The space of all units that a supernet can have at other than full width."""
-    space = layout.space(divisor=divisor)
-    held = Supernet(model, layout, space).held
-    grids = {unit: dict(ratios=[1.0]) for unit in held}
-    return layout.space(divisor=divisor, grids=grids) if held else space
 
 
 def subnets_of(space: SearchSpace, number: int) -> list[Subnet]:

@@ -32,18 +32,11 @@ BEST = 3  # of the predictor's subnets, that are judged
 
 
 class Chosen(NamedTuple):
-    """What the losses of a supernet say.
+    """What the losses of a supernet say."""
 
-    Attributes:
-        widths: The best few subnets ``(subnets, units)``; none where nothing is surely better than
-            what the search began with.
-        notches: What a notch of each unit costs, as a table.
-        losses: How many losses it rests on.
-    """
-
-    widths: np.ndarray
-    notches: str
-    losses: int
+    widths: np.ndarray  # the best few (subnets, units); none where nothing surely beats the start
+    notches: str  # what a notch of each unit costs, as a table
+    losses: int  # that it rests on
 
 
 def supernet_end(total: int) -> int:

@@ -29,8 +29,6 @@ from .trained import latency_of, load_trained, without_weights
 Widths = tuple[int, ...]
 Candidate = tuple[str, Widths]  # its origin, and its widths in the order of the space
 
-FIRST_FEW = 5  # new subnets after which the whole time is announced
-
 
 class SearchLoop(BaseLoop):
     """Base of the searches: a search is the ``train_cfg`` of a config.

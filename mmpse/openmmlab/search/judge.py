@@ -31,17 +31,12 @@ PARTS = 11  # of the images, for a standard error; no number of classes divides 
 
 
 class Verdict(NamedTuple):
-    """What judging a subnet gives.
+    """What judging a subnet gives."""
 
-    Attributes:
-        score: The metric, higher is better; -inf if it is not a number.
-        loss: Mean negative log-likelihood of the labels, of classifiers.
-        parts: The same of parts of the images, for the standard error of a difference: of
-            classifiers mean losses, of others the score, if it was asked for.
-    """
-
-    score: float
-    loss: float | None
+    score: float  # the metric, higher is better; -inf if it is not a number
+    loss: float | None  # mean negative log-likelihood of the labels, of classifiers
+    # of parts of the images, for the standard error of a difference: of classifiers mean losses,
+    # of others the score, if it was asked for
     parts: tuple[float, ...] | None = None
 
 

@@ -22,19 +22,12 @@ from mmpse.space import Cost
 
 
 class Trained(NamedTuple):
-    """A trained supernet.
+    """A trained supernet."""
 
-    Attributes:
-        checkpoint: The content of its checkpoint.
-        supernet: The runner's model as a supernet, without the weights.
-        costs: Resource -> cost of its subnets.
-        input_shape: ``(C, H, W)`` of the image that they are of.
-    """
-
-    checkpoint: Mapping[str, Any]
-    supernet: Supernet
-    costs: dict[str, Cost]
-    input_shape: tuple[int, ...]
+    checkpoint: Mapping[str, Any]  # its content
+    supernet: Supernet  # the runner's model, without the weights
+    costs: dict[str, Cost]  # by resource
+    input_shape: tuple[int, ...]  # (C, H, W) of the image that they are of
 
 
 def load_trained(runner: Runner, input_shape: Sequence[int] | None) -> Trained:

@@ -13,6 +13,8 @@ from mmpse.errors import UserError
 
 from .checkpoint import supernet_state
 
+MOMENTUM = 0.01  # weight of a new loss in the running mean
+
 
 class LossRecord:
     """Losses of the drawn subnets of a supernet training, the latest ``size`` of them.
@@ -22,14 +24,12 @@ class LossRecord:
 
     Args:
         size: Entries kept.
-        momentum: Weight of a new loss in the running mean.
     """
 
-    def __init__(self, size: int, momentum: float = 0.01) -> None:
+    def __init__(self, size: int) -> None:
         if size < 1:
             raise UserError(f'record_size must be positive, got {size}')
         self.size = size
-        self.momentum = momentum
         self._mean: float | None = None
         self._rows: list[tuple[int, tuple[int, ...], float, float]] = []
 
@@ -40,7 +40,7 @@ class LossRecord:
         """Add the losses of subnets ``(subnets, units)`` trained in one iteration."""
         for row, loss in zip(widths, losses, strict=True):
             mean = loss if self._mean is None else self._mean
-            self._mean = mean + self.momentum * (loss - mean)
+            self._mean = mean + MOMENTUM * (loss - mean)
             self._rows.append((iteration, tuple(map(int, row)), loss, self._mean))
         if len(self._rows) > 2 * self.size:  # drop seldom, since it copies
             del self._rows[: -self.size]
