@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 
 from torch import nn
 
+from mmpse.openmmlab.checkpoints.supernet import of_supernet
 from mmpse.openmmlab.errors import CheckpointError
-from mmpse.openmmlab.supernet.checkpoint import of_supernet
 from mmpse.slim import Layout, cut_
 
 from .files import read_checkpoint

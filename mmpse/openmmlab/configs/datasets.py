@@ -61,6 +61,11 @@ def build_leaf(config: Mapping[str, Any]) -> BaseDataset:
     return built
 
 
+def batch_size_of(dataloader: Mapping[str, Any]) -> int:
+    """Images of a batch, whether the dataloader says so or its batch sampler."""
+    return dataloader.get('batch_size') or dataloader['batch_sampler']['batch_size']
+
+
 def leaves_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The datasets inside a dataset that have the images, in order."""
     if is_type(config, ConcatDataset, DATASETS):

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.registry import DATASETS
 from mmpse.slim.cutting import untracked
@@ -50,11 +51,6 @@ def training_batches(
     with DefaultScope.overwrite_default_scope(scope), drawn_aside(seed):
         loader = Runner.build_dataloader(config, seed=seed)
         return list(itertools.islice(loader, -(-images // size)))
-
-
-def batch_size_of(dataloader: Mapping[str, Any]) -> int:
-    """Images of a batch, whether the dataloader says so or its batch sampler."""
-    return dataloader.get('batch_size') or dataloader['batch_sampler']['batch_size']
 
 
 def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:

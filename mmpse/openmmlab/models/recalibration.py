@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.supernet.batches import HeldBatches
+from mmpse.openmmlab.models.batches import HeldBatches
 
 from .losses import unmixed
 

@@ -12,10 +12,10 @@ from torch import nn
 from mmpse.openmmlab.checkpoints.cut import load_cut
 from mmpse.openmmlab.checkpoints.files import read_checkpoint
 from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
+from mmpse.openmmlab.checkpoints.supernet import check_statistics
 from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.openmmlab.configs.splits import all_training
 from mmpse.openmmlab.errors import CheckpointError, name_of
-from mmpse.openmmlab.supernet.checkpoint import check_statistics
 from mmpse.openmmlab.types import is_type
 from mmpse.slim import CutError
 from mmpse.space import Subnet, SubnetError

@@ -17,21 +17,21 @@ from torch import nn
 from mmpse.files import write_json
 from mmpse.openmmlab.checkpoints.files import read_checkpoint, save_checkpoint
 from mmpse.openmmlab.checkpoints.loading import load_weights
+from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
 from mmpse.openmmlab.configs.splits import all_training, held_out
 from mmpse.openmmlab.models.latency import latency_cost
 from mmpse.openmmlab.models.losses import (
-    batch_size_of,
     images_of,
     preprocessed,
     progress,
     training_batches,
 )
-from mmpse.openmmlab.models.measure import measure
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.models.sorting import sort_by
+from mmpse.openmmlab.pruning.measure import measure
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import check_cut, cut_
 from mmpse.space import Budget, Subnet, uniform_within

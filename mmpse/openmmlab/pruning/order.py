@@ -10,9 +10,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from mmpse.openmmlab.checkpoints.supernet import untracked
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.errors import name_of
-from mmpse.openmmlab.supernet.checkpoint import untracked
 from mmpse.openmmlab.types import is_type
 
 from .steps import PruneError

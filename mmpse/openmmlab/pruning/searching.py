@@ -13,10 +13,11 @@ from mmengine.device import is_cuda_available
 
 from mmpse.errors import UserError
 from mmpse.openmmlab.configs.building import merged, neutral
+from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import importing
 from mmpse.openmmlab.configs.pruned import thawed
 from mmpse.openmmlab.configs.splits import HeldOut
-from mmpse.openmmlab.models.losses import batch_size_of, preprocessed, training_batches
+from mmpse.openmmlab.models.losses import preprocessed, training_batches
 from mmpse.openmmlab.supernet.record import recorded_losses
 from mmpse.search import best_few, notch_table, predictor_of
 from mmpse.space import Budget, uniform_within

@@ -15,9 +15,9 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmpse.openmmlab.checkpoints.loading import Report, check_whole, load_weights
+from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
 from mmpse.openmmlab.errors import name_of
-from mmpse.openmmlab.models.evaluation import evaluate
 from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.models.outputs import deployed_outputs
 from mmpse.openmmlab.models.pruned import look

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.supernet.checkpoint import file_digest
+from mmpse.openmmlab.checkpoints.supernet import file_digest
 from mmpse.openmmlab.supernet.speed import stop_tuning
 from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from mmpse.space import Budget, Subnet, UniformSampler, uniform_within

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.models.batches import HeldBatches, nbytes
 from mmpse.openmmlab.models.recalibration import recalibrate
-from mmpse.openmmlab.supernet.batches import HeldBatches, nbytes
 from mmpse.slim import Layout, as_subnet
 
 PARTS = 11  # of the images, for a standard error; no number of classes divides it

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.supernet.checkpoint import supernet_state
+from mmpse.openmmlab.checkpoints.supernet import supernet_state
 from mmpse.openmmlab.supernet.record import relative_losses
 from mmpse.registry import LOOPS
 from mmpse.search import best_few

@@ -11,11 +11,11 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.checkpoints.supernet import check_weights
 from mmpse.openmmlab.configs.files import default_input_shape
 from mmpse.openmmlab.models.latency import latency_cost, measure_latency, read_latency
 from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.supernet.building import supernet_of
-from mmpse.openmmlab.supernet.checkpoint import check_weights
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Supernet
 from mmpse.space import Cost

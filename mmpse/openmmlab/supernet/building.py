@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
+from mmpse.openmmlab.checkpoints.supernet import supernet_state
 from mmpse.openmmlab.configs.files import ConfigError, default_input_shape
 from mmpse.openmmlab.models.backbones import grid_of
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
@@ -21,8 +22,6 @@ from mmpse.resources import model_cost
 from mmpse.slim import GuardError, Supernet, check
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet
-
-from .checkpoint import supernet_state
 
 
 def find_supernet(

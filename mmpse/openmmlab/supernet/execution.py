@@ -16,11 +16,10 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.models.batches import copied
 from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.slim import Supernet
 from mmpse.space import Subnet
-
-from .batches import copied
 
 
 def fastest_execution(

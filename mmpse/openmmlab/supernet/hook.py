@@ -14,8 +14,9 @@ from mmengine.runner import Runner
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.checkpoints.supernet import CHECKPOINT_KEY, mark_untracked, supernet_state
+from mmpse.openmmlab.models.batches import copied
 from mmpse.openmmlab.seeding import SeedHook, seed_iteration
-from mmpse.openmmlab.stagewise.classifier import StageWiseClassifier
 from mmpse.openmmlab.teaching.distillation import Distillation
 from mmpse.openmmlab.teaching.hook import Teaching
 from mmpse.openmmlab.types import find_type
@@ -24,9 +25,7 @@ from mmpse.search.around import BudgetSampler
 from mmpse.slim import EXECUTIONS
 from mmpse.space import Subnet
 
-from .batches import copied
 from .building import find_supernet, supernet_content
-from .checkpoint import CHECKPOINT_KEY, mark_untracked, supernet_state
 from .checks import accumulate, check_batches, check_no_validation
 from .drawing import Drawing
 from .execution import count_images, fastest_execution
@@ -150,7 +149,8 @@ class SupernetHook(SeedHook):
     def before_train(self, runner: Runner) -> None:
         self._invalid = 0  # iterations in a row with a loss that is not finite
         self.model = getattr(runner.model, 'module', runner.model)
-        self.stage_wise = isinstance(self.model, StageWiseClassifier)
+        # a StageWiseClassifier, whose room is above this one: it measures its subnets itself
+        self.stage_wise = hasattr(self.model, 'subnet_losses')
         self.supernet, costs = find_supernet(
             self.model,
             runner.cfg,

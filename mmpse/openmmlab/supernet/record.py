@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from mmpse.errors import UserError
-
-from .checkpoint import supernet_state
+from mmpse.openmmlab.checkpoints.supernet import supernet_state
 
 MOMENTUM = 0.01  # weight of a new loss in the running mean
 

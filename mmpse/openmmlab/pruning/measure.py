@@ -16,12 +16,11 @@ from torch import nn
 
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.errors import one_line
+from mmpse.openmmlab.models.latency import call_of
+from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.pruning.subject import Subject
 from mmpse.resources.busy import busy_sentence
 from mmpse.resources.timing import Latencies, measure_latencies
-
-from .latency import call_of
-from .losses import progress
 
 SECONDS, ROUNDS = 15, (3, 50)  # of measuring, about; at least and at most
 
