@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, rea
 from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
 from .judge import Judge, Verdict, calibration_batches
-from .parallel import gather, on_main
+from .parallel import gather, on_main, waves
 from .progress import Clock, search_progress
 from .trained import latency_of, load_trained, without_weights
 
@@ -269,20 +270,17 @@ class SearchLoop(BaseLoop):
 
         Each process judges one at a time; what they give is on disk before the next ones begin.
         """
-        world, rank = dist.get_world_size(), dist.get_rank()
         new = [(origin, widths) for origin, widths in candidates if self._lacks(widths)]
         yield from [False] * (len(candidates) - len(new))
-        for start in range(0, len(new), world):
-            wave = new[start : start + world]
+        for wave, mine in waves(new):
 
-            def verdict(wave: Sequence[Candidate] = wave) -> Verdict | None:
-                if rank >= len(wave):
-                    return None
+            def verdicts(mine: Sequence[Candidate] = mine) -> list[Verdict]:
                 with compat.alone():
-                    return self.judge(self.space.subnet(wave[rank][1]))
+                    return [self.judge(self.space.subnet(widths)) for _, widths in mine]
 
             rows, completed = [], []
-            for (origin, widths), (score, loss, parts) in zip(wave, gather(verdict)):
+            judged = itertools.chain.from_iterable(gather(verdicts))
+            for (origin, widths), (score, loss, parts) in zip(wave, judged, strict=True):
                 if widths in self.archived:
                     completed.append(self.archived[widths]._replace(parts=parts))
                     continue
