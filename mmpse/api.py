@@ -1,7 +1,5 @@
 """The Python door: :func:`prune`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

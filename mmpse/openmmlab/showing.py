@@ -1,7 +1,5 @@
 """Drawn predictions in a folder, in whatever package a config is of."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 

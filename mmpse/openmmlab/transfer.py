@@ -1,7 +1,5 @@
 """A searched classifier's backbone inside a detector or segmentor."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

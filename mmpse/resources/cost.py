@@ -1,7 +1,5 @@
 """FLOPs and parameters of the whole model as functions of its units' widths."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

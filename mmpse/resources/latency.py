@@ -1,7 +1,5 @@
 """Latency of the whole model as a function of its units' widths, fitted to measurements."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence

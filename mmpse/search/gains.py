@@ -1,7 +1,5 @@
 """Whether a subnet is better than another one that saw the same images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -7,8 +7,6 @@ layers that meet have one only if they meet channel by channel. Others are marke
 those that they meet.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any

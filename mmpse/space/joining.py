@@ -1,7 +1,5 @@
 """Joining subnets of stages, exactly."""
 
-from __future__ import annotations
-
 import heapq
 import itertools
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Drawing subnets: for training the supernet, and inside a budget for the search."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mmpse.errors import UserError

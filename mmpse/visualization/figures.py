@@ -1,7 +1,5 @@
 """Figures of searches and subnets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

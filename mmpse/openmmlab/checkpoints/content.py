@@ -1,7 +1,5 @@
 """What is in a checkpoint, whatever wrote it: tensors by name, and the dataset's classes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checkpoints of a subnet's widths, or of the full ones, into the static network of the subnet."""
 
-from __future__ import annotations
-
 import copy
 import os
 from collections.abc import Collection, Mapping

@@ -1,7 +1,5 @@
 """Any checkpoint of a model, whatever wrote it, into that model; and a report of what it filled."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Which of a checkpoint's tensors is which of a model's."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Datasets in configs: those that have the images, in those that join, repeat or mix them."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial

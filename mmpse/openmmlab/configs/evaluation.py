@@ -1,7 +1,5 @@
 """The metrics of a model on a split of its config."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

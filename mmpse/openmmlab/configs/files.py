@@ -1,7 +1,5 @@
 """A user's config, read; and a config that inherits from it, written."""
 
-from __future__ import annotations
-
 import keyword
 import os
 import tempfile

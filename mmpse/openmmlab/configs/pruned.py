@@ -1,7 +1,5 @@
 """The config of a pruned model, from that of the full one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

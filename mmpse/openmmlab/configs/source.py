@@ -1,7 +1,5 @@
 """Values of a config as Python source that people can read."""
 
-from __future__ import annotations
-
 import keyword
 import math
 import os

@@ -4,8 +4,6 @@ Widths are chosen by calibrating and judging subnets. Both are done on training 
 validation split measures what came of the choice, and the test split is never touched.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Backbones that mmpretrain lacks, and the names that configs of slimmable backbones have."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any

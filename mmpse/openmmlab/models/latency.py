@@ -1,7 +1,5 @@
 """Latency of a whole model's subnets: measured on this device, fitted, and kept in a file."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

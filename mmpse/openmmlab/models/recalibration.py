@@ -1,7 +1,5 @@
 """Recomputing BatchNorm statistics for one subnet."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sorting the channels of a model by what they do on training images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

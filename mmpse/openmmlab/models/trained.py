@@ -1,7 +1,5 @@
 """A trained model as it is deployed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any

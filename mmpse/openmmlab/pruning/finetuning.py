@@ -1,7 +1,5 @@
 """The config of a pruned model's fine-tuning."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Widths of a model that meet a limit of latency when they are measured."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any

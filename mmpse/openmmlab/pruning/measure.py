@@ -1,7 +1,5 @@
 """What a model takes on this machine: bytes of its file, milliseconds of its forward."""
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 import time

@@ -1,7 +1,5 @@
 """Validation images with what models see on them, as HTML."""
 
-from __future__ import annotations
-
 import copy
 import html
 import tempfile

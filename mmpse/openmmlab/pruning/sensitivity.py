@@ -1,7 +1,5 @@
 """How much a trained model loses where one unit is cut: measured on a few training batches."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What all searches of a trained supernet share: judging, and keeping what was judged."""
 
-from __future__ import annotations
-
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence

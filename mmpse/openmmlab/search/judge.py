@@ -1,7 +1,5 @@
 """From a subnet of a trained supernet to its score."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools

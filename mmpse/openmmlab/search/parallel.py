@@ -1,7 +1,5 @@
 """Sharing work out over the processes of MMEngine's launcher."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The trained supernet that a search is for: its checkpoint, its space, what its subnets cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple

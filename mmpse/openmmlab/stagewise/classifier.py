@@ -1,7 +1,5 @@
 """A classifier whose subnets learn stage by stage from the fullnet (arXiv 2011.04908)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

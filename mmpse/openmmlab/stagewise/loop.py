@@ -1,7 +1,5 @@
 """Stage-wise search (arXiv 2011.04908): stages one by one, joined under the budget."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

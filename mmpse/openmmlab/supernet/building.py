@@ -1,7 +1,5 @@
 """The supernet that a model is, found by watching or told by its checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """What of a config a supernet cannot be trained with, found before the first iteration."""
 
-from __future__ import annotations
-
 from mmengine import dist
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import Runner

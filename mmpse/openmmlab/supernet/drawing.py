@@ -1,7 +1,5 @@
 """Which subnets the iterations of a supernet's training run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Which execution of the subnets is the fastest here."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

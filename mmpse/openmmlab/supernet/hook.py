@@ -1,7 +1,5 @@
 """Training any OpenMMLab model as a supernet."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack

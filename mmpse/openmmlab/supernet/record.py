@@ -1,7 +1,5 @@
 """The training losses of subnets, from which the search's prior is made."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

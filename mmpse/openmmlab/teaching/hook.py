@@ -1,7 +1,5 @@
 """A teacher for any model of OpenMMLab: the model that it was cut from."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
