@@ -36,7 +36,6 @@ from mmpse.space import Budget, Subnet, uniform_within
 
 from .choosing import by_sensitivity, judge, winner
 from .crew import Crew
-from .finetuning import finetune_changes
 from .latency import fit_latency, within_latency
 from .order import Order
 from .reach import NAMES, reachable
@@ -305,11 +304,13 @@ class Pruning:
         self.log.info(f'fine-tuning: {recipe.text}')
         folder, path = self.steps.folder, self.steps.folder / 'finetune.py'
         start = str((folder / 'cut.pth').resolve())
-        teacher = self.teacher if self.order.teach else None
+        hooks: list[dict[str, Any]] = [dict(type='mmpse.SeedHook')]
+        if self.order.teach:
+            hooks.append(dict(type='mmpse.DistillationHook', **self.teacher))
         write_config(
             path,
             self.steps.out / 'pruned.py',
-            finetune_changes(self.pruned, recipe, start, teacher, self.order.seed),
+            recipe.run(self.pruned, start, self.order.seed, hooks),
             'The fine-tuning of ../pruned.py.',
         )
         last = self.steps.once('finetuned', lambda: self.crew.train(path, path.with_suffix('')))

@@ -20,7 +20,6 @@ from mmpse.openmmlab.supernet.record import recorded_losses
 from mmpse.search import best_few, notch_table, predictor_of
 from mmpse.space import Budget, uniform_within
 
-from .finetuning import run_changes
 from .recipe import Recipe
 from .subject import RATIOS, Subject
 
@@ -98,7 +97,7 @@ def supernet_changes(
         grids=grids and {key: dict(grid) for key, grid in grids.items()},
         input_shape=list(subject.input_shape),
     )
-    changes.update(run_changes(cfg, recipe, teacher['checkpoint'], seed, [hook]))
+    changes.update(recipe.run(cfg, teacher['checkpoint'], seed, [hook]))
     changes['train_dataloader'] = dict(loader, _delete_=True)
     validation = ('val_cfg', 'val_dataloader', 'val_evaluator')
     changes.update({key: None for key in validation if cfg.get(key) is not None})
