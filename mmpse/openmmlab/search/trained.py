@@ -77,11 +77,3 @@ def latency_of(trained: Trained, runner: Runner, path: str | None, runtime: str)
         f'{content["error"]:.1%}.'
     )
     return latency_cost(space, content)
-
-
-def without_weights(config: Any) -> Any:
-    """A model's config but for what names its first weights."""
-    if isinstance(config, Mapping):
-        names = 'init_cfg', 'pretrained'
-        return {k: without_weights(v) for k, v in config.items() if k not in names}
-    return [*map(without_weights, config)] if isinstance(config, (list, tuple)) else config
