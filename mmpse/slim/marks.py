@@ -66,10 +66,7 @@ class Marks:
         return [name for name in self.order if is_mixing(self.layers[name])]
 
     def _run(
-        self,
-        marks: Mapping[str, Tensor],
-        images: int,
-        note: Callable[[Place, Tensor, int], None],
+        self, marks: Mapping[str, Tensor], images: int, note: Callable[[Place, Tensor, int], None]
     ) -> Any:
         """One forward; returns the model's outputs.
 

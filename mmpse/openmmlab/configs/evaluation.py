@@ -14,10 +14,7 @@ from mmpse.openmmlab.errors import ConfigError, name_of, one_line
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
-    cfg: Config,
-    split: str = 'val',
-    track: Callable[[Iterable], Iterable] = iter,
+    model: nn.Module, cfg: Config, split: str = 'val', track: Callable[[Iterable], Iterable] = iter
 ) -> dict[str, Any]:
     """The metrics of a model on a split, by the config's own dataloader and evaluator.
 

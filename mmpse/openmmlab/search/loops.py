@@ -40,12 +40,7 @@ class RandomSearchLoop(SearchLoop):
     """
 
     def __init__(
-        self,
-        *args,
-        population: int = 50,
-        generations: int = 20,
-        sampler: str = 'prior',
-        **kwargs,
+        self, *args, population: int = 50, generations: int = 20, sampler: str = 'prior', **kwargs
     ) -> None:
         super().__init__(*args, **kwargs)
         if population < 1 or generations < 1:

@@ -42,11 +42,7 @@ class StageWiseClassifier(ImageClassifier):
     """
 
     def __init__(
-        self,
-        *args,
-        stages: Sequence[str] | None = None,
-        stage_weight: float = 1.0,
-        **kwargs,
+        self, *args, stages: Sequence[str] | None = None, stage_weight: float = 1.0, **kwargs
     ) -> None:
         super().__init__(*args, **kwargs)
         self.stages = Stages(self, stages)

@@ -21,14 +21,7 @@ from mmpse.openmmlab.search.progress import Clock, search_progress
 from mmpse.registry import LOOPS
 from mmpse.search.archive import Archive, Judged
 from mmpse.slim import Supernet
-from mmpse.space import (
-    BudgetError,
-    SpreadSampler,
-    StageTable,
-    UniformSampler,
-    join,
-    split_cost,
-)
+from mmpse.space import BudgetError, SpreadSampler, StageTable, UniformSampler, join, split_cost
 
 from .judge import StageJudge
 from .stages import Stages

@@ -70,11 +70,7 @@ class DistillationHook(Hook):
     """
 
     def __init__(
-        self,
-        teacher: str | Mapping[str, Any],
-        checkpoint: str,
-        every: int = 2,
-        weight: float = 1.0,
+        self, teacher: str | Mapping[str, Any], checkpoint: str, every: int = 2, weight: float = 1.0
     ) -> None:
         if not isinstance(every, int) or every < 1:
             raise UserError(f'every must be a positive whole number of iterations, got {every!r}')
