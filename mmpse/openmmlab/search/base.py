@@ -156,7 +156,16 @@ class SearchLoop(BaseLoop):
         runner, logger = self.runner, self.runner.logger
         stop_tuning(runner, 'every subnet has other widths')
         self.supernet.model.load_state_dict(self.checkpoint['state_dict'])
-        self.identity = identity_of(self)
+        self.identity = identity_of(
+            runner,
+            self.space,
+            metric=self.metric,
+            calibration=self.calibration,
+            calibration_batch_size=getattr(self.dataloader.batch_sampler, 'batch_size', None),
+            seed=self.seed,
+            fp16=self.fp16,
+            input_shape=self.input_shape,
+        )
         self._open_archive()
         self.prepare(self.checkpoint)
         self._announce()
