@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from mmengine import dist
-from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import nn
 
@@ -25,9 +24,13 @@ def fastest_execution(
 ) -> str:
     """Time a few steps; all processes take what is faster in the slowest of them.
 
+    Weights, optimizer, buffers and random states are left as they were; gradients are cleared.
+
     Args:
         runner: It trains the supernet's model.
-        data_batch, draws: As of :func:`measure_executions`.
+        supernet: Its model is in training mode.
+        data_batch: A batch as the training dataloader gives it.
+        draws: The subnets of one step each; the first step of an execution warms up.
 
     Raises:
         MemoryError: If a step fits into memory in no execution.
@@ -35,9 +38,23 @@ def fastest_execution(
     if runner.cfg.get('compile') and 'masked' in supernet.executions:
         runner.logger.info("SupernetHook: execution='masked', since the model is compiled.")
         return 'masked'  # its shapes do not change with the subnets
-    seconds = measure_executions(supernet.model, supernet, runner.optim_wrapper, data_batch, draws)
-    everywhere = dist.all_gather_object(seconds)
-    seconds = {name: max(of_rank[name] for of_rank in everywhere) for name in seconds}
+    medians = {}
+    with left_as_it_was(supernet.model):
+        # one after the other, as training goes on with one: in turn, each would pay for the
+        # memory that the other left
+        for execution in supernet.executions:
+            try:
+                times = [
+                    _seconds(runner, supernet, copied(data_batch), subnets, execution)
+                    for subnets in draws
+                ]
+                medians[execution] = statistics.median(times[1:])
+            except (MemoryError, torch.OutOfMemoryError):
+                medians[execution] = math.inf
+            supernet.model.zero_grad()
+            torch.cuda.empty_cache()
+    everywhere = dist.all_gather_object(medians)
+    seconds = {name: max(of_rank[name] for of_rank in everywhere) for name in medians}
     fastest = min(seconds, key=seconds.get)
     if seconds[fastest] == math.inf:
         raise MemoryError(
@@ -57,56 +74,15 @@ def count_images(data_batch: Any) -> int:
     return len(data_batch['inputs'] if isinstance(data_batch, Mapping) else data_batch[0])
 
 
-def measure_executions(
-    model: nn.Module,
-    supernet: Supernet,
-    optim_wrapper: OptimWrapper,
-    data_batch: Any,
-    draws: Sequence[Sequence[Subnet]],
-) -> dict[str, float]:
-    """Median seconds of a forward and backward in each execution; ``inf``: out of memory.
-
-    Weights, optimizer, buffers and random states are left as they were; gradients are cleared.
-
-    Args:
-        model: The model in training mode, not wrapped.
-        supernet: The supernet that it is.
-        optim_wrapper: Gives the context of the forward (mixed precision).
-        data_batch: A batch as the training dataloader gives it.
-        draws: The subnets of one step each; the first step of an execution warms up.
-    """
-    times = {}
-    with left_as_it_was(model):
-        # one after the other, as training goes on with one: in turn, each would pay for the
-        # memory that the other left
-        for execution in supernet.executions:
-            try:
-                seconds = [
-                    _seconds(model, supernet, optim_wrapper, copied(data_batch), subnets, execution)
-                    for subnets in draws
-                ]
-                times[execution] = statistics.median(seconds[1:])
-            except (MemoryError, torch.OutOfMemoryError):
-                times[execution] = math.inf
-            model.zero_grad()
-            torch.cuda.empty_cache()
-    return times
-
-
 def _seconds(
-    model: nn.Module,
-    supernet: Supernet,
-    optim_wrapper: OptimWrapper,
-    batch: Any,
-    subnets: Sequence[Subnet],
-    execution: str,
+    runner: Runner, supernet: Supernet, batch: Any, subnets: Sequence[Subnet], execution: str
 ) -> float:
     """Seconds of one forward and backward."""
+    model = supernet.model
     model.zero_grad()
     start = now()
-    with supernet.active(subnets, execution), optim_wrapper.optim_context(model):
-        data = model.data_preprocessor(batch, True)
-        losses = compat.forward_by_mode(model, data, 'loss')
+    with supernet.active(subnets, execution), runner.optim_wrapper.optim_context(model):
+        losses = compat.forward_by_mode(model, model.data_preprocessor(batch, True), 'loss')
     model.parse_losses(losses)[0].backward()
     return now() - start
 
