@@ -107,7 +107,7 @@ class SlimTester:
         with as_subnet(model, case.layout, subnet), norms_in(model, training):
             ours = self._outputs(model, case.batch, backward=True)
         static = cut_(copy.deepcopy(case.model), case.layout, subnet)
-        assert all(p.shape == case.small(n, p).shape for n, p in static.named_parameters())
+        assert all(p.shape == case.small(n).shape for n, p in static.named_parameters())
         with norms_in(static, training):
             theirs = self._outputs(static, case.batch, backward=True)
         for a, b in zip(ours, theirs, strict=True):
@@ -202,7 +202,7 @@ class Case:
         self.batch = torch.randn(GROUPS * SHARE, *image).double()
         self._layers = {name: (layer, sides) for name, layer, sides in layers_in(model, layout)}
 
-    def small(self, name: str, tensor: Tensor) -> Tensor:
+    def small(self, name: str) -> Tensor:
         """The parameter of that name, as the last subnet should have it."""
         return self.cut(name, self.model.get_parameter(name), self.subnets[-1])
 
