@@ -14,9 +14,9 @@ from mmpse.slim import Layout, check_cut
 from mmpse.slim.cutting import CutError, kept
 from mmpse.space import SearchSpace, Subnet
 
-from .checkpoints.cut import load_cut
 from .checkpoints.files import save_checkpoint
 from .checkpoints.layouts import to_mmpretrain
+from .checkpoints.loading import load_cut
 from .checkpoints.matching import backbone_root
 from .configs.files import base_name, build_model, default_input_shape, load_config, write_config
 from .configs.pruned import pruned_changes, thawed

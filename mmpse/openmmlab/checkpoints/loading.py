@@ -1,5 +1,6 @@
 """Any checkpoint of a model, whatever wrote it, into that model; and a report of what it filled."""
 
+import copy
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -8,10 +9,12 @@ from typing import Any
 from torch import nn
 
 from mmpse.openmmlab.errors import CheckpointError, listed, one_line
+from mmpse.slim import Layout, cut_
 
 from .content import dataset_meta_in, weights_in
 from .files import read_checkpoint
 from .matching import collapsed, find_match
+from .supernet import of_supernet
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,41 @@ def load_weights(
         tuple(notes),
         dataset_meta_in(checkpoint),
     )
+
+
+def load_cut(
+    model: nn.Module,
+    layout: Layout,
+    widths: Mapping[str, int],
+    checkpoint: str | os.PathLike,
+    optional: Collection[str] = (),
+) -> tuple[nn.Module, Report, bool]:
+    """Cut a model and give it the weights of a checkpoint of its widths, or of the full ones.
+
+    Args:
+        model: The full-width model; it may be the one that is cut.
+        widths: Unit -> channels.
+        checkpoint: Its path, URL or name.
+        optional: As of :func:`load_weights`.
+
+    Returns:
+        The cut model, what it was given, and whether these weights are its own, with statistics.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read, or fits neither.
+    """
+    path = os.fspath(checkpoint)
+    content = read_checkpoint(path)
+    cut = cut_(copy.deepcopy(model), layout, widths)
+    try:
+        return cut, load_weights(cut, content, path, optional=optional), not of_supernet(content)
+    except CheckpointError as error:
+        narrow = error
+    try:
+        report = load_weights(model, content, path, optional=optional)
+    except CheckpointError as error:
+        raise CheckpointError(f'{error}; nor is it one of the subnet: {narrow}') from error
+    return cut_(model, layout, widths), report, False
 
 
 def check_whole(model: nn.Module, report: Report, what: str) -> None:

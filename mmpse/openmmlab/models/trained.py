@@ -7,9 +7,8 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from mmpse.openmmlab.checkpoints.cut import load_cut
 from mmpse.openmmlab.checkpoints.files import read_checkpoint
-from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
+from mmpse.openmmlab.checkpoints.loading import check_whole, load_cut, load_weights
 from mmpse.openmmlab.checkpoints.supernet import check_statistics
 from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.openmmlab.configs.splits import all_training

@@ -4,12 +4,17 @@ from typing import Any
 
 import numpy as np
 
+from mmpse.registry import TASK_UTILS
 from mmpse.search.around import BudgetSampler
-from mmpse.space import SearchSpace
+from mmpse.space import RatioSampler, SearchSpace, SpreadSampler, UniformSampler
 
 from .record import LossRecord
 
 STAGES = 10  # of a training, after each of which the subnets may be drawn otherwise
+
+# here, as their rooms know no registries
+for sampler in (BudgetSampler, RatioSampler, SpreadSampler, UniformSampler):
+    TASK_UTILS.register_module(module=sampler)
 
 
 class Drawing:
