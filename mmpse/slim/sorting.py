@@ -1,5 +1,7 @@
 """Sorting: the most important channels of every unit come first, and the model stays the same."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 

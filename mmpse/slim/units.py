@@ -5,6 +5,8 @@ read the channels. Channels that arrive at one position, or go through one layer
 together.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

@@ -5,6 +5,8 @@ the calls and repeating them with another model's parts gives that model's raw o
 rule for each kind of model.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial

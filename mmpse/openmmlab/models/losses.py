@@ -1,5 +1,7 @@
 """What a model loses on batches of training images, the same images for every subnet."""
 
+from __future__ import annotations
+
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

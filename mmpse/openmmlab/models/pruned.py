@@ -1,5 +1,7 @@
 """Whole models of OpenMMLab: their units, and their subnets as plain static models."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial

@@ -1,5 +1,7 @@
 """Choosing widths for a trained model: uniform, by sensitivity; judged beside each other."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """Pruning a trained model, step by step; each is done once in the folder of the pruning."""
 
+from __future__ import annotations
+
 import copy
 import os
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,7 @@
 """Widths of a model that meet a limit of latency when they are measured."""
 
+from __future__ import annotations
+
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,5 +1,7 @@
 """What is asked of a pruning."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass

@@ -1,5 +1,7 @@
 """Validation images with what models see on them, as HTML."""
 
+from __future__ import annotations
+
 import copy
 import html
 import tempfile

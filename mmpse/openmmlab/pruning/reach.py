@@ -1,5 +1,7 @@
 """What a pruning can reach, and what holds it up."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass

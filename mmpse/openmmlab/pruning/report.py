@@ -1,5 +1,7 @@
 """What came of a pruning: a table, a file for programs, and a page with figures."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

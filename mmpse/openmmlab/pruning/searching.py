@@ -1,5 +1,7 @@
 """Widths by PSE-Net on the user's own model: it is trained as a supernet, and its losses choose."""
 
+from __future__ import annotations
+
 import math
 import os
 from collections.abc import Mapping, Sequence

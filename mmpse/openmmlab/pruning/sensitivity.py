@@ -1,5 +1,7 @@
 """How much a trained model loses where one unit is cut: measured on a few training batches."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +30,8 @@ def measure_sensitivity(
 
     Args:
         model: The full-width model.
+        layout: Its layout.
+        space: The search space of the layout.
         batches: Training batches as :func:`mmpse.openmmlab.models.losses.preprocessed` gives them.
         ratios: Shares of the full width; of each the nearest candidate is measured.
         track: Wraps the iterable of measurements, for a progress bar.

@@ -1,5 +1,7 @@
 """The folder of a pruning, and what is done in it."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,5 +1,7 @@
 """A user's trained model, and what pruning needs to know of it."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
