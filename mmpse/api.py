@@ -1,7 +1,5 @@
 """The Python door: :func:`prune`."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -104,18 +102,9 @@ def prune(
         >>> result.table['after']
     """
     limits = dict(latency=latency, flops=flops, params=params)
+    limits = {name: limit for name, limit in limits.items() if limit is not None}
     order = Order(
-        {name: limit for name, limit in limits.items() if limit is not None},
-        runtime,
-        how,
-        epochs,
-        teach,
-        tune,
-        sort,
-        divisor,
-        grids,
-        input_shape,
-        seed,
+        limits, runtime, how, epochs, teach, tune, sort, divisor, grids, input_shape, seed
     )
     if dry_run:
         subject = order.examine(config, checkpoint)

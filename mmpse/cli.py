@@ -7,8 +7,6 @@ mmpse latency CONFIG -o latency.json
 mmpse train|test|search|export ...
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import shutil

@@ -1,7 +1,5 @@
 """How a command ends: one line for what its user can mend, a traceback for a bug."""
 
-from __future__ import annotations
-
 import errno
 import re
 import sys

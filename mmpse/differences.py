@@ -1,7 +1,5 @@
 """What two JSON contents differ in, in words; needs the standard library only."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any

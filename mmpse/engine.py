@@ -12,17 +12,3 @@ from mmpse.openmmlab.stagewise.loop import StageWiseSearchLoop
 from mmpse.openmmlab.supernet.hook import SupernetHook
 from mmpse.openmmlab.supernet.speed import BFloat16OptimWrapper, ChannelsLastHook
 from mmpse.openmmlab.teaching.hook import DistillationHook
-
-__all__ = [
-    'BFloat16OptimWrapper',
-    'ChannelsLastHook',
-    'DistillationHook',
-    'EvolutionSearchLoop',
-    'GreedySearchLoop',
-    'PredictorSearchLoop',
-    'RandomSearchLoop',
-    'SeedHook',
-    'StageWiseSearchLoop',
-    'SupernetHook',
-    'UniformSearchLoop',
-]

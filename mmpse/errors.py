@@ -1,7 +1,5 @@
 """The errors that a user can mend."""
 
-from __future__ import annotations
-
 
 class UserError(ValueError):
     """What is wrong with what a user gave, in one sentence that says what to do.

@@ -1,7 +1,5 @@
 """Files that are there as a whole or not at all; needs the standard library only."""
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

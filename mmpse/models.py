@@ -12,16 +12,3 @@ from mmpse.openmmlab.models.backbones import (
 from mmpse.openmmlab.models.pruned import Pruned
 from mmpse.openmmlab.models.warm_start import WarmStart
 from mmpse.openmmlab.stagewise.classifier import StageWiseClassifier
-
-__all__ = [
-    'InPlaceReLU6',
-    'Pruned',
-    'ResNetCIFAR',
-    'SlimmableMobileNetV2',
-    'SlimmableResNet',
-    'SlimmableResNetCIFAR',
-    'SlimmableResNet_CIFAR',
-    'SlimmableVGG',
-    'StageWiseClassifier',
-    'WarmStart',
-]

@@ -31,18 +31,7 @@ LOOPS = _child(
     'mmpse.openmmlab.stagewise.loop',
 )
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.openmmlab.supernet.speed')
-TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.openmmlab.supernet.samplers')
+TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.openmmlab.supernet.drawing')
 DATASETS = _child(root.DATASETS, 'mmpse.datasets', 'mmpse.openmmlab.configs.datasets')
 PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmpse.openmmlab.pruning.schedule')
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmpse.openmmlab.models.warm_start')
-
-__all__ = [
-    'DATASETS',
-    'HOOKS',
-    'LOOPS',
-    'MODELS',
-    'OPTIM_WRAPPERS',
-    'PARAM_SCHEDULERS',
-    'TASK_UTILS',
-    'WEIGHT_INITIALIZERS',
-]

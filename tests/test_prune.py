@@ -14,8 +14,8 @@ from tiny_tasks import write_task
 import mmpse
 from mmpse import cli
 from mmpse.api import PruneError
-from mmpse.openmmlab.models import measure
 from mmpse.openmmlab.models.outputs import raw_outputs
+from mmpse.openmmlab.pruning import measure
 from mmpse.slim.watch import tensors_in
 from mmpse.space import Subnet
 

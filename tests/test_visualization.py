@@ -2,7 +2,6 @@ import numpy as np
 
 from mmpse.search.archive import Judged
 from mmpse.visualization import (
-    detections,
     picture,
     search_progress,
     table,
@@ -46,13 +45,6 @@ def test_training_losses_draws_every_subnet():
     points = axes.collections[0]
     assert points.get_offsets().tolist() == [[1.0, 2.0], [3.0, 1.0]]
     assert points.get_array().tolist() == [0, 9]
-
-
-def test_detections_draws_one_rectangle_per_box():
-    image = np.zeros((8, 8, 3), dtype=np.uint8)
-    boxes = np.array([[1, 1, 5, 6], [0, 0, 2, 2]])
-    figure = detections([image, image], [boxes, boxes[:0]], [['a', 'b'], []])
-    assert [len(axes.lines) for axes in figure.axes] == [2, 0]
 
 
 def test_page_holds_tables_and_pictures_and_escapes_texts(tmp_path):

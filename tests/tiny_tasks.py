@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmpse.openmmlab.checkpoints.loading import save_checkpoint
+from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.configs.files import build_model
 
 COMMON = """

@@ -15,8 +15,8 @@ from mmengine.runner import CheckpointLoader, Runner
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.command import run_command
 from mmpse.files import check_writable, plain, write_json
+from mmpse.openmmlab.checkpoints.supernet import check_statistics
 from mmpse.openmmlab.showing import count_images, show_predictions
-from mmpse.openmmlab.supernet.checkpoint import check_statistics
 
 
 def parse_args() -> argparse.Namespace:

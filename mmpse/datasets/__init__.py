@@ -1,3 +1,1 @@
 from .digits import digits_dataset, prepare_digits
-
-__all__ = ['digits_dataset', 'prepare_digits']

@@ -15,17 +15,11 @@ STROKE_ALPHA = 96  # opacity (of 255) from which a pixel belongs to the digit
 
 
 class Scene(NamedTuple):
-    """A picture and what is visible in it.
+    """A picture and what is visible in it."""
 
-    Attributes:
-        image: (size, size, 3) uint8, RGB.
-        owner: (size, size) uint8, 0 = background, k = the k-th digit drawn, counted from 1.
-        indices: the source index of each digit drawn, in drawing order.
-    """
-
-    image: np.ndarray
-    owner: np.ndarray
-    indices: list[int]
+    image: np.ndarray  # (size, size, 3) uint8, RGB
+    owner: np.ndarray  # (size, size) uint8, 0 = background, k = the k-th digit drawn, from 1
+    indices: list[int]  # the source index of each digit drawn, in drawing order
 
 
 def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:

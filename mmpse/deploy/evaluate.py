@@ -13,8 +13,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmpse.openmmlab.configs import evaluation
 from mmpse.openmmlab.configs.files import build_model
-from mmpse.openmmlab.models import evaluation
 
 from .errors import ExportError
 from .graph import between, line

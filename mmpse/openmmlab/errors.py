@@ -1,7 +1,5 @@
 """What is wrong with what a user gave, in one sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from mmpse.errors import UserError

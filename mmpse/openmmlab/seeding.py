@@ -1,7 +1,5 @@
 """Random numbers that depend on the iteration alone, so that a killed training can be repeated."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Drawn predictions in a folder, in whatever package a config is of."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 
@@ -24,7 +22,6 @@ def show_predictions(cfg: Config, folder: str) -> None:
 
     Args:
         cfg: The config, whose ``default_hooks.visualization`` and ``visualizer`` are set.
-        folder: The folder.
 
     Raises:
         ConfigError: If the config has no such hook, or one that draws in none of these ways.

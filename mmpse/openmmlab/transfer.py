@@ -1,11 +1,8 @@
 """A searched classifier's backbone inside a detector or segmentor."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,20 +10,20 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmpse.resources import model_cost
 from mmpse.slim import Layout, check_cut
 from mmpse.slim.cutting import CutError, kept
 from mmpse.space import SearchSpace, Subnet
 
-from .checkpoints.cut import load_cut
 from .checkpoints.files import save_checkpoint
 from .checkpoints.layouts import to_mmpretrain
-from .checkpoints.loading import backbone_root
+from .checkpoints.loading import load_cut
+from .checkpoints.matching import backbone_root
 from .configs.files import base_name, build_model, default_input_shape, load_config, write_config
 from .configs.pruned import pruned_changes, thawed
 from .errors import ConfigError, listed, name_of
-from .models.outputs import deployed_outputs, raw_outputs
+from .models.outputs import raw_outputs
 from .models.pruned import layout_of, look
+from .supernet.building import whole_costs
 
 
 class TransferError(ConfigError):
@@ -271,12 +268,12 @@ def _costs(
         shape = tuple(default_input_shape(cfg, model))
     except ConfigError:  # what was watched then does: only shares matter
         shape = tuple(images.shape[1:])
-    image = torch.zeros(1, images.shape[1], *shape[1:])
-    costs = model_cost(model, layout, space, image, partial(deployed_outputs, model))
+    shape = (images.shape[1], *shape[1:])
+    costs = whole_costs(model, layout, space, shape)
 
     def of(widths: Mapping[str, int]) -> dict[str, Any]:
         row = space.array([widths])
         found = {name: int(cost.exact(row)[0]) for name, cost in costs.items()}
-        return dict(found, input_shape=list(image.shape[1:]))
+        return dict(found, input_shape=list(shape))
 
     return of

@@ -4,8 +4,6 @@ A type may be a name with a scope or without, the whole path of an object, or (i
 the class itself. Only the registry knows whether two of them are the same.
 """
 
-from __future__ import annotations
-
 import inspect
 import sys
 from collections.abc import Callable, Mapping

@@ -1,5 +1,3 @@
 """What subnets cost: FLOPs and parameters of the whole model; measured latency."""
 
 from .cost import layer_costs, model_cost
-
-__all__ = ['layer_costs', 'model_cost']

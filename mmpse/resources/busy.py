@@ -1,7 +1,5 @@
 """Whether something was timed on a busy machine; needs the standard library only."""
 
-from __future__ import annotations
-
 import os
 import time
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """FLOPs and parameters of the whole model as functions of its units' widths."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -33,8 +31,6 @@ def model_cost(
 
     Args:
         model: The full-width model.
-        layout: Its layout.
-        space: The search space of the layout.
         images: One image of the size that FLOPs are counted for, ``(1, C, H, W)``; its values do
             not matter.
         run: Runs the model on images; ``None``: ``model(images)``.

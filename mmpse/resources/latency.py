@@ -1,7 +1,5 @@
 """Latency of the whole model as a function of its units' widths, fitted to measurements."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -25,17 +23,11 @@ HELD_OUT = 8  # measured to tell the error
 
 
 class FittedLatency(NamedTuple):
-    """A latency model.
+    """A latency model."""
 
-    Attributes:
-        cost: Microseconds of any subnet.
-        error: Mean relative error on subnets that were not fitted.
-        measured: Widths and microseconds of all that were measured.
-    """
-
-    cost: Cost
-    error: float
-    measured: list[tuple[tuple[int, ...], float]]
+    cost: Cost  # microseconds of any subnet
+    error: float  # mean relative error on subnets that were not fitted
+    measured: list[tuple[tuple[int, ...], float]]  # widths and microseconds of all
 
 
 def fit_latency(
@@ -45,8 +37,6 @@ def fit_latency(
     images: Tensor,
     measure: Callable[[Sequence[Mapping[str, int]]], Sequence[float]],
     run: Callable[[Tensor], Any] | None = None,
-    subnets: int = SUBNETS,
-    seed: int = 0,
 ) -> FittedLatency:
     """Measure some subnets, and explain their latency by the work of their layers.
 
@@ -56,19 +46,15 @@ def fit_latency(
 
     Args:
         model: The full-width model.
-        layout: Its layout.
-        space: The search space.
         images: A batch as it is measured, ``(B, C, H, W)``.
         measure: Seconds that subnets take.
         run: Runs the model on images; ``None``: ``model(images)``.
-        subnets: How many subnets to measure and fit; some more are measured to tell the error.
-        seed: Seed of their choice.
 
     Raises:
         ValueError: If a measurement is not a positive number.
     """
-    rng = np.random.default_rng(seed)
-    rows = _spread(space, subnets + HELD_OUT, rng)
+    rng = np.random.default_rng(0)
+    rows = _spread(space, SUBNETS + HELD_OUT, rng)
     seconds = np.array(measure([space.subnet(row) for row in rows]))
     if not (np.isfinite(seconds) & (seconds > 0)).all():
         raise UserError(f'a latency is not a positive number of seconds: {seconds.tolist()}')
@@ -78,7 +64,7 @@ def fit_latency(
     # relative errors count: a small subnet's are as bad as a large one's
     design = features / scale / seconds[:, None]
     order = rng.permutation(len(rows))
-    fitted, tested = order[:subnets], order[subnets:]
+    fitted, tested = order[:SUBNETS], order[SUBNETS:]
     rates, _ = nnls(design[fitted], np.ones(len(fitted)))
     error = float(np.abs(design[tested] @ rates - 1).mean())
     rates, _ = nnls(design, np.ones(len(rows)))

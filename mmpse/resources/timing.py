@@ -1,7 +1,5 @@
 """How long calls take on this device, beside each other."""
 
-from __future__ import annotations
-
 import ctypes
 import platform
 import re

@@ -6,20 +6,3 @@ from .gains import Gain, paired_gain
 from .predictor import Notch, Predictor, notch_table
 from .record import best_few, best_widths, levelled, merged, predictor_of, refitted
 from .sensitivity import Curves
-
-__all__ = [
-    'BudgetSampler',
-    'Curves',
-    'Gain',
-    'Notch',
-    'Predictor',
-    'allocate',
-    'best_few',
-    'best_widths',
-    'levelled',
-    'merged',
-    'notch_table',
-    'paired_gain',
-    'predictor_of',
-    'refitted',
-]

@@ -1,7 +1,5 @@
 """Widths of the least loss under a budget, where the loss is a sum over the units."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

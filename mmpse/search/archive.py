@@ -1,7 +1,5 @@
 """The archive: every judged subnet, on disk before the next one is judged."""
 
-from __future__ import annotations
-
 import json
 import os
 import sqlite3

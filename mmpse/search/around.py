@@ -1,7 +1,5 @@
 """Drawing a supernet's subnets around a budget, and around the best widths that are known."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

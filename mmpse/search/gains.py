@@ -1,7 +1,5 @@
 """Whether a subnet is better than another one that saw the same images."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,15 +7,10 @@ import numpy as np
 
 
 class Gain(NamedTuple):
-    """How much less one subnet loses than another.
+    """How much less one subnet loses than another."""
 
-    Attributes:
-        mean: Over the parts of the images.
-        error: Standard error of that; infinite where there is one part only.
-    """
-
-    mean: float
-    error: float
+    mean: float  # over the parts of the images
+    error: float  # standard error of that; infinite where there is one part only
 
     @property
     def sure(self) -> bool:

@@ -1,7 +1,5 @@
 """Score against cost: which judged subnets no other one beats in both."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -243,10 +243,7 @@ def _power(errors: dict[float, np.ndarray]) -> float:
 
 
 def _checked(
-    space: SearchSpace,
-    widths: np.ndarray,
-    losses: Sequence[float],
-    weights: Sequence[float] | None,
+    space: SearchSpace, widths: np.ndarray, losses: Sequence[float], weights: Sequence[float] | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     widths, losses = np.asarray(widths), np.asarray(losses, dtype=float)
     weights = np.ones(len(losses)) if weights is None else np.asarray(weights, dtype=float)

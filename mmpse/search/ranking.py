@@ -1,7 +1,5 @@
 """How well scores rank subnets, against the accuracies of the subnets trained on their own."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

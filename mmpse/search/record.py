@@ -1,7 +1,5 @@
 """The record of a supernet's training as evidence for widths."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mmpse.space import Budget, SearchSpace

@@ -1,7 +1,5 @@
 """Ridge regression, its penalty by leave-one-out cross-validation, and refits of it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 PENALTIES = 2.0 ** np.arange(-12, 13)  # times the mean square of the terms' principal components

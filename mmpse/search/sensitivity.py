@@ -1,7 +1,5 @@
 """From losses with single units cut to what every candidate of every unit would lose."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -8,21 +8,3 @@ from .samples import sample_inputs
 from .sorting import IMPORTANCES, sort_
 from .supernet import EXECUTIONS, Supernet
 from .units import find_units
-
-__all__ = [
-    'EXECUTIONS',
-    'IMPORTANCES',
-    'CutError',
-    'GuardError',
-    'Layout',
-    'Reconstruction',
-    'Supernet',
-    'Unit',
-    'as_subnet',
-    'check',
-    'check_cut',
-    'cut_',
-    'find_units',
-    'sample_inputs',
-    'sort_',
-]

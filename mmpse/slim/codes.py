@@ -1,7 +1,5 @@
 """Marks (NaN) in tensors: written by image and channel, and read again."""
 
-from __future__ import annotations
-
 import itertools
 from math import comb
 

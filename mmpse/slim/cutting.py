@@ -30,15 +30,10 @@ class CutError(UserError):
 
 
 class LayerCut(NamedTuple):
-    """What a subnet keeps of a layer.
+    """What a subnet keeps of a layer."""
 
-    Attributes:
-        tensors: Name of a parameter or buffer -> dimension -> what is kept of it.
-        numbers: Attributes that count channels.
-    """
-
-    tensors: dict[str, dict[int, Keep]]
-    numbers: dict[str, int]
+    tensors: dict[str, dict[int, Keep]]  # name of a parameter or buffer -> dimension -> of it
+    numbers: dict[str, int]  # attributes that count channels
 
     def to(self, device: torch.device) -> LayerCut:
         """The same with its numbers on a device, so that no pass has to copy them there."""

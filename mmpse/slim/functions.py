@@ -1,7 +1,5 @@
 """What passes of several subnets compute: slices of weights, and normalisation by group."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -15,17 +15,11 @@ from mmpse.space.search_space import DEFAULT_RATIOS
 
 
 class Segment(NamedTuple):
-    """Consecutive channels of a layer's input or output.
+    """Consecutive channels of a layer's input or output."""
 
-    Attributes:
-        unit: The unit that they belong to; ``None``: nobody's, they always stay.
-        channels: Channels of the unit (all of them), or of nobody.
-        repeat: Positions for each channel: 49 for a linear layer that reads flattened 7x7 maps.
-    """
-
-    unit: str | None
-    channels: int
-    repeat: int = 1
+    unit: str | None  # that they belong to; None: nobody's, they always stay
+    channels: int  # of the unit (all of them), or of nobody
+    repeat: int = 1  # positions of each: 49 for a linear layer that reads flattened 7x7 maps
 
     @property
     def positions(self) -> int:
@@ -36,12 +30,10 @@ Side = tuple[Segment, ...]
 
 
 class LayerWidths(NamedTuple):
-    """The two sides of a layer with weights.
+    """The input and output channels of a layer with weights.
 
-    Attributes:
-        inputs: Its input channels; ``None`` for a layer that keeps channels apart (a normalisation,
-            a depthwise or grouped convolution): its inputs are its outputs.
-        outputs: Its output channels.
+    One that keeps channels apart (a normalisation, a depthwise or grouped convolution) has no
+    ``inputs``: they are its outputs.
     """
 
     inputs: Side | None
@@ -55,34 +47,21 @@ class LayerWidths(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """Channels that live and die together.
+    """Channels that live and die together; layers are in the order of the forward."""
 
-    Attributes:
-        name: Name of the first layer that writes them.
-        width: Channels of the full model.
-        step: Channels go in blocks of so many (a group of a grouped convolution or normalisation).
-        writers: Layers that write them (of a residual sum: several), in the order of the forward.
-        readers: Layers that mix them, in the order of the forward.
-    """
-
-    name: str
-    width: int
-    step: int
-    writers: tuple[str, ...]
-    readers: tuple[str, ...]
+    name: str  # of the first layer that writes them
+    width: int  # channels of the full model
+    step: int  # they go in blocks of so many (a group of a grouped convolution or normalisation)
+    writers: tuple[str, ...]  # layers that write them; of a residual sum several
+    readers: tuple[str, ...]  # layers that mix them
 
 
 class Part(NamedTuple):
-    """What goes into and out of a part of the model.
-
-    Attributes:
-        inputs, outputs: Number of the tensor -> its channels.
-        leaky: Outputs that are not zero in the channels that a masked pass drops.
-    """
+    """What goes into and out of a part of the model: number of the tensor -> its channels."""
 
     inputs: dict[int, Side]
     outputs: dict[int, Side]
-    leaky: frozenset[int] = frozenset()
+    leaky: frozenset[int] = frozenset()  # outputs not zero in the channels that a masked pass drops
 
 
 @dataclass(frozen=True)

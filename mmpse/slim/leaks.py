@@ -1,7 +1,5 @@
 """Which channels are not zero in a masked pass though a subnet lacks them."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

@@ -7,8 +7,6 @@ layers that meet have one only if they meet channel by channel. Others are marke
 those that they meet.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -68,10 +66,7 @@ class Marks:
         return [name for name in self.order if is_mixing(self.layers[name])]
 
     def _run(
-        self,
-        marks: Mapping[str, Tensor],
-        images: int,
-        note: Callable[[Place, Tensor, int], None],
+        self, marks: Mapping[str, Tensor], images: int, note: Callable[[Place, Tensor, int], None]
     ) -> Any:
         """One forward; returns the model's outputs.
 

@@ -1,7 +1,5 @@
 """A part run once at full width, with the channels masked that the subnet of an image lacks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial

@@ -1,7 +1,5 @@
 """Parts of a model (backbone, neck, heads) that take and give whole images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ divides by the norm of its weights (a cosine classifier, weight standardisation)
 weights, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """A part run group by group, each through the slices of weights that its subnet keeps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial

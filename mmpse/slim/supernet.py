@@ -1,7 +1,5 @@
 """A stock model whose batches are shared by subnets."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 

@@ -1,7 +1,5 @@
 """Watching a forward: layers compute nothing, and carry marks (NaN) from channel to channel."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager

@@ -16,28 +16,3 @@ from .sampling import (
 )
 from .search_space import SearchSpace, WidthUnit
 from .subnet import Subnet, SubnetError
-
-__all__ = [
-    'SAMPLERS',
-    'ConditionalSampler',
-    'WidthDistribution',
-    'TableCost',
-    'Budget',
-    'Joined',
-    'StageTable',
-    'join',
-    'split_cost',
-    'BudgetError',
-    'Cost',
-    'PriorSampler',
-    'RatioSampler',
-    'SearchSpace',
-    'SpreadSampler',
-    'Subnet',
-    'SubnetError',
-    'UniformSampler',
-    'WidthUnit',
-    'expected_loss',
-    'tilted',
-    'uniform_within',
-]

@@ -1,7 +1,5 @@
 """Limits on resources, and the window below the first of them in which subnets are searched."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Drawing widths under the condition that their cost lies in a window."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Joining subnets of stages, exactly."""
 
-from __future__ import annotations
-
 import heapq
 import itertools
 from collections.abc import Iterator, Sequence
@@ -86,10 +84,7 @@ def _fronts(tables: Sequence[StageTable], limit: float) -> list[dict[int, Front]
                 costs, distances = behind.get(table.outputs[row], EMPTY)
                 within = np.searchsorted(costs, limit - least[k] - table.cost[row], 'right')
                 reached.append(
-                    (
-                        costs[:within] + table.cost[row],
-                        distances[:within] + table.distance[row],
-                    )
+                    (costs[:within] + table.cost[row], distances[:within] + table.distance[row])
                 )
             front[width] = _pareto(*(np.concatenate(column) for column in zip(*reached)))
         fronts.insert(0, front)

@@ -1,7 +1,5 @@
 """Drawing subnets: for training the supernet, and inside a budget for the search."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from mmpse.errors import UserError
@@ -125,12 +123,7 @@ class SpreadSampler:
     """
 
     def __init__(
-        self,
-        space: SearchSpace,
-        cost: Cost,
-        low: float = 0.0,
-        high: float = 1.0,
-        levels: int = 32,
+        self, space: SearchSpace, cost: Cost, low: float = 0.0, high: float = 1.0, levels: int = 32
     ) -> None:
         if not 0 <= low < high <= 1:
             raise UserError(f'expected 0 <= low < high <= 1, got low={low!r} and high={high!r}')

@@ -1,5 +1,3 @@
 """What users subclass to test that mmpse prunes their model rightly."""
 
 from .slim import SlimTester, randomize_, subnets_of
-
-__all__ = ['SlimTester', 'randomize_', 'subnets_of']

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab.models.outputs import parts_of, raw_outputs
 from mmpse.openmmlab.models.pruned import look
+from mmpse.openmmlab.supernet.building import whole_supernet
 from mmpse.resources.cost import model_cost
 from mmpse.slim import (
     EXECUTIONS,
@@ -133,7 +134,7 @@ class SlimTester:
         with as_subnet(model, case.layout, subnet), norms_in(model, training):
             ours = self._outputs(model, case.batch, backward=True)
         static = cut_(copy.deepcopy(case.model), case.layout, subnet)
-        assert all(p.shape == case.small(n, p).shape for n, p in static.named_parameters())
+        assert all(p.shape == case.small(n).shape for n, p in static.named_parameters())
         with norms_in(static, training):
             theirs = self._outputs(static, case.batch, backward=True)
         for a, b in zip(ours, theirs, strict=True):
@@ -223,12 +224,12 @@ class Case:
         self.model = model
         self.layout = layout
         self.image = image
-        self.space = space_of(model, layout, divisor)
+        self.space = whole_supernet(model, layout, divisor=divisor).space
         self.subnets = subnets_of(self.space, GROUPS)
         self.batch = torch.randn(GROUPS * SHARE, *image).double()
         self._layers = {name: (layer, sides) for name, layer, sides in layers_in(model, layout)}
 
-    def small(self, name: str, tensor: Tensor) -> Tensor:
+    def small(self, name: str) -> Tensor:
         """The parameter of that name, as the last subnet should have it."""
         return self.cut(name, self.model.get_parameter(name), self.subnets[-1])
 
@@ -250,14 +251,6 @@ class Deployed(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return tuple(tensors_in(self._run(self.model, images)))
-
-
-def space_of(model: nn.Module, layout: Layout, divisor: int) -> SearchSpace:
-    """The space of all units that a supernet can have at other than full width."""
-    space = layout.space(divisor=divisor)
-    held = Supernet(model, layout, space).held
-    grids = {unit: dict(ratios=[1.0]) for unit in held}
-    return layout.space(divisor=divisor, grids=grids) if held else space
 
 
 def subnets_of(space: SearchSpace, number: int) -> list[Subnet]:

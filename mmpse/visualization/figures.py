@@ -1,7 +1,5 @@
 """Figures of searches and subnets."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +7,8 @@ from matplotlib.figure import Figure
 
 from mmpse.search.archive import Judged
 from mmpse.search.pareto import pareto_front
+
+NAMED = 8  # units in a legend: those that lose most at their least width
 
 
 def width_profile(subnets: Mapping[str, Mapping[str, int]], full: Mapping[str, int]) -> Figure:
@@ -80,14 +80,13 @@ def search_progress(searches: Mapping[str, Sequence[Judged]], metric: str) -> Fi
 
 
 def sensitivity_curves(
-    sensitivity: Mapping[str, Mapping[int, float]], full: Mapping[str, int], named: int = 8
+    sensitivity: Mapping[str, Mapping[int, float]], full: Mapping[str, int]
 ) -> Figure:
     """What a model loses where one unit is cut, one line per unit.
 
     Args:
         sensitivity: Unit -> width -> loss above that of the full model.
         full: The fullnet.
-        named: So many lines, those that lose most at their least width, stand in the legend.
     """
     figure = Figure(figsize=(10, 4.2), layout='constrained')
     axes = figure.subplots()
@@ -95,7 +94,7 @@ def sensitivity_curves(
     for k, unit in reversed(list(enumerate(order))):
         points = sorted({**sensitivity[unit], full[unit]: 0.0}.items())
         style = dict(color=f'C{k}', linewidth=1.8, label=unit, marker='.')
-        if k >= named:
+        if k >= NAMED:
             style = dict(color='0.75', linewidth=0.8)
         axes.plot([w / full[unit] for w, _ in points], [loss for _, loss in points], **style)
     axes.set_xlabel("share of the unit's channels kept")
@@ -149,30 +148,4 @@ def training_losses(flops: np.ndarray, losses: np.ndarray, iterations: np.ndarra
     axes.set_xlabel('FLOPs (M multiply-adds)')
     axes.set_ylabel('label loss')
     axes.grid(alpha=0.3)
-    return figure
-
-
-def detections(
-    images: Sequence[np.ndarray],
-    boxes: Sequence[np.ndarray],
-    labels: Sequence[Sequence[str]],
-) -> Figure:
-    """Images with the boxes found on them.
-
-    Args:
-        images: RGB images ``(H, W, 3)``.
-        boxes: For every image ``(boxes, 4)`` as x1, y1, x2, y2 in pixels.
-        labels: For every image one text per box.
-    """
-    figure = Figure(figsize=(3 * len(images), 3), layout='constrained')
-    for axes, image, of_image, texts in zip(
-        figure.subplots(1, len(images), squeeze=False)[0], images, boxes, labels, strict=True
-    ):
-        axes.imshow(image)
-        axes.set_axis_off()
-        for (x1, y1, x2, y2), text in zip(of_image, texts, strict=True):
-            axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color='yellow', linewidth=1)
-            axes.text(
-                x1, y1, text, fontsize=7, va='bottom', backgroundcolor=(1, 1, 0, 0.6), clip_on=True
-            )
     return figure

@@ -1,7 +1,5 @@
 """A report as one HTML file, figures embedded."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """Tables for a terminal and a log."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Sequence
 

@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
-from mmpse.openmmlab.supernet.batches import HeldBatches, copied, nbytes
+from mmpse.openmmlab.models.batches import HeldBatches, copied, nbytes
 
 
 def classified(k):

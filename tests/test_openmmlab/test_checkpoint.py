@@ -8,9 +8,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from search_runs import log_of, search
 
+from mmpse.openmmlab.checkpoints.supernet import check_statistics, of_supernet, supernet_state
 from mmpse.openmmlab.configs.files import build_model
 from mmpse.openmmlab.supernet.building import supernet_of
-from mmpse.openmmlab.supernet.checkpoint import check_statistics, of_supernet, supernet_state
 from mmpse.slim import cut_
 
 LOST = 'candidates are drawn by cost alone'

@@ -15,12 +15,9 @@ from timm import create_model
 from torch import nn
 from torchvision.models import mobilenet_v2, resnet18
 
-from mmpse.openmmlab.checkpoints.loading import (
-    CheckpointError,
-    load_weights,
-    read_checkpoint,
-    save_checkpoint,
-)
+from mmpse.openmmlab.checkpoints.files import read_checkpoint, save_checkpoint
+from mmpse.openmmlab.checkpoints.loading import load_weights
+from mmpse.openmmlab.errors import CheckpointError
 
 
 def tower(width: int, blocks: int) -> nn.Sequential:

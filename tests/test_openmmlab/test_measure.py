@@ -5,7 +5,7 @@ import logging
 import torch
 from torch import nn
 
-from mmpse.openmmlab.models import measure
+from mmpse.openmmlab.pruning import measure
 from mmpse.resources.timing import Latencies
 
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 from search_runs import log_of, search
 
+from mmpse.openmmlab.checkpoints.supernet import file_digest
 from mmpse.openmmlab.models import latency
 from mmpse.openmmlab.models.latency import latency_cost
 from mmpse.openmmlab.search.judge import Judge, Verdict
-from mmpse.openmmlab.supernet.checkpoint import file_digest
 from mmpse.resources.timing import Latencies
 from mmpse.search.archive import Archive, ArchiveError, read_archive
 from mmpse.space import BudgetError, Subnet

@@ -15,7 +15,7 @@ from search_runs import Killer, Stop, log_of
 from torch.utils.data import DataLoader
 
 from mmpse.openmmlab.seeding import SeedHook
-from mmpse.openmmlab.supernet.hook import SupernetHook
+from mmpse.openmmlab.supernet.checks import check_batches
 from mmpse.openmmlab.supernet.losses import SubnetLosses
 from mmpse.openmmlab.supernet.record import LossRecord, relative_losses
 from mmpse.slim import cut_
@@ -221,7 +221,7 @@ def test_batches_of_a_batch_sampler(sampler, drop_last, fits):
     runner = SimpleNamespace(train_dataloader=DataLoader(images, batch_sampler=batches))
     expected = nullcontext() if fits else pytest.raises(ValueError, match='batch of 6 images')
     with expected:
-        SupernetHook(n=4)._check_batches(runner)
+        check_batches(runner, 4, serial=False)
 
 
 def test_empty_batch_is_named(supernet_cfg):

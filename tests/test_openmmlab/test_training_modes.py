@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from search_runs import log_of
 
-from mmpse.openmmlab.supernet.checkpoint import supernet_state
+from mmpse.openmmlab.checkpoints.supernet import supernet_state
 
 MODES = {
     'channels_last': dict(custom_hooks=[dict(type='mmpse.ChannelsLastHook')]),

@@ -5,7 +5,7 @@ import torch
 from command_line import run
 from conftest import ROOT
 
-from mmpse.openmmlab.supernet.checkpoint import supernet_state
+from mmpse.openmmlab.checkpoints.supernet import supernet_state
 from mmpse.search.archive import read_archive
 from mmpse.space import Subnet
 

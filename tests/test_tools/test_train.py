@@ -20,7 +20,7 @@ from conftest import ROOT, small
 from mmengine.config import Config
 from tiny_tasks import write_task
 
-from mmpse.openmmlab.supernet.checkpoint import supernet_state
+from mmpse.openmmlab.checkpoints.supernet import supernet_state
 from mmpse.search.archive import ArchiveError, read_archive
 
 

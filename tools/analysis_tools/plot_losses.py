@@ -13,9 +13,9 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
 from mmpse.command import run_command
+from mmpse.openmmlab.checkpoints.supernet import supernet_state
 from mmpse.openmmlab.configs.files import build_model
 from mmpse.openmmlab.supernet.building import supernet_of
-from mmpse.openmmlab.supernet.checkpoint import supernet_state
 from mmpse.visualization import training_losses
 
 

@@ -20,9 +20,9 @@ from rich.table import Table
 from mmpse.command import run_command
 from mmpse.errors import UserError
 from mmpse.files import write_json
-from mmpse.openmmlab.configs.files import build_model, changed, load_config
+from mmpse.openmmlab.checkpoints.supernet import supernet_state
+from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.openmmlab.supernet.building import find_supernet, supernet_of
-from mmpse.openmmlab.supernet.checkpoint import supernet_state
 from mmpse.openmmlab.supernet.record import recorded_losses, relative_losses
 from mmpse.space import (
     SAMPLERS,
@@ -70,7 +70,8 @@ def main() -> None:
     cfg = load_config('mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py')
     wide = dict(backbone=dict(widen_factor=args.widen_factor))
     wide['head'] = dict(in_channels=int(1280 * max(1, args.widen_factor)))
-    model, shape = build_model(changed(cfg, dict(model=wide))), (3, args.size, args.size)
+    cfg.merge_from_dict(dict(model=wide))
+    model, shape = build_model(cfg), (3, args.size, args.size)
     if args.checkpoint is None:
         supernet, costs = find_supernet(model, cfg, {}, shape)
         record = made_up_losses(supernet.space, costs['flops'])

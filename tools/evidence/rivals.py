@@ -24,14 +24,15 @@ from torch import nn
 
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.checkpoints.loading import load_weights, save_checkpoint
+from mmpse.openmmlab.checkpoints.files import save_checkpoint
+from mmpse.openmmlab.checkpoints.loading import load_weights
 from mmpse.openmmlab.configs.files import write_config
 from mmpse.openmmlab.models.losses import preprocessed
-from mmpse.openmmlab.models.measure import measure
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.pruning.crew import Crew
 from mmpse.openmmlab.pruning.job import Pruning
+from mmpse.openmmlab.pruning.measure import measure
 from mmpse.openmmlab.pruning.order import Order
 from mmpse.openmmlab.pruning.steps import Steps
 from mmpse.openmmlab.pruning.subject import dataset_meta

@@ -1,1 +1,1 @@
-"""Any checkpoint of a model, read into it and written."""
+"""Any checkpoint of a model, read into it and written; whether it is a supernet's."""

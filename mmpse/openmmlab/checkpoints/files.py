@@ -155,7 +155,6 @@ def save_checkpoint(
 
     Args:
         path: The file; it is there as a whole or not at all.
-        model: The model.
         dataset_meta: The dataset's names and colours of the classes, without which mmdet's and
             mmseg's inference cannot show anything.
         without: Modules and tensors that are left out.

@@ -4,8 +4,6 @@ The layout is recognised from the keys. Nothing is matched by position or by sha
 renamed by a rule, and one that no rule knows keeps its name, so that it is reported as unexpected.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping
 

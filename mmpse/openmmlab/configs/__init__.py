@@ -1,1 +1,1 @@
-"""A user's config: read, built, told apart by its datasets and images, inherited from."""
+"""A user's config: read, built, inherited from, evaluated; its datasets and images."""

@@ -1,7 +1,5 @@
 """A config's model, built without its downloads; and the config without what loads weights."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Datasets in configs: those that have the images, in those that join, repeat or mix them."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -59,6 +57,11 @@ def build_leaf(config: Mapping[str, Any]) -> BaseDataset:
             'get_data_info; derive it from mmengine.dataset.BaseDataset'
         )
     return built
+
+
+def batch_size_of(dataloader: Mapping[str, Any]) -> int:
+    """Images of a batch, whether the dataloader says so or its batch sampler."""
+    return dataloader.get('batch_size') or dataloader['batch_sampler']['batch_size']
 
 
 def leaves_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -1,7 +1,5 @@
 """A user's config, read; and a config that inherits from it, written."""
 
-from __future__ import annotations
-
 import keyword
 import os
 import tempfile
@@ -26,7 +24,6 @@ __all__ = [
     'ConfigError',
     'base_name',
     'build_model',
-    'changed',
     'default_input_shape',
     'importing',
     'load_config',
@@ -166,12 +163,6 @@ def importing(cfg: Config, module: str = 'mmpse') -> dict[str, Any]:
         imports.append(module)
     failing = bool(old.get('allow_failed_imports'))
     return dict(custom_imports=dict(imports=imports, allow_failed_imports=failing))
-
-
-def changed(config: Config, changes: Mapping[str, Any]) -> Config:
-    """What :func:`write_config` would write, in memory."""
-    content = plain(config.to_dict())
-    return Config(merged(content, _for_heir(plain(changes), content)), filename=config.filename)
 
 
 def write_config(

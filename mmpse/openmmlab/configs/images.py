@@ -1,7 +1,5 @@
 """What a config says of the images that its model is tested with."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The config of a pruned model, from that of the full one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +39,6 @@ def thawed(cfg: Config, statistics: bool = False) -> dict[str, dict[str, Any]]:
     """What makes the model of a config freeze nothing: frozen layers cannot adapt to a cut.
 
     Args:
-        cfg: The config.
         statistics: Whether BatchNorms are to learn their statistics, too.
 
     Returns:

@@ -1,7 +1,5 @@
 """Values of a config as Python source that people can read."""
 
-from __future__ import annotations
-
 import keyword
 import math
 import os
@@ -22,7 +20,6 @@ def plain(value: Any, where: str = '') -> Any:
     A class or function becomes its dotted path, which every registry resolves.
 
     Args:
-        value: The value.
         where: Its key, for the error.
 
     Raises:

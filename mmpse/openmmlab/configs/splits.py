@@ -4,8 +4,6 @@ Widths are chosen by calibrating and judging subnets. Both are done on training 
 validation split measures what came of the choice, and the test split is never touched.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,11 +15,11 @@ from mmengine.dataset import BaseDataset, ConcatDataset
 from mmengine.registry import METRICS, TRANSFORMS, DefaultScope
 
 from mmpse.errors import UserError
-from mmpse.openmmlab.models.losses import batch_size_of
 from mmpse.openmmlab.types import default_of, find_type, is_kind, is_type
 from mmpse.registry import DATASETS
 
 from .datasets import (
+    batch_size_of,
     build_leaf,
     last_phase,
     leaves_of,

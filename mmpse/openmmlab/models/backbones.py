@@ -1,7 +1,5 @@
 """Backbones that mmpretrain lacks, and the names that configs of slimmable backbones have."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,27 +30,9 @@ class ResNetCIFAR(ResNet_CIFAR):
 
     arch_settings = {6 * n + 2: (BasicBlock, (n, n, n)) for n in (3, 5, 7, 9, 18)}
 
-    def __init__(
-        self,
-        depth: int,
-        stem_channels: int = 16,
-        base_channels: int = 16,
-        num_stages: int = 3,
-        strides: tuple[int, ...] = (1, 2, 2),
-        dilations: tuple[int, ...] = (1, 1, 1),
-        out_indices: tuple[int, ...] = (2,),
-        **kwargs,
-    ) -> None:
-        super().__init__(
-            depth,
-            stem_channels=stem_channels,
-            base_channels=base_channels,
-            num_stages=num_stages,
-            strides=strides,
-            dilations=dilations,
-            out_indices=out_indices,
-            **kwargs,
-        )
+    def __init__(self, depth: int, **kwargs) -> None:
+        stages = dict(num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,))
+        super().__init__(depth, **dict(stages, stem_channels=16, base_channels=16) | kwargs)
 
 
 @MODELS.register_module()

@@ -69,7 +69,6 @@ def repeat(calls: Sequence[Call], model: nn.Module) -> list[Any]:
     model.
 
     Args:
-        calls: The calls, in their order.
         model: The other model; its parts have the same names.
 
     Returns:

@@ -1,7 +1,5 @@
 """Latency of a whole model's subnets: measured on this device, fitted, and kept in a file."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -47,8 +45,6 @@ def measure_subnets(
 
     Args:
         model: The full-width model.
-        layout: Its units.
-        subnets: The subnets.
         input_shape: ``(C, H, W)`` of the image.
         runtime: See :func:`mmpse.deploy.runtimes.prepared`.
         track: Wraps the iterator over rounds, for a progress bar.
@@ -89,7 +85,6 @@ def measure_latency(
     """Measure some subnets, and fit what all others take; see :mod:`mmpse.resources.latency`.
 
     Args:
-        space: The search space of the layout.
         (the others): See :func:`measure_subnets`.
 
     Returns:

@@ -16,6 +16,7 @@ from rich.progress import track
 from torch import nn
 
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.registry import DATASETS
 
@@ -47,11 +48,6 @@ def training_batches(
     with DefaultScope.overwrite_default_scope(scope), drawn_aside(seed):
         loader = Runner.build_dataloader(config, seed=seed)
         return list(itertools.islice(loader, -(-images // size)))
-
-
-def batch_size_of(dataloader: Mapping[str, Any]) -> int:
-    """Images of a batch, whether the dataloader says so or its batch sampler."""
-    return dataloader.get('batch_size') or dataloader['batch_sampler']['batch_size']
 
 
 def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:
@@ -88,7 +84,6 @@ def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torc
     What is drawn at random (a detector's samples) is drawn alike every time.
 
     Args:
-        model: The model.
         batches: As :func:`preprocessed` gives them.
     """
     losses = []

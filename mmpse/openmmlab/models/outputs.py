@@ -1,7 +1,5 @@
 """What a model of OpenMMLab predicts from: the raw outputs of its heads, and its parts."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Recomputing BatchNorm statistics for one subnet."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.supernet.batches import HeldBatches
+from mmpse.openmmlab.models.batches import HeldBatches
 
 from .losses import unmixed
 

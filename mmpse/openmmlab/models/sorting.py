@@ -1,7 +1,5 @@
 """Sorting the channels of a model by what they do on training images."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +18,6 @@ def sort_by(
 
     Args:
         model: The full-width model in eval mode.
-        layout: Its layout.
         by: See :func:`mmpse.slim.sorting.importances`.
         batches: Training images and annotations, as
             :func:`mmpse.openmmlab.models.losses.preprocessed` gives them.

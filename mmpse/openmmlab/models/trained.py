@@ -1,7 +1,5 @@
 """A trained model as it is deployed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +7,12 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from mmpse.openmmlab.checkpoints.cut import load_cut
-from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights, read_checkpoint
+from mmpse.openmmlab.checkpoints.files import read_checkpoint
+from mmpse.openmmlab.checkpoints.loading import check_whole, load_cut, load_weights
+from mmpse.openmmlab.checkpoints.supernet import check_statistics
 from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.openmmlab.configs.splits import all_training
 from mmpse.openmmlab.errors import CheckpointError, name_of
-from mmpse.openmmlab.supernet.checkpoint import check_statistics
 from mmpse.openmmlab.types import is_type
 from mmpse.slim import CutError
 from mmpse.space import Subnet, SubnetError

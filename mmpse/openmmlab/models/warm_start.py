@@ -1,7 +1,5 @@
 """Starting a model, or its backbone, from any checkpoint, its channels sorted by importance."""
 
-from __future__ import annotations
-
 from mmengine.logging import print_log
 from torch import nn
 

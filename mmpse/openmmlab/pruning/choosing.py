@@ -20,21 +20,13 @@ from .subject import Subject
 
 
 class Judgement(NamedTuple):
-    """How a candidate did on images that its choice did not see.
+    """How a candidate did on images that its choice did not see."""
 
-    Attributes:
-        name: How it was chosen.
-        widths: Channels of each unit.
-        loss: Mean loss of the batches.
-        gain: How much less it loses than the first one, mean over the batches.
-        error: Standard error of that.
-    """
-
-    name: str
+    name: str  # how it was chosen
     widths: tuple[int, ...]
-    loss: float
-    gain: float
-    error: float
+    loss: float  # mean over the batches
+    gain: float  # how much less it loses than the first one, mean over the batches
+    error: float  # standard error of that
 
 
 def by_sensitivity(

@@ -15,30 +15,30 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from mmpse.files import write_json
-from mmpse.openmmlab.checkpoints.loading import load_weights, read_checkpoint, save_checkpoint
+from mmpse.openmmlab.checkpoints.files import read_checkpoint, save_checkpoint
+from mmpse.openmmlab.checkpoints.loading import load_weights
+from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
 from mmpse.openmmlab.configs.splits import all_training, held_out
 from mmpse.openmmlab.models.latency import latency_cost
 from mmpse.openmmlab.models.losses import (
     batch_losses,
-    batch_size_of,
     images_of,
     preprocessed,
     progress,
     training_batches,
 )
-from mmpse.openmmlab.models.measure import measure
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.models.sorting import sort_by
+from mmpse.openmmlab.pruning.measure import measure
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Reconstruction, check_cut, cut_
 from mmpse.space import Budget, Subnet, uniform_within
 
 from .choosing import by_sensitivity, judge, winner
 from .crew import Crew
-from .finetuning import finetune_changes
 from .latency import fit_latency, within_latency
 from .order import Order
 from .reach import NAMES, reachable
@@ -59,9 +59,6 @@ class Pruning:
 
     Args:
         config: The model's config.
-        checkpoint: Its weights.
-        order: What was asked for.
-        steps: The folder.
         crew: The processes that train.
     """
 
@@ -337,11 +334,13 @@ class Pruning:
         self.log.info(f'fine-tuning: {recipe.text}')
         folder, path = self.steps.folder, self.steps.folder / 'finetune.py'
         start = str((folder / 'cut.pth').resolve())
-        teacher = self.teacher if self.order.teach else None
+        hooks: list[dict[str, Any]] = [dict(type='mmpse.SeedHook')]
+        if self.order.teach:
+            hooks.append(dict(type='mmpse.DistillationHook', **self.teacher))
         write_config(
             path,
             self.steps.out / 'pruned.py',
-            finetune_changes(self.pruned, recipe, start, teacher, self.order.seed),
+            recipe.run(self.pruned, start, self.order.seed, hooks),
             'The fine-tuning of ../pruned.py.',
         )
         last = self.steps.once('finetuned', lambda: self.crew.train(path, path.with_suffix('')))

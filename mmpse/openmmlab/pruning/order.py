@@ -10,13 +10,13 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from mmpse.openmmlab.checkpoints.supernet import file_digest, untracked
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.errors import name_of
-from mmpse.openmmlab.supernet.checkpoint import untracked
 from mmpse.openmmlab.types import is_type
 
 from .steps import PruneError
-from .subject import Subject, examine, fingerprint
+from .subject import Subject, examine
 
 HOWS = ('uniform', 'sensitivity', 'search')
 
@@ -47,7 +47,7 @@ class Order:
         """What makes this pruning another one than any other."""
         settings = asdict(self)
         settings['limits'] = {name: str(limit) for name, limit in self.limits.items()}
-        return dict(settings, config=cfg.pretty_text, checkpoint=fingerprint(checkpoint))
+        return dict(settings, config=cfg.pretty_text, checkpoint=file_digest(os.fspath(checkpoint)))
 
     def examine(self, config: str | os.PathLike | Config, checkpoint: str | os.PathLike) -> Subject:
         """The model, its units, and what its subnets cost in FLOPs and parameters.

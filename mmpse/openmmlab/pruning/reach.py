@@ -24,18 +24,12 @@ JOINED = 'joined with '  # how a reason begins that is another layer's
 
 
 class Fixed(NamedTuple):
-    """Layers of one part whose outputs keep their width, for one reason.
-
-    Attributes:
-        layers: Their names.
-        why: The reason.
-        full, lowest: Resource -> their share of the full model, and of the lowest subnet.
-    """
+    """Layers of one part whose outputs keep their width, for one reason."""
 
     layers: tuple[str, ...]
     why: str
-    full: dict[str, float]
-    lowest: dict[str, float]
+    full: dict[str, float]  # resource -> their share of the full model
+    lowest: dict[str, float]  # ... and of the lowest subnet
 
     @property
     def names(self) -> str:
@@ -103,7 +97,6 @@ def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None)
     """What pruning a model can reach.
 
     Args:
-        subject: The model.
         limits: Resource -> budget, for which uniform pruning is shown.
 
     Raises:

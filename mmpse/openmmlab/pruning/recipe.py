@@ -36,6 +36,18 @@ class Recipe(NamedTuple):
     total: int  # length of the whole schedule
     unit: str  # of that length: 'epoch' or 'iteration', as the config counts
 
+    def run(
+        self, cfg: Config, start: str, seed: int, hooks: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """The changes of a config for a run from a checkpoint, with more hooks."""
+        own = self.changes.get('custom_hooks', cfg.get('custom_hooks') or [])
+        return dict(
+            self.changes,
+            load_from=start,
+            randomness=dict(cfg.get('randomness') or {}, seed=seed),
+            custom_hooks=[*own, *hooks],
+        )
+
 
 def finetune(
     cfg: Config,

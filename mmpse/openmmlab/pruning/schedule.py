@@ -21,7 +21,6 @@ class WarmupCosineLR(_ParamScheduler):
     (MMEngine's ``LinearLR`` keeps the rate low for ever then).
 
     Args:
-        optimizer: The optimizer, or its wrapper.
         total: Length of the whole schedule: epochs, or iterations with ``by_epoch=False``.
         warmup: Length of the warm-up, in the same unit.
         start: Where in the schedule this run begins.

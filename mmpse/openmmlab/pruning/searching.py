@@ -13,15 +13,15 @@ from mmengine.device import is_cuda_available
 
 from mmpse.errors import UserError
 from mmpse.openmmlab.configs.building import merged, neutral
+from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import importing
 from mmpse.openmmlab.configs.pruned import thawed
 from mmpse.openmmlab.configs.splits import HeldOut
-from mmpse.openmmlab.models.losses import batch_size_of, preprocessed, training_batches
+from mmpse.openmmlab.models.losses import preprocessed, training_batches
 from mmpse.openmmlab.supernet.record import recorded_losses
 from mmpse.search import best_few, notch_table, predictor_of
 from mmpse.space import Budget, uniform_within
 
-from .finetuning import run_changes
 from .recipe import Recipe
 from .subject import RATIOS, Subject
 
@@ -32,18 +32,11 @@ BEST = 3  # of the predictor's subnets, that are judged
 
 
 class Chosen(NamedTuple):
-    """What the losses of a supernet say.
+    """What the losses of a supernet say."""
 
-    Attributes:
-        widths: The best few subnets ``(subnets, units)``; none where nothing is surely better than
-            what the search began with.
-        notches: What a notch of each unit costs, as a table.
-        losses: How many losses it rests on.
-    """
-
-    widths: np.ndarray
-    notches: str
-    losses: int
+    widths: np.ndarray  # the best few (subnets, units); none where nothing surely beats the start
+    notches: str  # what a notch of each unit costs, as a table
+    losses: int  # that it rests on
 
 
 def supernet_end(total: int) -> int:
@@ -76,7 +69,6 @@ def supernet_changes(
     Nothing is frozen, validated, or trained on images that are held out.
 
     Args:
-        subject: The model.
         split: Its data.
         recipe: The schedule.
         budget: The budget, around which subnets are drawn.
@@ -84,7 +76,6 @@ def supernet_changes(
         teacher: ``teacher`` and ``checkpoint`` of :class:`mmpse.DistillationHook`: of the sorted
             model, from whose weights the supernet starts.
         divisor, grids: Of the search space.
-        seed: Seed of the training.
     """
     cfg = subject.cfg
     changes = dict(importing(cfg), **neutral(cfg))
@@ -108,7 +99,7 @@ def supernet_changes(
         grids=grids and {key: dict(grid) for key, grid in grids.items()},
         input_shape=list(subject.input_shape),
     )
-    changes.update(run_changes(cfg, recipe, teacher['checkpoint'], seed, [hook]))
+    changes.update(recipe.run(cfg, teacher['checkpoint'], seed, [hook]))
     changes['train_dataloader'] = dict(loader, _delete_=True)
     validation = ('val_cfg', 'val_dataloader', 'val_evaluator')
     changes.update({key: None for key in validation if cfg.get(key) is not None})
@@ -151,8 +142,6 @@ def choose_by_record(
     """The widths that the losses of a supernet's training predict to be the best.
 
     Args:
-        subject: The model.
-        budget: The budget.
         start: Widths to improve on ``(units,)``.
         checkpoint: What the training left.
 

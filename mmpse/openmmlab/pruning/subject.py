@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -15,9 +13,9 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from mmpse.openmmlab.checkpoints.loading import Report, check_whole, load_weights
+from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
 from mmpse.openmmlab.errors import name_of
-from mmpse.openmmlab.models.evaluation import evaluate
 from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.models.outputs import deployed_outputs
 from mmpse.openmmlab.models.pruned import look
@@ -37,7 +35,6 @@ class Subject:
         cfg: Its config.
         model: The full-width model with its weights, in eval mode.
         weights: What the checkpoint gave to it.
-        layout: Its units.
         space: Their widths.
         costs: Resource -> cost of any subnet of the whole model.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for.
@@ -153,8 +150,3 @@ def is_number(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     return True
-
-
-def fingerprint(path: str | os.PathLike) -> str:
-    """SHA-256 of a file."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,7 +1,6 @@
 """What all searches of a trained supernet share: judging, and keeping what was judged."""
 
-from __future__ import annotations
-
+import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,20 +15,18 @@ from torch.utils.data import DataLoader
 from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.supernet.checkpoint import file_digest
 from mmpse.openmmlab.supernet.speed import stop_tuning
 from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
+from .identity import identity_of, settings_of
 from .judge import Judge, Verdict, calibration_batches
-from .parallel import gather, on_main
+from .parallel import gather, on_main, waves
 from .progress import Clock, search_progress
-from .trained import latency_of, load_trained, without_weights
+from .trained import latency_of, load_trained
 
 Widths = tuple[int, ...]
 Candidate = tuple[str, Widths]  # its origin, and its widths in the order of the space
-
-FIRST_FEW = 5  # new subnets after which the whole time is announced
 
 
 class SearchLoop(BaseLoop):
@@ -52,7 +49,6 @@ class SearchLoop(BaseLoop):
     search goes on with ``--resume`` to the same result, and any number of processes give the same.
 
     Args:
-        runner: The runner.
         dataloader: The config's ``train_dataloader``; BatchNorm is recalibrated on its images.
         budget: Resources and their limits: ``dict(flops='300M')``, ``dict(flops='50%')``,
             ``dict(flops='300M', latency='5ms')``; see :class:`mmpse.space.Budget`. They count the
@@ -160,7 +156,16 @@ class SearchLoop(BaseLoop):
         runner, logger = self.runner, self.runner.logger
         stop_tuning(runner, 'every subnet has other widths')
         self.supernet.model.load_state_dict(self.checkpoint['state_dict'])
-        self.identity = self._identity()
+        self.identity = identity_of(
+            runner,
+            self.space,
+            metric=self.metric,
+            calibration=self.calibration,
+            calibration_batch_size=getattr(self.dataloader.batch_sampler, 'batch_size', None),
+            seed=self.seed,
+            fp16=self.fp16,
+            input_shape=self.input_shape,
+        )
         self._open_archive()
         self.prepare(self.checkpoint)
         self._announce()
@@ -272,20 +277,17 @@ class SearchLoop(BaseLoop):
 
         Each process judges one at a time; what they give is on disk before the next ones begin.
         """
-        world, rank = dist.get_world_size(), dist.get_rank()
         new = [(origin, widths) for origin, widths in candidates if self._lacks(widths)]
         yield from [False] * (len(candidates) - len(new))
-        for start in range(0, len(new), world):
-            wave = new[start : start + world]
+        for wave, mine in waves(new):
 
-            def verdict(wave: Sequence[Candidate] = wave) -> Verdict | None:
-                if rank >= len(wave):
-                    return None
+            def verdicts(mine: Sequence[Candidate] = mine) -> list[Verdict]:
                 with compat.alone():
-                    return self.judge(self.space.subnet(wave[rank][1]))
+                    return [self.judge(self.space.subnet(widths)) for _, widths in mine]
 
             rows, completed = [], []
-            for (origin, widths), (score, loss, parts) in zip(wave, gather(verdict)):
+            judged = itertools.chain.from_iterable(gather(verdicts))
+            for (origin, widths), (score, loss, parts) in zip(wave, judged, strict=True):
                 if widths in self.archived:
                     completed.append(self.archived[widths]._replace(parts=parts))
                     continue
@@ -306,27 +308,6 @@ class SearchLoop(BaseLoop):
         row = self.archived.get(widths)
         return row is None or (self.judge.parts and row.parts is None)
 
-    def _identity(self) -> dict[str, Any]:
-        """What scores depend on, and so an archive is bound to; the budget is not among it."""
-        cfg = self.runner.cfg
-        model = cfg.model.to_dict()
-        if cfg.get('data_preprocessor') is not None:  # the runner hands it to the model
-            model.setdefault('data_preprocessor', cfg.data_preprocessor.to_dict())
-        return dict(
-            units=[[unit.name, unit.max_width] for unit in self.space.units],
-            checkpoint_sha256=file_digest(compat.load_path(self.runner)),
-            metric=self.metric,
-            calibration=self.calibration,
-            calibration_batch_size=getattr(self.dataloader.batch_sampler, 'batch_size', None),
-            calibration_dataset=cfg.train_dataloader.dataset.to_dict(),
-            seed=self.seed,
-            fp16=self.fp16,
-            dataset=cfg.val_dataloader.dataset.to_dict(),
-            evaluator=cfg.val_evaluator,
-            model=without_weights(model),
-            input_shape=self.input_shape,
-        )
-
     def _open_archive(self) -> None:
 
         def opened() -> tuple[int, list[Judged], list[Judged]]:
@@ -338,18 +319,11 @@ class SearchLoop(BaseLoop):
                     'use what it holds)'
                 )
             self.archive = Archive(path, self.identity)
-            return *self.archive.begin(self._settings()), self.archive.rows()
+            return *self.archive.begin(settings_of(self.runner.cfg.train_cfg)), self.archive.rows()
 
         # `known` is what was judged before this search first began
         self.number, self.known, rows = on_main(opened)
         self.archived = {row.widths: row for row in rows}
-
-    def _settings(self) -> dict[str, Any]:
-        """What makes this search another one than those in the same archive."""
-        settings = self.runner.cfg.train_cfg.to_dict()
-        for key in ('archive', 'topk', 'generations'):  # these only end it earlier or later
-            settings.pop(key, None)
-        return settings
 
     def _announce(self) -> None:
         space, budget, logger = self.space, self.budget, self.runner.logger

@@ -1,7 +1,5 @@
 """From a subnet of a trained supernet to its score."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools
@@ -23,25 +21,20 @@ from torch.utils.data import DataLoader
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.models.batches import HeldBatches, nbytes
 from mmpse.openmmlab.models.recalibration import recalibrate
-from mmpse.openmmlab.supernet.batches import HeldBatches, nbytes
 from mmpse.slim import Layout, as_subnet
 
 PARTS = 11  # of the images, for a standard error; no number of classes divides it
 
 
 class Verdict(NamedTuple):
-    """What judging a subnet gives.
+    """What judging a subnet gives."""
 
-    Attributes:
-        score: The metric, higher is better; -inf if it is not a number.
-        loss: Mean negative log-likelihood of the labels, of classifiers.
-        parts: The same of parts of the images, for the standard error of a difference: of
-            classifiers mean losses, of others the score, if it was asked for.
-    """
-
-    score: float
-    loss: float | None
+    score: float  # the metric, higher is better; -inf if it is not a number
+    loss: float | None  # mean negative log-likelihood of the labels, of classifiers
+    # of parts of the images, for the standard error of a difference: of classifiers mean losses,
+    # of others the score, if it was asked for
     parts: tuple[float, ...] | None = None
 
 
@@ -50,7 +43,6 @@ class Judge:
 
     Args:
         model: The supernet's model with its weights, on its device.
-        layout: Its units.
         calibration: Training batches for recalibration.
         dataloader: Data of the held-out split.
         evaluator: The config's evaluator.

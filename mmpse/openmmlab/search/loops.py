@@ -9,7 +9,7 @@ import numpy as np
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.supernet.checkpoint import supernet_state
+from mmpse.openmmlab.checkpoints.supernet import supernet_state
 from mmpse.openmmlab.supernet.record import relative_losses
 from mmpse.registry import LOOPS
 from mmpse.search import best_few
@@ -40,12 +40,7 @@ class RandomSearchLoop(SearchLoop):
     """
 
     def __init__(
-        self,
-        *args,
-        population: int = 50,
-        generations: int = 20,
-        sampler: str = 'prior',
-        **kwargs,
+        self, *args, population: int = 50, generations: int = 20, sampler: str = 'prior', **kwargs
     ) -> None:
         super().__init__(*args, **kwargs)
         if population < 1 or generations < 1:

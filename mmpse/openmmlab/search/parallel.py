@@ -1,8 +1,6 @@
 """Sharing work out over the processes of MMEngine's launcher."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mmengine import dist
@@ -41,3 +39,11 @@ def gather(call: Callable[[], Any]) -> list[Any]:
 def on_main(call: Callable[[], Any]) -> Any:
     """What ``call`` returns in the process of rank 0, in every process; others do not call it."""
     return gather(call if dist.is_main_process() else lambda: None)[0]
+
+
+def waves(items: Sequence[Any], each: int = 1) -> Iterator[tuple[Sequence[Any], Sequence[Any]]]:
+    """Items in waves, ``each`` of them for a process, and those of a wave that are this one's."""
+    world, rank = dist.get_world_size(), dist.get_rank()
+    for start in range(0, len(items), each * world):
+        wave = items[start : start + each * world]
+        yield wave, wave[rank::world]

@@ -1,7 +1,5 @@
 """The search that judges what the losses of the training predict to be best."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How far a search is, and how long it will take."""
 
-from __future__ import annotations
-
 import datetime
 import sys
 import time

@@ -1,7 +1,5 @@
 """Going on with a job that was killed."""
 
-from __future__ import annotations
-
 from mmengine.config import Config
 from mmengine.fileio import exists
 from mmengine.runner import find_latest_checkpoint

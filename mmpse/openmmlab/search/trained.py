@@ -1,7 +1,5 @@
 """The trained supernet that a search is for: its checkpoint, its space, what its subnets cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,30 +9,23 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.checkpoints.supernet import check_weights
 from mmpse.openmmlab.configs.files import default_input_shape
 from mmpse.openmmlab.models.latency import latency_cost, measure_latency, read_latency
 from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.supernet.building import supernet_of
-from mmpse.openmmlab.supernet.checkpoint import check_weights
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Supernet
 from mmpse.space import Cost
 
 
 class Trained(NamedTuple):
-    """A trained supernet.
+    """A trained supernet."""
 
-    Attributes:
-        checkpoint: The content of its checkpoint.
-        supernet: The runner's model as a supernet, without the weights.
-        costs: Resource -> cost of its subnets.
-        input_shape: ``(C, H, W)`` of the image that they are of.
-    """
-
-    checkpoint: Mapping[str, Any]
-    supernet: Supernet
-    costs: dict[str, Cost]
-    input_shape: tuple[int, ...]
+    checkpoint: Mapping[str, Any]  # its content
+    supernet: Supernet  # the runner's model, without the weights
+    costs: dict[str, Cost]  # by resource
+    input_shape: tuple[int, ...]  # (C, H, W) of the image that they are of
 
 
 def load_trained(runner: Runner, input_shape: Sequence[int] | None) -> Trained:
@@ -86,11 +77,3 @@ def latency_of(trained: Trained, runner: Runner, path: str | None, runtime: str)
         f'{content["error"]:.1%}.'
     )
     return latency_cost(space, content)
-
-
-def without_weights(config: Any) -> Any:
-    """A model's config but for what names its first weights."""
-    if isinstance(config, Mapping):
-        names = 'init_cfg', 'pretrained'
-        return {k: without_weights(v) for k, v in config.items() if k not in names}
-    return [*map(without_weights, config)] if isinstance(config, (list, tuple)) else config

@@ -1,7 +1,5 @@
 """A classifier whose subnets learn stage by stage from the fullnet (arXiv 2011.04908)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,11 +42,7 @@ class StageWiseClassifier(ImageClassifier):
     """
 
     def __init__(
-        self,
-        *args,
-        stages: Sequence[str] | None = None,
-        stage_weight: float = 1.0,
-        **kwargs,
+        self, *args, stages: Sequence[str] | None = None, stage_weight: float = 1.0, **kwargs
     ) -> None:
         super().__init__(*args, **kwargs)
         self.stages = Stages(self, stages)

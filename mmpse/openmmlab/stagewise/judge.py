@@ -1,7 +1,5 @@
 """From a subnet to the distances of its stages from the fullnet's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

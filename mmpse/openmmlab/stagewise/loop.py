@@ -1,7 +1,5 @@
 """Stage-wise search (arXiv 2011.04908): stages one by one, joined under the budget."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,19 +16,12 @@ from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.search.base import Candidate, SearchLoop
-from mmpse.openmmlab.search.parallel import gather, on_main
+from mmpse.openmmlab.search.parallel import gather, on_main, waves
 from mmpse.openmmlab.search.progress import Clock, search_progress
 from mmpse.registry import LOOPS
 from mmpse.search.archive import Archive, Judged
 from mmpse.slim import Supernet
-from mmpse.space import (
-    BudgetError,
-    SpreadSampler,
-    StageTable,
-    UniformSampler,
-    join,
-    split_cost,
-)
+from mmpse.space import BudgetError, SpreadSampler, StageTable, UniformSampler, join, split_cost
 
 from .judge import StageJudge
 from .stages import Stages
@@ -212,17 +203,16 @@ class StageWiseSearchLoop(SearchLoop):
         archived: dict[tuple[int, ...], tuple[float, ...]],
     ) -> None:
         """Judge the candidates that the archive lacks."""
-        logger, world, rank = self.runner.logger, dist.get_world_size(), dist.get_rank()
+        logger = self.runner.logger
         keys = [key for key in map(tuple, rows.tolist()) if key not in archived]
         logger.info(
             f'round {round_ + 1}: {len(rows):,} candidates of {len(self.stages.names)} stages in '
-            f'{world} processes; {self.stages_path} holds {len(rows) - len(keys):,}.'
+            f'{dist.get_world_size()} processes; {self.stages_path} holds '
+            f'{len(rows) - len(keys):,}.'
         )
         clock = Clock()
         with search_progress(len(keys)) as advance:
-            for start in range(0, len(keys), SHARE * world):
-                wave = keys[start : start + SHARE * world]
-                mine = wave[rank::world]
+            for wave, mine in waves(keys, SHARE):
                 shares = gather(
                     lambda mine=mine: [(key, judge(self.space.subnet(key))) for key in mine]
                 )

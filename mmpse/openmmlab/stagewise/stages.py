@@ -7,8 +7,6 @@ depends on another, and no loss reaches beyond its stage.
 Source: stage-wise pruning, arXiv 2011.04908; see docs/stagewise.md.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 

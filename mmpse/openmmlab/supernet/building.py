@@ -1,7 +1,5 @@
 """The supernet that a model is, found by watching or told by its checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -13,6 +11,7 @@ from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
+from mmpse.openmmlab.checkpoints.supernet import supernet_state
 from mmpse.openmmlab.configs.files import ConfigError, default_input_shape
 from mmpse.openmmlab.models.backbones import grid_of
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
@@ -21,8 +20,6 @@ from mmpse.resources import model_cost
 from mmpse.slim import GuardError, Supernet, check
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet
-
-from .checkpoint import supernet_state
 
 
 def find_supernet(

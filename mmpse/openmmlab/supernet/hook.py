@@ -1,7 +1,5 @@
 """Training any OpenMMLab model as a supernet."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -10,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import dist
-from mmengine.dataset import InfiniteSampler
 from mmengine.runner import Runner
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.checkpoints.supernet import CHECKPOINT_KEY, mark_untracked, supernet_state
+from mmpse.openmmlab.models.batches import copied
 from mmpse.openmmlab.seeding import SeedHook, seed_iteration
-from mmpse.openmmlab.stagewise.classifier import StageWiseClassifier
 from mmpse.openmmlab.teaching.distillation import Distillation
 from mmpse.openmmlab.teaching.hook import Teaching
 from mmpse.openmmlab.types import find_type
@@ -25,15 +23,14 @@ from mmpse.search.around import BudgetSampler
 from mmpse.slim import EXECUTIONS
 from mmpse.space import Subnet
 
-from .batches import copied
 from .building import find_supernet, supernet_content
-from .checkpoint import CHECKPOINT_KEY, mark_untracked, supernet_state
-from .execution import measure_executions
+from .checks import accumulate, check_batches, check_no_validation
+from .drawing import Drawing
+from .execution import count_images, fastest_execution
 from .losses import SubnetLosses
 from .record import LossRecord
 from .speed import stop_tuning
 
-STAGES = 10  # of a training, after each of which the subnets may be drawn otherwise
 IN_A_ROW = 10  # losses that are not finite, before a training in float16 stops
 
 
@@ -140,7 +137,7 @@ class SupernetHook(SeedHook):
             )
         self.execution = execution
         self.record = LossRecord(record_size)
-        self.teacher_cfg = None if teacher is None else dict(dict(every=2, weight=1.0), **teacher)
+        self.teacher_cfg = None if teacher is None else dict(teacher)
         grid = dict(ratios=ratios, divisor=divisor, grids=grids)
         self.grid = {key: value for key, value in grid.items() if value is not None}
         self.input_shape = input_shape
@@ -150,7 +147,8 @@ class SupernetHook(SeedHook):
     def before_train(self, runner: Runner) -> None:
         self._invalid = 0  # iterations in a row with a loss that is not finite
         self.model = getattr(runner.model, 'module', runner.model)
-        self.stage_wise = isinstance(self.model, StageWiseClassifier)
+        # a StageWiseClassifier, whose room is above this one: it measures its subnets itself
+        self.stage_wise = hasattr(self.model, 'subnet_losses')
         self.supernet, costs = find_supernet(
             self.model,
             runner.cfg,
@@ -162,8 +160,9 @@ class SupernetHook(SeedHook):
         if self.stage_wise:
             self.model.supernet = self.supernet
         space = self.supernet.space
-        self._check_batches(runner)
-        self._check_validation(runner)
+        check_batches(runner, self.n, self.serial)
+        if self.supernet.norms:
+            check_no_validation(runner)
         alone = self.serial or self.distillation is not None or self.teacher_cfg is not None
         if self.stage_wise and alone:
             raise UserError(
@@ -171,21 +170,20 @@ class SupernetHook(SeedHook):
                 'set serial=False, distillation=None and teacher=None'
             )
         if self.serial:
-            self._accumulate(runner)
+            accumulate(runner, self.n)
         if self.execution != 'masked':  # whose shapes stay
             stop_tuning(runner, 'every step has other widths')
         mark_untracked(self.supernet.norms)
         of_budget = issubclass(find_type(self.sampler_cfg, TASK_UTILS), BudgetSampler)
         cost = dict(costs=costs) if of_budget else dict(cost=costs['flops'])
-        self.sampler = TASK_UTILS.build(dict(self.sampler_cfg, space=space, **cost))
-        self.stage = -1
+        sampler = TASK_UTILS.build(dict(self.sampler_cfg, space=space, **cost))
+        self.drawing = Drawing(space, sampler, self.n, self.fullnet, self.tinynet, runner.seed)
         self.losses = SubnetLosses(
             self.model, self.supernet, self.distillation, self.serial, self.fullnet
         )
         self.teaching = None
         if self.teacher_cfg is not None:
-            config, checkpoint = self.teacher_cfg['teacher'], self.teacher_cfg['checkpoint']
-            self.teaching = Teaching(self.model, config, checkpoint, 'SupernetHook')
+            self.teaching = Teaching('SupernetHook', self.model, **self.teacher_cfg)
         elif not self.losses.of_classifier:
             runner.logger.info(
                 f'SupernetHook: {type(self.model).__name__} has no head.loss_module to split its '
@@ -203,54 +201,6 @@ class SupernetHook(SeedHook):
         self.losses.close()
         self.teaching = None
 
-    def _check_batches(self, runner: Runner) -> None:
-        batches = runner.train_dataloader.batch_sampler  # DataLoader's own, or the config's
-        batch_size = getattr(batches, 'batch_size', None)
-        sampler = getattr(batches, 'sampler', None)
-        drop_last = getattr(batches, 'drop_last', False)
-        infinite = isinstance(sampler, InfiniteSampler)
-        if not infinite and dist.get_world_size() > 1:
-            counts = dist.all_gather_object(len(runner.train_dataloader))
-            if len(set(counts)) > 1:
-                raise UserError(
-                    f'SupernetHook: the processes would run {counts} batches, and those that run '
-                    'more would wait for ever; set train_dataloader.sampler.round_up=True'
-                )
-        if batch_size is None or sampler is None or self.serial:
-            return  # batches of a sampler's own making: checked one by one, by the supernet
-        sizes = {batch_size}
-        if not drop_last and not infinite:
-            sizes.add(len(sampler) % batch_size or batch_size)
-        for size in sizes:
-            if size % self.n:
-                raise UserError(
-                    f'SupernetHook: n={self.n} subnets cannot share a batch of {size} images '
-                    f'(batch size {batch_size}, drop_last={drop_last}); set '
-                    'train_dataloader.batch_size to a multiple of n and '
-                    'train_dataloader.drop_last=True (of a batch_sampler: '
-                    'train_dataloader.batch_sampler.drop_last)'
-                )
-
-    def _check_validation(self, runner: Runner) -> None:
-        if self.supernet.norms and runner.val_loop is not None:
-            raise UserError(
-                'SupernetHook: the config validates, but a supernet has no BatchNorm statistics '
-                'to be tested with, so that the metrics would mean nothing; set '
-                'val_cfg=val_dataloader=val_evaluator=None. A search judges subnets'
-            )
-
-    def _accumulate(self, runner: Runner) -> None:
-        """Count a pass of a subnet as a step of gradient accumulation."""
-        counts = compat.accumulative_counts(runner.optim_wrapper)
-        if counts % self.n:
-            raise UserError(
-                f'SupernetHook: serial=True accumulates the gradients of n={self.n} subnets before '
-                f'each update; set optim_wrapper.accumulative_counts={self.n} (got {counts})'
-            )
-        runner.optim_wrapper.initialize_count_status(
-            runner.model, runner.iter * self.n, runner.max_iters * self.n
-        )
-
     # Every iteration
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
@@ -262,10 +212,16 @@ class SupernetHook(SeedHook):
             )
         for norm in self.supernet.norms:
             norm.train()
-        self._narrow(runner)
-        self.subnets = self._draw(runner, dist.get_rank(), runner.iter)
+        self.drawing.narrow(runner.iter, runner.max_iters, self.record)
+        self.subnets = self.drawing.rows(dist.get_rank(), runner.iter)
         if self.execution == 'auto':
-            self._choose_execution(runner, data_batch)
+            steps = [
+                subnets
+                for step in range(4)
+                for subnets in self._passes(self.drawing.rows(dist.get_rank(), runner.iter + step))
+            ]
+            self.losses.begin()
+            self.execution = fastest_execution(runner, self.supernet, data_batch, steps)
         self.losses.begin()
         passes = self._passes(self.subnets)
         for subnets in passes[:-1]:
@@ -276,9 +232,8 @@ class SupernetHook(SeedHook):
         # here too: loading the first batch after a resume draws otherwise, and dropout follows it
         seed_iteration(runner.seed, runner.iter)
         self.supernet.activate(passes[-1], self.execution)  # the runner's own step runs it
-        if self.teaching is not None and runner.iter % self.teacher_cfg['every'] == 0:
-            factor = self.teacher_cfg['weight'] * self.teacher_cfg['every']
-            self._taught.enter_context(self.teaching.joining(factor, self.n))
+        if self.teaching is not None:
+            self._taught.enter_context(self.teaching.joining(runner.iter, self.n))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
@@ -286,7 +241,7 @@ class SupernetHook(SeedHook):
         self._taught.close()
         self.supernet.check_ran()
         self.supernet.deactivate()
-        losses = self._subnet_losses(runner)
+        losses = self._subnet_losses()
         if losses is not None:
             self._record_losses(runner, losses)
         self._log_speed(runner)
@@ -297,72 +252,18 @@ class SupernetHook(SeedHook):
         subnets = [self.supernet.space.subnet(row) for row in widths]
         return [[subnet] for subnet in subnets] if self.serial else [subnets]
 
-    def _draw(self, runner: Runner, rank: int, iteration: int) -> np.ndarray:
-        """Subnets of one process in an iteration, widths ``(n, units)``."""
-        space = self.supernet.space
-        fixed = [space.fullnet] * self.fullnet + [space.tinynet] * self.tinynet
-        rng = np.random.default_rng([runner.seed, rank, iteration])
-        drawn = self.n - len(fixed)
-        rows = [space.array([subnet]) for subnet in fixed]
-        if drawn:
-            rows.append(self.sampler.sample(rng, drawn))
-        return np.concatenate(rows)
-
-    def _narrow(self, runner: Runner) -> None:
-        """Let a sampler know, at every tenth of the training, what was recorded before."""
-        if not isinstance(self.sampler, BudgetSampler):
-            return
-        length = max(1, runner.max_iters // STAGES)
-        stage = runner.iter // length
-        if stage != self.stage:
-            begin, self.stage = stage * length, stage
-            self.sampler.narrow(begin / runner.max_iters, *self.record.before(begin))
-
-    def _subnet_losses(self, runner: Runner) -> torch.Tensor | None:
+    def _subnet_losses(self) -> torch.Tensor | None:
         """What the subnets of the iteration lost, ``(n,)``, where it is known."""
         if self.stage_wise:
             return self.model.subnet_losses
-        if self.teaching is None:
-            return self.losses.of_subnets()
-        taught = runner.iter % self.teacher_cfg['every'] == 0
-        return self.teaching.of_groups if taught else None
-
-    def _choose_execution(self, runner: Runner, data_batch: Any) -> None:
-        """Time a few steps; all processes take what is faster in the slowest of them."""
-        if runner.cfg.get('compile') and 'masked' in self.supernet.executions:
-            self.execution = 'masked'  # its shapes do not change with the subnets
-            runner.logger.info("SupernetHook: execution='masked', since the model is compiled.")
-            return
-        self.losses.begin()
-        draws = [
-            subnets
-            for step in range(4)
-            for subnets in self._passes(self._draw(runner, dist.get_rank(), runner.iter + step))
-        ]
-        seconds = measure_executions(
-            self.model, self.supernet, runner.optim_wrapper, data_batch, draws
-        )
-        everywhere = dist.all_gather_object(seconds)
-        seconds = {name: max(of_rank[name] for of_rank in everywhere) for name in seconds}
-        self.execution = min(seconds, key=seconds.get)
-        if seconds[self.execution] == math.inf:
-            raise MemoryError(
-                f'SupernetHook: a step of n={self.n} subnets with {self._images} images does not '
-                'fit into memory in any execution; choose a smaller train_dataloader.batch_size'
-            )
-        shown = ', '.join(
-            f'{name} {"out of memory" if value == math.inf else f"{value:.3f} s"}'
-            for name, value in seconds.items()
-        )
-        runner.logger.info(f"SupernetHook: execution='{self.execution}' ({shown} per pass).")
+        return self.losses.of_subnets() if self.teaching is None else self.teaching.of_groups
 
     @torch.no_grad()
     def _record_losses(self, runner: Runner, losses: torch.Tensor) -> None:
         """Record and log the losses of this process's subnets, ``(n,)``, and the others'."""
-        fixed = self.fullnet + self.tinynet
-        names = ['fullnet'] * self.fullnet + ['tinynet'] * self.tinynet
+        fixed = len(self.drawing.fixed)
         of_ranks = torch.stack(dist.all_gather(losses)).cpu().numpy()
-        subnets = [self._draw(runner, rank, runner.iter) for rank in range(len(of_ranks))]
+        subnets = [self.drawing.rows(rank, runner.iter) for rank in range(len(of_ranks))]
         finite = np.isfinite(of_ranks)
         self._invalid = 0 if finite.all() else self._invalid + 1
         # a gradient scaler leaves out a step that overflows, and scales the next one less
@@ -377,7 +278,7 @@ class SupernetHook(SeedHook):
         for drawn, of_rank, known in zip(subnets, of_ranks, finite, strict=True):
             known[:fixed] = False
             self.record.extend(runner.iter, drawn[known], of_rank[known].tolist())
-        scalars = dict(zip(names, losses.tolist(), strict=False))
+        scalars = dict(zip(self.drawing.fixed, losses.tolist(), strict=False))
         if fixed < self.n:
             scalars['sampled'] = losses[fixed:].mean().item()
         for name, value in scalars.items():
@@ -408,8 +309,3 @@ class SupernetHook(SeedHook):
             self.record.load_state_dict(state['record'])
             if self.execution == 'auto':
                 self.execution = state['execution']
-
-
-def count_images(data_batch: Any) -> int:
-    """Images in a batch as a dataloader gives it."""
-    return len(data_batch['inputs'] if isinstance(data_batch, Mapping) else data_batch[0])

@@ -1,7 +1,5 @@
 """The losses of the subnets that share a model's forward, and what a teacher makes of them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The training losses of subnets, from which the search's prior is made."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +8,9 @@ import torch
 from torch import Tensor
 
 from mmpse.errors import UserError
+from mmpse.openmmlab.checkpoints.supernet import supernet_state
 
-from .checkpoint import supernet_state
+MOMENTUM = 0.01  # weight of a new loss in the running mean
 
 
 class LossRecord:
@@ -22,14 +21,12 @@ class LossRecord:
 
     Args:
         size: Entries kept.
-        momentum: Weight of a new loss in the running mean.
     """
 
-    def __init__(self, size: int, momentum: float = 0.01) -> None:
+    def __init__(self, size: int) -> None:
         if size < 1:
             raise UserError(f'record_size must be positive, got {size}')
         self.size = size
-        self.momentum = momentum
         self._mean: float | None = None
         self._rows: list[tuple[int, tuple[int, ...], float, float]] = []
 
@@ -40,7 +37,7 @@ class LossRecord:
         """Add the losses of subnets ``(subnets, units)`` trained in one iteration."""
         for row, loss in zip(widths, losses, strict=True):
             mean = loss if self._mean is None else self._mean
-            self._mean = mean + self.momentum * (loss - mean)
+            self._mean = mean + MOMENTUM * (loss - mean)
             self._rows.append((iteration, tuple(map(int, row)), loss, self._mean))
         if len(self._rows) > 2 * self.size:  # drop seldom, since it copies
             del self._rows[: -self.size]

@@ -1,7 +1,5 @@
 """How a training runs on its device: memory layout, precision, cuDNN's tuning."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Distillation: subnets learn from the scores of a teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -7,8 +7,6 @@ squares of the raw outputs or by channel-wise softmaxes (CWD, arXiv 2011.13256),
 below; at an IoU of 0.5: 79.8, 78.2, 77.7 and 81.5. The first and the last are of two seeds.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -28,7 +26,6 @@ def head_distance(head: nn.Module, output: Any, teacher: Any) -> tuple[Tensor, s
     * Others: :func:`output_distance`.
 
     Args:
-        head: The head.
         output, teacher: Nested lists and tuples of tensors ``(images, ...)``, of equal shapes.
     """
     if torch.is_tensor(output) and output.dim() == 2 and hasattr(head, 'loss_module'):

@@ -1,7 +1,5 @@
 """A teacher for any model of OpenMMLab: the model that it was cut from."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -72,11 +70,7 @@ class DistillationHook(Hook):
     """
 
     def __init__(
-        self,
-        teacher: str | Mapping[str, Any],
-        checkpoint: str,
-        every: int = 2,
-        weight: float = 1.0,
+        self, teacher: str | Mapping[str, Any], checkpoint: str, every: int = 2, weight: float = 1.0
     ) -> None:
         if not isinstance(every, int) or every < 1:
             raise UserError(f'every must be a positive whole number of iterations, got {every!r}')
@@ -90,14 +84,20 @@ class DistillationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         model = runner.model
         self.model = model.module if is_model_wrapper(model) else model
-        self.teaching = Teaching(self.model, self.teacher_cfg, self.checkpoint, 'DistillationHook')
+        self.teaching = Teaching(
+            'DistillationHook',
+            self.model,
+            self.teacher_cfg,
+            self.checkpoint,
+            self.every,
+            self.weight,
+        )
         self.teacher = self.teaching.teacher
         self._listening = ExitStack()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
-        if runner.iter % self.every == 0:
-            # listening ends with the iteration: nobody copies, saves or tests a model with it
-            self._listening.enter_context(self.teaching.joining(self.weight * self.every))
+        # listening ends with the iteration: nobody copies, saves or tests a model with it
+        self._listening.enter_context(self.teaching.joining(runner.iter))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
@@ -112,26 +112,35 @@ class Teaching:
     """A frozen model, and how far the raw outputs of another one are from its own.
 
     Args:
-        student: The other model, not wrapped.
-        config, checkpoint: ``teacher`` and ``checkpoint`` of :class:`DistillationHook`.
         who: For messages, what uses the teacher.
+        student: The other model, not wrapped.
+        teacher, checkpoint, every, weight: See :class:`DistillationHook`.
 
     Attributes:
         teacher: The frozen model.
-        of_groups: Distances of the heads' outputs, ``(groups,)``, in the last taught forward.
+        of_groups: Distances of the heads' outputs in the last iteration, ``(groups,)``; ``None``
+            if it was not taught.
 
     Raises:
         ValueError: If the checkpoint does not fit, or its images are normalised otherwise.
     """
 
     def __init__(
-        self, student: nn.Module, config: str | Mapping[str, Any], checkpoint: str, who: str
+        self,
+        who: str,
+        student: nn.Module,
+        teacher: str | Mapping[str, Any],
+        checkpoint: str,
+        every: int = 2,
+        weight: float = 1.0,
     ) -> None:
-        self.student = student
         self.who = who
+        self.student = student
+        self.every = every
+        self.weight = weight
         # training draws the same random numbers as without a teacher
         with torch.random.fork_rng(devices=[]):
-            self.teacher = build_teacher(config, checkpoint)
+            self.teacher = build_teacher(teacher, checkpoint)
         check_normalisation(student, self.teacher, who)
         self.teacher.to(next(student.parameters()).device)
         self.of_groups: Tensor | None = None
@@ -139,13 +148,17 @@ class Teaching:
         self._told = False
 
     @contextmanager
-    def joining(self, factor: float, groups: int = 0) -> Iterator[None]:
-        """In a ``with`` block ``loss_distill`` joins the losses of the student.
+    def joining(self, iteration: int, groups: int = 0) -> Iterator[None]:
+        """In a ``with`` block ``loss_distill`` joins the student's losses, if it is its turn.
 
         Args:
-            factor: What the distance is multiplied by.
             groups: Image ``i`` is of group ``i % groups``; each is measured too.
         """
+        self.of_groups = None
+        if iteration % self.every:
+            yield
+            return
+        factor = self.weight * self.every
 
         def join(
             module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any

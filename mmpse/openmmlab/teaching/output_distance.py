@@ -1,7 +1,5 @@
 """How far a model's raw outputs are from a teacher's, whatever they are."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """How far a classifier's scores are from a teacher's, in the form that its loss gives them."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

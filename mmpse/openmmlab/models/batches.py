@@ -1,7 +1,5 @@
 """Batches that are loaded once and used again and again."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

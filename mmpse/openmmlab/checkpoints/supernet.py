@@ -1,7 +1,5 @@
 """Checkpoints of supernets: whether one fits, and which one it is."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,7 +1,6 @@
 """The metrics of a model on a split of its config."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,12 +11,10 @@ from torch import nn
 
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
 
-from .losses import Track
-
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, cfg: Config, split: str = 'val', track: Track = iter
+    model: nn.Module, cfg: Config, split: str = 'val', track: Callable[[Iterable], Iterable] = iter
 ) -> dict[str, Any]:
     """The metrics of a model on a split, by the config's own dataloader and evaluator.
 

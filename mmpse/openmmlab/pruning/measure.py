@@ -1,7 +1,5 @@
 """What a model takes on this machine: bytes of its file, milliseconds of its forward."""
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 import time
@@ -14,14 +12,13 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mmpse.openmmlab.checkpoints.loading import save_checkpoint
+from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.errors import one_line
+from mmpse.openmmlab.models.latency import call_of
+from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.pruning.subject import Subject
 from mmpse.resources.busy import busy_sentence
 from mmpse.resources.timing import Latencies, measure_latencies
-
-from .latency import call_of
-from .losses import progress
 
 SECONDS, ROUNDS = 15, (3, 50)  # of measuring, about; at least and at most
 

@@ -1,0 +1,59 @@
+"""Which subnets the iterations of a supernet's training run."""
+
+from typing import Any
+
+import numpy as np
+
+from mmpse.registry import TASK_UTILS
+from mmpse.search.around import BudgetSampler
+from mmpse.space import RatioSampler, SearchSpace, SpreadSampler, UniformSampler
+
+from .record import LossRecord
+
+STAGES = 10  # of a training, after each of which the subnets may be drawn otherwise
+
+# here, as their rooms know no registries
+for sampler in (BudgetSampler, RatioSampler, SpreadSampler, UniformSampler):
+    TASK_UTILS.register_module(module=sampler)
+
+
+class Drawing:
+    """The subnets of any process in any iteration, whichever process asks.
+
+    Args:
+        sampler: Draws what is not fixed; its ``sample`` takes a generator and a number.
+        n: Subnets of a process in an iteration.
+        fullnet, tinynet: Whether these are the first ones.
+        seed: Of all draws.
+
+    Attributes:
+        fixed: Names of the first ones.
+    """
+
+    def __init__(
+        self, space: SearchSpace, sampler: Any, n: int, fullnet: bool, tinynet: bool, seed: int
+    ) -> None:
+        self.space = space
+        self.sampler = sampler
+        self.n = n
+        self.fixed = ['fullnet'] * fullnet + ['tinynet'] * tinynet
+        self.seed = seed
+        self._stage = -1
+
+    def rows(self, rank: int, iteration: int) -> np.ndarray:
+        """Widths ``(n, units)``."""
+        rows = [self.space.array([getattr(self.space, name)]) for name in self.fixed]
+        if len(rows) < self.n:
+            rng = np.random.default_rng([self.seed, rank, iteration])
+            rows.append(self.sampler.sample(rng, self.n - len(rows)))
+        return np.concatenate(rows)
+
+    def narrow(self, iteration: int, iterations: int, record: LossRecord) -> None:
+        """Let a sampler know, at every tenth of the training, what was recorded before."""
+        if not isinstance(self.sampler, BudgetSampler):
+            return
+        length = max(1, iterations // STAGES)
+        stage = iteration // length
+        if stage != self._stage:
+            begin, self._stage = stage * length, stage
+            self.sampler.narrow(begin / iterations, *record.before(begin))
