@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.registry import DATASETS
 from mmpse.slim.cutting import untracked
@@ -35,21 +36,34 @@ def training_batches(
 ) -> list[Any]:
     """The first batches of a dataloader, as many as hold ``images`` images, but at least eight.
 
-    Batches are smaller than in training, if need be: their losses are compared pair by pair.
+    Batches are smaller than in training, if need be: their losses are compared pair by pair. They
+    are of one size, and of two images at least where the dataloader's are, for BatchNorms that take
+    their statistics.
 
     Args:
         dataloader: Config of the dataloader; its sampler's order is fixed.
         images: Images in all, or fewer if there are not so many.
         scope: Default scope of the config.
         seed: Seed of the augmentation.
+
+    Raises:
+        UserError: If its dataset is empty.
     """
     config = dict(dataloader, num_workers=0, persistent_workers=False)
-    size = max(1, min(batch_size_of(config), images // 8))
-    if 'batch_size' in config:
-        config['batch_size'] = size
     with DefaultScope.overwrite_default_scope(scope), repeatable(seed):
-        loader = Runner.build_dataloader(config, seed=seed)
-        return list(itertools.islice(loader, -(-images // size)))
+        dataset = DATASETS.build(config['dataset'])
+        there = len(dataset)
+        if not there:
+            raise UserError(
+                f'the training set is empty: its {type(dataset).__name__} has found no image, or '
+                'has filtered all of them out; look at train_dataloader.dataset'
+            )
+        size = min(batch_size_of(config), max(2, min(images, there) // 8))
+        if 'batch_size' in config:
+            config['batch_size'] = size
+        loader = Runner.build_dataloader(dict(config, dataset=dataset, drop_last=False), seed=seed)
+        count = min(-(-images // size), max(1, there // size))
+        return list(itertools.islice(loader, count))
 
 
 @contextmanager

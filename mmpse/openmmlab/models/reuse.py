@@ -54,7 +54,9 @@ def noted_outputs(model: nn.Module) -> Iterator[Notes]:
 
 
 @contextmanager
-def reused_outputs(model: nn.Module, notes: Notes, changed: Collection[nn.Module]) -> Iterator[None]:
+def reused_outputs(
+    model: nn.Module, notes: Notes, changed: Collection[nn.Module]
+) -> Iterator[None]:
     """Inside, modules give what was noted where they read the very tensors that they read then.
 
     Args:

@@ -236,8 +236,8 @@ class Pruning:
     def ready(self) -> tuple[list[Any], list[Any]]:
         """The training images for the sensitivity, and those for judging."""
         ready = preprocessed(self.subject.model, self.batches)
-        few = max(1, -(-MAP_IMAGES * len(ready) // CALIBRATION_IMAGES))
-        return ready[:few], ready[few:]
+        few = min(-(-MAP_IMAGES // len(ready[0]['inputs'])), max(1, len(ready) // 2))
+        return ready[:few], ready[few:] or ready  # of so few images, one batch is for both
 
     def _candidates(self, budget: Budget) -> list[tuple[str, Sequence[int]]]:
         """Uniform pruning, and the best few by sensitivity."""
@@ -318,7 +318,6 @@ class Pruning:
         )
         last = self.steps.once('finetuned', lambda: self.crew.train(path, path.with_suffix('')))
         load_weights(model, read_checkpoint(last))
-        check_finite(model, folder / 'cut.pth')
 
     def report(self, model: nn.Module, subnet: Subnet) -> None:
         """Write the pruned model, and what came of it."""
@@ -338,17 +337,3 @@ class Pruning:
         title = f'{type(model).__name__} pruned to {amounts}'
         write_report(out, subject, model, subnet, self.table, title, self.steps.folder)
         self.log.info('\n' + summary(self.table))
-
-
-def check_finite(model: nn.Module, cut: Path) -> None:
-    """
-    Raises:
-        PruneError: If the fine-tuning has left a model that computes nothing.
-    """
-    bad = [name for name, x in model.state_dict().items() if not torch.isfinite(x).all()]
-    if bad:
-        raise PruneError(
-            f'the fine-tuning diverged: {len(bad)} weights are not finite ({bad[0]}, ...); the cut '
-            f'model is {cut}; give the config a lower optim_wrapper.optimizer.lr, or clip_grad, '
-            'and start in another folder'
-        )
