@@ -46,7 +46,7 @@ from .report import summary, write_report
 from .searching import choose_by_record, supernet_changes, supernet_end, unseen_batches
 from .sensitivity import measure_sensitivity
 from .steps import PruneError, Steps
-from .subject import dataset_meta, metrics_of, validates
+from .subject import check_batches, dataset_meta, metrics_of, validates
 
 # eight images give the widths that 48 give (RetinaNet R-18 on BCCD, 50, 20 and 10 %)
 MAP_IMAGES, CALIBRATION_IMAGES = 8, 128
@@ -119,8 +119,10 @@ class Pruning:
             self.log.warning(
                 'the config has no val_dataloader and val_evaluator: no metric is shown'
             )
-        if order.how == 'search':
-            self.begin = supernet_end(self.schedule().total)
+        if order.tune:  # so does a training that cannot be
+            total = self.schedule().total
+            if order.how == 'search':
+                self.begin = supernet_end(total)
         self.evaluate('before', subject.model)
 
     @cached_property
@@ -154,7 +156,10 @@ class Pruning:
         total = images_of(self.images, self.subject.scope)
         if self.split is not None:
             total = self.split.total
-        steps = -(-total // batch_size_of(self.cfg.train_dataloader))
+        size = batch_size_of(self.cfg.train_dataloader)
+        if total < size:
+            check_batches(self.cfg, self.subject.scope)
+        steps = -(-total // size)
         return finetune(self.cfg, self.order.epochs, steps_per_epoch=steps, **part)
 
     @property
