@@ -1,6 +1,7 @@
 """The batches that widths are chosen on."""
 
 import pytest
+from mmengine.dataset import BaseDataset
 
 from mmpse.errors import UserError
 from mmpse.openmmlab.models.losses import training_batches
@@ -44,6 +45,17 @@ def test_batches_are_of_one_size_however_few_images_there_are(images, size, size
     assert sum(batches, []) == list(range(sum(sizes)))
 
 
-def test_no_images():
-    with pytest.raises(UserError, match='the training set is empty: its Numbers has found no'):
-        training_batches(loader(0, 8), 128, None)
+@pytest.mark.parametrize(
+    'dataset',
+    [
+        dict(type=Numbers, images=0),
+        # MMEngine's own fails as it packs its images
+        dict(type=BaseDataset, metainfo=dict(classes=('a',))),
+    ],
+)
+def test_no_images(dataset, tmp_path):
+    if dataset['type'] is BaseDataset:
+        (tmp_path / 'none.json').write_text('{"metainfo": {}, "data_list": []}')
+        dataset['ann_file'] = str(tmp_path / 'none.json')
+    with pytest.raises(UserError, match='a dataset has no images: .* has found none'):
+        training_batches(dict(loader(1, 8), dataset=dataset), 128, None)

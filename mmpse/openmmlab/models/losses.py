@@ -18,9 +18,8 @@ from rich.progress import track
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpse.errors import UserError
 from mmpse.openmmlab import compat
-from mmpse.registry import DATASETS
+from mmpse.openmmlab.configs.datasets import build_dataset
 from mmpse.slim.cutting import untracked
 
 Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
@@ -47,17 +46,12 @@ def training_batches(
         seed: Seed of the augmentation.
 
     Raises:
-        UserError: If its dataset is empty.
+        UserError: If its dataset has none.
     """
     config = dict(dataloader, num_workers=0, persistent_workers=False)
     with DefaultScope.overwrite_default_scope(scope), repeatable(seed):
-        dataset = DATASETS.build(config['dataset'])
+        dataset = build_dataset(config['dataset'])
         there = len(dataset)
-        if not there:
-            raise UserError(
-                f'the training set is empty: its {type(dataset).__name__} has found no image, or '
-                'has filtered all of them out; look at train_dataloader.dataset'
-            )
         size = min(batch_size_of(config), max(2, min(images, there) // 8))
         if 'batch_size' in config:
             config['batch_size'] = size
@@ -89,7 +83,7 @@ def batch_size_of(dataloader: Mapping[str, Any]) -> int:
 def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:
     """Images of a dataloader's dataset."""
     with DefaultScope.overwrite_default_scope(scope):
-        return len(DATASETS.build(dataloader['dataset']))
+        return len(build_dataset(dataloader['dataset']))
 
 
 def preprocessed(model: nn.Module, batches: Sequence[Any]) -> list[dict[str, Any]]:
