@@ -32,7 +32,7 @@ from mmpse.visualization import write_page
 
 CONFIGS = 'configs/quickstart'
 MODELS = ('classifier', 'detector', 'segmentor')
-EPOCHS = dict(classifier=8, detector=3, segmentor=3)  # of fine-tuning
+EPOCHS = dict(classifier=6, detector=2, segmentor=2)  # of fine-tuning
 HOWS = dict(uniform='uniform', sensitivity='sensitivity', searched='search')
 BUDGET = '50%'
 PROGRESS = re.compile(r'Epoch\((train|val)\).*|\w+: loss .*')

@@ -15,7 +15,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=True, end=2, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', begin=2, convert_to_iter_based=True),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=16, val_interval=16)
+train_cfg = dict(by_epoch=True, max_epochs=12, val_interval=12)
 val_cfg = dict()
 test_cfg = dict()
-default_hooks = dict(checkpoint=dict(interval=8, max_keep_ckpts=2), logger=dict(interval=16))
+default_hooks = dict(checkpoint=dict(interval=6, max_keep_ckpts=2), logger=dict(interval=16))

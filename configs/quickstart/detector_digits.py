@@ -14,7 +14,7 @@ model = dict(
         out_indices=(1, 2, 4, 7),
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/classifier_digits/epoch_16.pth',
+            checkpoint='work_dirs/classifier_digits/epoch_12.pth',
             prefix='backbone.',
         ),
     ),
@@ -73,6 +73,6 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, end=50),
     dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=6, val_interval=6)
+train_cfg = dict(max_epochs=4, val_interval=4)
 val_cfg = dict(type='ValLoop')
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=1, max_keep_ckpts=2))

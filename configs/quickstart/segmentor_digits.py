@@ -17,7 +17,7 @@ model = dict(
         norm_cfg=norm_cfg,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/classifier_digits/epoch_16.pth',
+            checkpoint='work_dirs/classifier_digits/epoch_12.pth',
             prefix='backbone.',
         ),
     ),
@@ -59,7 +59,7 @@ val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_dataloader, test_evaluator = val_dataloader, val_evaluator
 
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
-train_cfg = dict(max_epochs=6, val_interval=6)
+train_cfg = dict(max_epochs=4, val_interval=4)
 val_cfg = dict(type='ValLoop')
 log_processor = dict(by_epoch=True)
 default_hooks = dict(

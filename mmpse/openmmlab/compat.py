@@ -102,6 +102,14 @@ def is_new_style(path: str) -> bool:
     return Config._is_lazy_import(path)
 
 
+# Datasets
+
+
+def is_of_no_images(error: ValueError) -> bool:
+    """Whether an error is NumPy's, as MMEngine's ``BaseDataset`` packs its images and has none."""
+    return str(error) == 'need at least one array to concatenate'
+
+
 # The runner
 
 

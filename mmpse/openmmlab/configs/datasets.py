@@ -9,6 +9,7 @@ from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, R
 from mmengine.registry import HOOKS
 
 from mmpse.errors import UserError
+from mmpse.openmmlab import compat
 from mmpse.openmmlab.types import default_of, is_kind, is_type
 from mmpse.registry import DATASETS
 
@@ -44,11 +45,33 @@ def subset(dataset: dict, images: Sequence[int], of: int, rest: bool = False) ->
     return built
 
 
+def build_dataset(config: Mapping[str, Any]) -> Any:
+    """A dataset that is ready, and has images.
+
+    Raises:
+        UserError: If it has none.
+    """
+    try:
+        built = DATASETS.build(copy.deepcopy(config))
+        if hasattr(built, 'full_init'):
+            built.full_init()
+        empty = not len(built)
+    except ValueError as error:
+        if not compat.is_of_no_images(error):
+            raise
+        empty = True
+    if empty:
+        places = {key: config[key] for key in ('data_root', 'ann_file', 'split') if key in config}
+        raise UserError(
+            f'a dataset has no images: {config["type"]} of {places} has found none, or filters all '
+            'of them out (filter_cfg, and classes that are not in the data: metainfo)'
+        )
+    return built
+
+
 def build_leaf(config: Mapping[str, Any]) -> BaseDataset:
     """A dataset that can be cut to a subset in place."""
-    built = DATASETS.build(copy.deepcopy(config))
-    if hasattr(built, 'full_init'):
-        built.full_init()
+    built = build_dataset(config)
     if is_kind(config, 'mmpretrain.KFoldDataset', DATASETS):
         built = built.dataset  # its fold
     if not hasattr(built, 'get_subset_') or not hasattr(built, 'get_data_info'):

@@ -182,6 +182,12 @@ def _choose(
             places.setdefault(name, []).append((number, k))
             ids.setdefault(name, info.get('img_id', name))
     names, total = list(places), len(places)
+    if total < 2:
+        raise UserError(
+            f'the training set has {total} images, and widths are judged on some that are held out '
+            'of it; look at train_dataloader.dataset: it takes at least 2, and some dozens to tell '
+            'widths apart'
+        )
     if images is None:
         images = min(max(FEWEST, min(int(SHARE * total), MOST)), total // 2)
     if not 1 <= images <= total // 2:

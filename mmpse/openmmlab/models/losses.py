@@ -16,9 +16,8 @@ from rich.progress import track
 from torch import nn
 
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.configs.datasets import batch_size_of
+from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset
 from mmpse.openmmlab.seeding import drawn_aside
-from mmpse.registry import DATASETS
 
 Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
 
@@ -33,27 +32,35 @@ def training_batches(
 ) -> list[Any]:
     """The first batches of a dataloader, as many as hold ``images`` images, but at least eight.
 
-    Batches are smaller than in training, if need be: their losses are compared pair by pair.
+    Batches are smaller than in training, if need be: their losses are compared pair by pair. They
+    are of one size, and of two images at least where the dataloader's are, for BatchNorms that take
+    their statistics.
 
     Args:
         dataloader: Config of the dataloader; its sampler's order is fixed.
         images: Images in all, or fewer if there are not so many.
         scope: Default scope of the config.
         seed: Seed of the augmentation.
+
+    Raises:
+        UserError: If its dataset has none.
     """
     config = dict(dataloader, num_workers=0, persistent_workers=False)
-    size = max(1, min(batch_size_of(config), images // 8))
-    if 'batch_size' in config:
-        config['batch_size'] = size
     with DefaultScope.overwrite_default_scope(scope), drawn_aside(seed):
-        loader = Runner.build_dataloader(config, seed=seed)
-        return list(itertools.islice(loader, -(-images // size)))
+        dataset = build_dataset(config['dataset'])
+        there = len(dataset)
+        size = min(batch_size_of(config), max(2, min(images, there) // 8))
+        if 'batch_size' in config:
+            config['batch_size'] = size
+        loader = Runner.build_dataloader(dict(config, dataset=dataset, drop_last=False), seed=seed)
+        count = min(-(-images // size), max(1, there // size))
+        return list(itertools.islice(loader, count))
 
 
 def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:
     """Images of a dataloader's dataset."""
     with DefaultScope.overwrite_default_scope(scope):
-        return len(DATASETS.build(dataloader['dataset']))
+        return len(build_dataset(dataloader['dataset']))
 
 
 def preprocessed(model: nn.Module, batches: Sequence[Any]) -> list[dict[str, Any]]:

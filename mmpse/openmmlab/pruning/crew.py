@@ -9,11 +9,16 @@ from typing import Any
 import torch
 from mmengine import dist
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner, find_latest_checkpoint
+from torch import nn
 
 from mmpse.openmmlab import compat
 
+from .steps import PruneError
+
 PATIENCE = datetime.timedelta(days=1)  # while the first process chooses, the others wait
+CHECKED = 50  # iterations, after which weights are looked at
 WRAPPER = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 
 
@@ -80,13 +85,59 @@ class Crew:
 
 
 def train(config: str | os.PathLike, work_dir: str | os.PathLike, launcher: str = 'none') -> str:
-    """Train by a config, or go on with a training that was interrupted; the last checkpoint."""
+    """Train by a config, or go on with a training that was interrupted; the last checkpoint.
+
+    Raises:
+        PruneError: If the training diverges.
+    """
     cfg = Config.fromfile(config)
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
     if launcher != 'none' and not torch.cuda.is_available():
         cfg.setdefault('model_wrapper_cfg', WRAPPER)
+    start = cfg.get('load_from')
     latest = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
     if latest is not None and os.path.isfile(latest):
         cfg.resume, cfg.load_from = True, latest
-    Runner.from_cfg(cfg).train()
+    runner = Runner.from_cfg(cfg)
+    runner.register_hook(FiniteHook(start))
+    try:
+        runner.train()
+    except Exception:  # heads stumble over what is not finite, each in its own way
+        check_finite(runner.model, start)
+        raise
+    check_finite(runner.model, start)
     return find_latest_checkpoint(cfg.work_dir)
+
+
+class FiniteHook(Hook):
+    """Stops a training that would go on for nothing: see :func:`check_finite`.
+
+    A loss that is not finite is no reason, since a gradient scaler leaves such a step out.
+    """
+
+    def __init__(self, start: str | None) -> None:
+        self.start = start
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
+    ) -> None:
+        if self.every_n_train_iters(runner, CHECKED):
+            check_finite(runner.model, self.start)
+
+
+def check_finite(model: nn.Module, start: str | None) -> None:
+    """
+    Args:
+        model: A model that is being trained.
+        start: The checkpoint that it began with.
+
+    Raises:
+        PruneError: If not all of its weights are finite any more.
+    """
+    bad = [name for name, x in model.state_dict().items() if not torch.isfinite(x).all()]
+    if bad:
+        raise PruneError(
+            f'the training diverged: {len(bad)} weights are not finite ({bad[0]}, ...); it began '
+            f'with {start}; make sure that the checkpoint is one of a trained model, or give the '
+            'config a lower optim_wrapper.optimizer.lr or a clip_grad, and start in another folder'
+        )

@@ -47,7 +47,7 @@ from .report import summary, write_report
 from .searching import choose_by_record, supernet_changes, supernet_end, unseen_batches
 from .sensitivity import measure_sensitivity
 from .steps import PruneError, Steps
-from .subject import dataset_meta, metrics_of, validates
+from .subject import check_batches, dataset_meta, metrics_of, validates
 
 IMAGES = 128  # of the training set, that widths are chosen on
 FIT_PIXELS = 2**21  # of them layers are fitted to, in 8 to 64 images: of a large one more is seen
@@ -118,8 +118,10 @@ class Pruning:
             self.log.warning(
                 'the config has no val_dataloader and val_evaluator: no metric is shown'
             )
-        if order.how == 'search':
-            self.begin = supernet_end(self.schedule().total)
+        if order.tune:  # so does a training that cannot be
+            total = self.schedule().total
+            if order.how == 'search':
+                self.begin = supernet_end(total)
         self.evaluate('before', subject.model)
 
     @cached_property
@@ -151,7 +153,10 @@ class Pruning:
         total = images_of(self.images, self.subject.scope)
         if self.split is not None:
             total = self.split.total
-        steps = -(-total // batch_size_of(self.cfg.train_dataloader))
+        size = batch_size_of(self.cfg.train_dataloader)
+        if total < size:
+            check_batches(self.cfg, self.subject.scope)
+        steps = -(-total // size)
         return finetune(self.cfg, self.order.epochs, steps_per_epoch=steps, **part)
 
     @property
@@ -237,8 +242,8 @@ class Pruning:
         ready = preprocessed(self.subject.model, self.batches)
         height, width = self.subject.input_shape[1:]
         images = min(max(FIT_PIXELS // (height * width), MAP_IMAGES), IMAGES // 2)
-        few = -(-images * len(ready) // IMAGES)
-        return ready[:few], ready[few:] or ready
+        few = min(-(-images // len(ready[0]['inputs'])), max(1, len(ready) // 2))
+        return ready[:few], ready[few:] or ready  # of so few images, one batch is for both
 
     @cached_property
     def reconstruction(self) -> Reconstruction:
@@ -259,7 +264,7 @@ class Pruning:
             lambda: measure_sensitivity(
                 self.reconstruction,
                 subject.space,
-                self.ready[0][: -(-MAP_IMAGES * len(self.batches) // IMAGES)],
+                self.ready[0][: -(-MAP_IMAGES // len(self.ready[0][0]['inputs']))],
                 track=progress('sensitivity'),
             ),
         )
@@ -345,7 +350,6 @@ class Pruning:
         )
         last = self.steps.once('finetuned', lambda: self.crew.train(path, path.with_suffix('')))
         load_weights(model, read_checkpoint(last))
-        check_finite(model, folder / 'cut.pth')
 
     def report(self, model: nn.Module, subnet: Subnet) -> None:
         """Write the pruned model, and what came of it."""
@@ -365,17 +369,3 @@ class Pruning:
         title = f'{type(model).__name__} pruned to {amounts}'
         write_report(out, subject, model, subnet, self.table, title, self.steps.folder)
         self.log.info('\n' + summary(self.table))
-
-
-def check_finite(model: nn.Module, cut: Path) -> None:
-    """
-    Raises:
-        PruneError: If the fine-tuning has left a model that computes nothing.
-    """
-    bad = [name for name, x in model.state_dict().items() if not torch.isfinite(x).all()]
-    if bad:
-        raise PruneError(
-            f'the fine-tuning diverged: {len(bad)} weights are not finite ({bad[0]}, ...); the cut '
-            f'model is {cut}; give the config a lower optim_wrapper.optimizer.lr, or clip_grad, '
-            'and start in another folder'
-        )

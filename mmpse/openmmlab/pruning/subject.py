@@ -8,21 +8,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
-from mmengine.registry import DefaultScope
+from mmengine.registry import DATA_SAMPLERS, DefaultScope
 from torch import Tensor, nn
 
 from mmpse.openmmlab.checkpoints.loading import Report, check_whole, load_weights
+from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
 from mmpse.openmmlab.errors import name_of
-from mmpse.openmmlab.models.losses import progress
+from mmpse.openmmlab.models.losses import images_of, progress
 from mmpse.openmmlab.models.outputs import deployed_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.supernet.building import whole_costs, whole_supernet
+from mmpse.openmmlab.types import is_type
 from mmpse.registry import DATASETS
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet
+
+from .steps import PruneError
 
 RATIOS = (0.125, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
@@ -129,6 +134,24 @@ def dataset_meta(subject: Subject) -> dict[str, Any] | None:
 def validates(cfg: Config) -> bool:
     """Whether a config says how to validate."""
     return bool(cfg.get('val_dataloader') and cfg.get('val_evaluator'))
+
+
+def check_batches(cfg: Config, scope: str) -> None:
+    """
+    Raises:
+        PruneError: If the training set is smaller than a batch, and ``drop_last`` leaves that out.
+    """
+    loader = cfg.train_dataloader
+    images, size = images_of(loader, scope), batch_size_of(loader)  # repeated ones count
+    with DefaultScope.overwrite_default_scope(scope):
+        endless = is_type(loader.get('sampler'), InfiniteSampler, DATA_SAMPLERS)
+    drops = loader.get('drop_last') or (loader.get('batch_sampler') or {}).get('drop_last')
+    if drops and images < size and not endless:
+        raise PruneError(
+            f'the training set has {images} images, fewer than a batch of {size}, and drop_last '
+            'leaves that out: nothing would be trained; give train_dataloader a smaller '
+            'batch_size, or drop_last=False'
+        )
 
 
 def metrics_of(subject: Subject, model: nn.Module) -> dict[str, float]:
