@@ -13,7 +13,6 @@ from pathlib import Path
 
 from mmengine.config import Config
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
@@ -30,6 +29,7 @@ from mmpse.deploy import (
 )
 from mmpse.openmmlab.configs.files import default_input_shape, load_config
 from mmpse.openmmlab.models.trained import trained_model
+from mmpse.visualization import text_table
 
 
 def parse_args() -> argparse.Namespace:
@@ -128,17 +128,13 @@ def int8(args: argparse.Namespace, cfg: Config, model: nn.Module) -> None:
         f'{out}: {counts["int8"]} layers int8, {counts["float32"]} float32, calibrated on '
         f'{counts["images"]} images'
     )
-    table = Table(title='val split')
-    rows = {
+    files = {
         'PyTorch': evaluate(model, cfg),
         args.out.name: evaluate_onnx(args.out, cfg),
         out.name: evaluate_onnx(out, cfg),
     }
-    for column in ('', *rows['PyTorch']):
-        table.add_column(column)
-    for name, metrics in rows.items():
-        table.add_row(name, *(f'{value:.4g}' for value in metrics.values()))
-    Console().print(table)
+    rows = [[key, *(f'{file[key]:.4g}' for file in files.values())] for key in files['PyTorch']]
+    print(text_table(['val split', *files], rows))
 
 
 if __name__ == '__main__':

@@ -4,12 +4,11 @@ from .errors import ExportError
 from .evaluate import calibration_images, evaluate, evaluate_onnx
 from .onnx import Exported, export_onnx, fingerprint, read_metadata
 from .quantize import quantize
-from .runtimes import RUNTIMES, Prepared, prepared
+from .runtimes import RUNTIMES, prepared
 
 __all__ = [
     'Exported',
     'ExportError',
-    'Prepared',
     'RUNTIMES',
     'calibration_images',
     'evaluate',

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .errors import ExportError
 from .graph import line
-from .network import Network
+from .network import Network, padded_to
 from .runtimes import loaded
 
 TOLERANCE = 1e-4  # of the largest value of a raw output
@@ -127,7 +127,11 @@ def prepared_batch(network: Network, images: Tensor) -> tuple[Tensor, list | Non
     if network.before is None:
         return images, samples
     raw = list(images.flip(1))  # pipelines load BGR
-    data = network.model.data_preprocessor(dict(inputs=raw, data_samples=samples), False)
+    preprocessor = copy.copy(network.model.data_preprocessor)
+    if network.divisor != padded_to(network.model):
+        preprocessor.pad_size_divisor = network.divisor
+        preprocessor.test_cfg = dict(size_divisor=network.divisor)  # mmseg's name for it
+    data = preprocessor(dict(inputs=raw, data_samples=samples), False)
     return data['inputs'], data['data_samples']
 
 
@@ -154,10 +158,14 @@ def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:
     Raises:
         ExportError: If it is more than the tolerance; the worst output is named.
     """
+    for name, value in expected.items():
+        if got[name].shape != value.shape:
+            raise ExportError(
+                f'the exported model computes something else: {name} is of '
+                f'{tuple(got[name].shape)}, expected {tuple(value.shape)}'
+            )
     errors = {
         name: float((got[name] - value.cpu()).abs().max() / value.abs().max().clamp(min=1e-12))
-        if name in got and got[name].shape == value.shape
-        else float('inf')
         for name, value in expected.items()
     }
     worst = max(errors, key=lambda name: (errors[name] != errors[name], errors[name]))

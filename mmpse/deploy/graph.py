@@ -50,7 +50,9 @@ def to_onnx(
         try:
             program = _traced(module, examples, axes, Dim.AUTO)
         except Exception as error:  # the model's own code runs in it, and raises what it does
-            raise ExportError(f'{where(error, model)}{line(error)}') from error
+            raise ExportError(
+                f'PyTorch cannot trace {type(model).__name__}: {where(error, model)}{line(error)}'
+            ) from error
         symbols = _symbols(program)
         stuck = [name for axis, name in axes.items() if axis not in symbols[0]]
         if stuck:
@@ -75,8 +77,10 @@ def to_onnx(
             cause = error
             while cause.__cause__ is not None:  # what it says itself is how to report it
                 cause = cause.__cause__
+            found = re.search(r"OpOverload\(op='([\w.]+)'", str(cause))
+            what = f'the operator {found[1]}' if found else 'something'
             raise ExportError(
-                f'PyTorch has no ONNX for something in {type(model).__name__}: {line(cause)}'
+                f'PyTorch has no ONNX for {what} in {type(model).__name__}: {line(cause)}'
             ) from error
     names = {symbol: axes[axis] for axis, symbol in symbols[0].items()}
     _rename_dims(proto, names, next(iter(outputs)))
@@ -143,16 +147,6 @@ def _value(name: str, shape: Sequence[None] | None) -> Any:
     return onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
 
 
-def session_of(file: Any, provider: str = 'CPUExecutionProvider') -> Any:
-    """An onnxruntime session with as many threads as PyTorch; a file is bytes or a path."""
-    import onnxruntime  # an optional requirement
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(file, options, providers=[provider])
-
-
 def _traced(
     module: nn.Module, examples: tuple[Tensor, ...], axes: Mapping[int, str], dim: Any
 ) -> torch.export.ExportedProgram:
@@ -213,4 +207,6 @@ def line(error: BaseException) -> str:
     """What an error says, on one line."""
     text = re.sub(r'\x1b\[[0-9;]*m', '', str(error))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if not line.endswith(':')), repr(error))[:300]
+    listed = [line[3:] for line in lines if line.startswith('-- ')]  # OpenVINO: its operators
+    lines = listed + [line for line in lines if not line.endswith(':')]
+    return (lines or [repr(error)])[0][:300]

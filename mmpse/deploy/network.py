@@ -28,6 +28,8 @@ class Network:
             score threshold. The other places have score 0 and label -1.
         nms: With ``decode``, only those that non-maximum suppression leaves, best first.
         argmax: A segmentor gives ``labels`` ``(B, H, W)``, a class for every pixel of the input.
+        divisor: What height and width of the model's input must be multiples of; ``None``: what its
+            data preprocessor pads to.
 
     Raises:
         ExportError: If the model has no such head, or one that computes something of its own.
@@ -41,10 +43,12 @@ class Network:
         decode: bool = False,
         nms: bool = False,
         argmax: bool = False,
+        divisor: int | None = None,
     ) -> None:
         self.model, self.kind = model, kind_of(model)
         self.device = next((p.device for p in model.parameters()), torch.device('cpu'))
-        self.before = Preprocess(model).to(self.device) if preprocess else None
+        self.divisor = divisor or padded_to(model)
+        self.before = Preprocess(model, self.divisor).to(self.device) if preprocess else None
         self.raw = Raw(model)
         self.after = None
         if nms and not decode:
@@ -145,11 +149,15 @@ class Preprocess(nn.Module):
     OpenMMLab's pipelines load pictures as BGR: a data preprocessor that does not turn the channels
     round belongs to a model that wants BGR.
 
+    Args:
+        model: The model.
+        divisor: Pictures are padded, right and below, to multiples of it.
+
     Raises:
         ExportError: If the model has no data preprocessor, or one for other than three channels.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, divisor: int) -> None:
         super().__init__()
         how = preprocessing(model)
         if how is None:
@@ -158,7 +166,7 @@ class Preprocess(nn.Module):
                 'without preprocess'
             )
         self.bgr, self.pad_value = how['channel_order'] == 'BGR', how['pad_value']
-        self.divisor = how['size_divisor']
+        self.divisor = divisor
         if how['mean'] is not None:
             if len(how['mean']) not in (1, CHANNELS):
                 raise ExportError(
@@ -178,6 +186,11 @@ class Preprocess(nn.Module):
             height, width = (-size % self.divisor for size in images.shape[-2:])
             x = F.pad(x, (0, width, 0, height), value=self.pad_value)
         return x
+
+
+def padded_to(model: nn.Module) -> int:
+    """The number to whose multiples a model's data preprocessor pads when it tests."""
+    return (preprocessing(model) or {}).get('size_divisor', 1)
 
 
 def preprocessing(model: nn.Module) -> dict[str, Any] | None:

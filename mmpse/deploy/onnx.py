@@ -17,14 +17,14 @@ from mmpse.files import check_writable, written
 from .agreement import Agreement
 from .errors import ExportError
 from .graph import joined, line, to_onnx, where
-from .network import Network, preprocessing
+from .network import Network, Raw, padded_to, preprocessing
 from .runtimes import FILES, check_runtime
 
 TRACED = 512  # pixels that the sides are traced with at least: a feature of one pixel is a special
 # case that would be written into the file
 METADATA = 'mmpse'  # the entry of a file's metadata that lists those of this export
 INPUTS = 'inputs'  # what the model gets, between its parts
-STEP = 32  # between image sizes that are tried, where the model names no divisor
+DIVISORS = 32, 64, 128  # that are tried where a model does not take the sizes it is padded to
 BAD = (torch.nn.modules.batchnorm._BatchNorm, nn.Dropout)  # that compute otherwise in training
 
 
@@ -89,16 +89,19 @@ def export_onnx(
     check_writable(out)
     for runtime in runtimes:
         check_runtime(runtime, FILES)
-    network = Network(model, preprocess=preprocess, decode=decode, nms=nms, argmax=argmax)
+    divisor, reason = _sizes(model, input_shape)
+    network = Network(
+        model, preprocess=preprocess, decode=decode, nms=nms, argmax=argmax, divisor=divisor
+    )
     images = _random(network, 2, input_shape)
     single = _forward(network, images[:1])
     agreement = Agreement(network, runtimes)
-    reason = _bins(model)
     try:
         if reason:
             raise ExportError(reason)
         proto = _whole(network, images, ('batch', 'height', 'width'))
-        agreement.check(proto, _random(network, 1, _other(network, input_shape)))
+        other = _other(input_shape, 1 if preprocess else divisor)
+        agreement.check(proto, _random(network, 1, other))
     except ExportError as error:
         reason = str(error)
         proto = _whole(network, images, ('batch',))
@@ -124,7 +127,7 @@ def describe(network: Network) -> dict[str, Any]:
         preprocess=network.before is not None,
         outputs=list((network.after or network.raw).names),
         raw=network.raw.names,
-        **(preprocessing(model) or {}),
+        **{**(preprocessing(model) or {}), 'size_divisor': network.divisor},
     )
     meta = getattr(model, 'dataset_meta', None) or {}
     if meta.get('classes') is not None:
@@ -180,6 +183,11 @@ def _forward(network: Network, images: Tensor) -> dict[str, Tensor]:
     try:
         outputs = network.raw(inputs)
     except Exception as error:  # a forward of another kind raises whatever it does
+        if any(n % network.divisor for n in inputs.shape[-2:]):
+            raise ExportError(
+                f'{type(network.model).__name__} takes multiples of {network.divisor}, got '
+                f'{tuple(inputs.shape)}; give such a size, or let the file pad (preprocess)'
+            ) from error
         raise ExportError(
             f'{type(network.model).__name__} gives no raw outputs for images of '
             f'{tuple(inputs.shape)} alone ({where(error, network.model)}{line(error)}); '
@@ -259,13 +267,29 @@ def _random(network: Network, batch: int, shape: Sequence[int]) -> Tensor:
     return images.to(network.device)
 
 
-def _other(network: Network, input_shape: Sequence[int]) -> tuple[int, ...]:
-    """Another image size that the model must take: with padding inside, any."""
-    channels, height, width = input_shape
-    if network.before is not None:
-        return channels, height + 13, width + 7
-    step = max(STEP, (preprocessing(network.model) or {}).get('size_divisor', 1))
-    return channels, height + step, width + 2 * step
+def _sizes(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, str | None]:
+    """What height and width must be multiples of, and why the model takes one size alone, if so.
+
+    Models may need more than their data preprocessor pads to, where the config's pipeline makes all
+    images of one size.
+    """
+    declared, reason = padded_to(model), _bins(model)
+    if reason:
+        return declared, reason
+    raw, like = Raw(model), next(model.parameters(), torch.empty(0))
+    for divisor in (declared, *(n for n in DIVISORS if n > declared)):
+        try:
+            raw(like.new_zeros(1, *_other(input_shape, divisor)))
+            return divisor, None
+        except Exception as error:  # a forward raises whatever it does
+            reason = reason or f'{where(error, model)}{line(error)}'
+    return declared, reason
+
+
+def _other(input_shape: Sequence[int], divisor: int) -> tuple[int, ...]:
+    """A larger image size: odd multiples of the divisor, which are multiples of nothing else."""
+    channels, *size = input_shape
+    return channels, *(((n // divisor + k) | 1) * divisor for n, k in zip(size, (1, 3)))
 
 
 def _example(x: Tensor, least: int, less: int = 0) -> Tensor:

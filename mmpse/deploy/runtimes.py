@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,28 +13,16 @@ from torch import Tensor, nn
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 
-from .graph import session_of, to_onnx
+from .graph import to_onnx
 from .network import Raw
 
 RUNTIMES = ('torch', 'compiled', 'onnxruntime', 'openvino', 'tensorrt')
 FILES = RUNTIMES[2:]  # those that run ONNX files
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A call that runs a model on a batch and returns when the result is there."""
-
-    call: Callable[[], Any]
-    runtime: str
-    threads: int  # that one operator may use
-
-    def __call__(self) -> Any:
-        return self.call()
-
-
 @torch.no_grad()
-def prepared(model: nn.Module, x: Tensor, runtime: str = 'torch') -> Prepared:
-    """A call that runs ``model`` up to its raw outputs on ``x``.
+def prepared(model: nn.Module, x: Tensor, runtime: str = 'torch') -> Callable[[], Any]:
+    """A call that runs ``model`` up to its raw outputs on ``x``, and returns when they are there.
 
     Args:
         model: A static model in eval mode, on the device of ``x``.
@@ -49,7 +36,6 @@ def prepared(model: nn.Module, x: Tensor, runtime: str = 'torch') -> Prepared:
         ExportError: If the model cannot be exported.
     """
     check_runtime(runtime)
-    threads = torch.get_num_threads()
     if runtime in FILES:
         if x.device.type != 'cpu':
             raise UserError(
@@ -60,7 +46,7 @@ def prepared(model: nn.Module, x: Tensor, runtime: str = 'torch') -> Prepared:
         raw(x)  # names its outputs
         network = loaded(to_onnx(raw, dict(images=x), raw.names, model=model), runtime)
         images = x.numpy()
-        return Prepared(lambda: list(network(images).values()), runtime, threads)
+        return lambda: list(network(images).values())
     if runtime == 'compiled':
         with compat.compiling_many():
             model = torch.compile(model, dynamic=False)
@@ -73,7 +59,7 @@ def prepared(model: nn.Module, x: Tensor, runtime: str = 'torch') -> Prepared:
             torch.cuda.synchronize(x.device)
         return y
 
-    return Prepared(run, runtime, threads)
+    return run
 
 
 def loaded(file: Any, runtime: str) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
@@ -92,15 +78,20 @@ def loaded(file: Any, runtime: str) -> Callable[[np.ndarray], dict[str, np.ndarr
         file = file.SerializeToString()
     if runtime == 'openvino':
         return _openvino(file)
-    providers = dict(onnxruntime='CPUExecutionProvider', tensorrt=TENSORRT)
-    session = session_of(file, providers[runtime])
+    import onnxruntime  # an optional requirement
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    provider = TENSORRT if runtime == 'tensorrt' else 'CPUExecutionProvider'
+    session = onnxruntime.InferenceSession(file, options, providers=[provider])
     names = [output.name for output in session.get_outputs()]
     image = session.get_inputs()[0].name
     return lambda images: dict(zip(names, session.run(names, {image: images}), strict=True))
 
 
 def _openvino(file: Any) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    import openvino
+    import openvino  # an optional requirement
 
     core = openvino.Core()
     settings = {

@@ -3,16 +3,16 @@
 import copy
 import logging
 
-import mmdet.models  # noqa: F401  fills the registries
-import mmpretrain.models  # noqa: F401
-import mmseg.models  # noqa: F401
+import mmpretrain.models  # noqa: F401  fills the registries
+import numpy as np
 import torch
-from mmdet.structures import DetDataSample
-from mmengine.config import ConfigDict
+from mmdet.apis import inference_detector
+from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.registry import METRICS, DefaultScope
-from mmseg.structures import SegDataSample
+from mmseg.apis import inference_model
+from PIL import Image
 from torch import nn
 
 from mmpse.registry import MODELS
@@ -122,7 +122,7 @@ def rtmdet(**model):
         norm_cfg=BN,
         act_cfg=SILU,
     )
-    preprocessor = dict(type='DetDataPreprocessor', pad_size_divisor=32, **BGR)
+    preprocessor = dict(type='DetDataPreprocessor', **BGR)  # its pipelines pad, to one size
     cfg = detector('RTMDet', head, backbone, neck)
     return dict(cfg, data_preprocessor=preprocessor)
 
@@ -250,20 +250,26 @@ def moderate(detector):
         layer.bias.uniform_(-1.5, 0)
 
 
-def seg_sample(size):
-    return SegDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size))
+def picture(width, height):
+    """Smooth and coloured, so that resizing and channels matter."""
+    rng = np.random.default_rng(0)
+    small_one = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
+    return small_one.resize((width, height), Image.BICUBIC)
 
 
-@torch.no_grad()
-def predicted(model, image):
-    """Boxes of an image ``(H, W, 3)``, BGR, as a detector's test_step gives them."""
-    size = image.shape[:2]
-    sample = DetDataSample(
-        metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0), pad_shape=size)
-    )
-    inputs = torch.from_numpy(image.copy()).permute(2, 0, 1)
-    (result,) = model.test_step(dict(inputs=[inputs], data_samples=[sample]))
-    return result.pred_instances
+def predicted(model, path):
+    """What mmdet or mmseg predicts for a picture in a file, by its own function for that."""
+    if hasattr(model, 'bbox_head'):
+        function, pack = inference_detector, 'PackDetInputs'
+    else:
+        function, pack = inference_model, 'PackSegInputs'
+    resize = dict(type='Resize', scale_factor=1.0, keep_ratio=True)
+    pipeline = [dict(type='LoadImageFromFile'), resize, dict(type=pack)]
+    loader = dict(dataset=dict(pipeline=pipeline))
+    model.cfg = Config(dict(test_dataloader=loader, test_pipeline=pipeline))
+    scope = 'mmdet' if function is inference_detector else 'mmseg'
+    with DefaultScope.overwrite_default_scope(scope):
+        return function(model, str(path))
 
 
 @MODELS.register_module()

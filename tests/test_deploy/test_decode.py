@@ -9,7 +9,7 @@ from torch import nn
 
 from mmpse.deploy import ExportError
 from mmpse.deploy.agreement import compare_boxes
-from mmpse.deploy.network import Network, Preprocess
+from mmpse.deploy.network import Network, Preprocess, padded_to
 from mmpse.registry import MODELS
 
 FAMILIES = [small.retinanet, small.atss, small.fcos, small.rtmdet, small.yolox]
@@ -114,4 +114,4 @@ def test_preprocessing_is_the_data_preprocessors(preprocessor):
     if 'Cls' in preprocessor['type']:
         samples = None
     expected = model.data_preprocessor(dict(inputs=list(images.flip(1)), data_samples=samples))
-    torch.testing.assert_close(Preprocess(model)(images), expected['inputs'])
+    torch.testing.assert_close(Preprocess(model, padded_to(model))(images), expected['inputs'])

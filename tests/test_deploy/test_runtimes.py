@@ -48,10 +48,9 @@ def test_runtimes_compute_the_same():
         runtime: prepared(model, x, runtime) for runtime in ('torch', 'onnxruntime', 'openvino')
     }
     expected = calls.pop('torch')()
-    for runtime, call in calls.items():
+    for call in calls.values():
         (found,) = call()
         np.testing.assert_allclose(found, expected.detach(), rtol=1e-3, atol=1e-3)
-        assert call.runtime == runtime and call.threads == torch.get_num_threads()
 
 
 def test_runtimes_that_are_not_there(monkeypatch):
