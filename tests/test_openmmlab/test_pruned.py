@@ -119,8 +119,28 @@ def test_a_forward_that_fails_is_one_line():
         def forward(self, x):
             raise KeyError('tokens')
 
-    with pytest.raises(LookError, match=r"Odd fails on an image of .* \(KeyError: 'tokens'\)"):
+    with pytest.raises(LookError, match=r"Odd fails on images of .* \(KeyError: 'tokens'\)"):
         look(Odd())
+
+
+def test_a_bug_of_the_watching_keeps_its_traceback(full, monkeypatch):
+    def buggy(*_):
+        raise KeyError('conv1')
+
+    monkeypatch.setattr('mmpse.openmmlab.models.pruned.find_units', buggy)
+    with pytest.raises(KeyError, match='conv1') as raised:
+        look(full)
+    assert raised.traceback[-1].name == 'buggy'
+
+
+def test_a_model_is_tried_on_larger_images(full):
+    model = copy.deepcopy(full)
+    model.head.fc = nn.Linear(64 * 4 * 4, 3)  # of images of 128 pixels, flattened
+    model.neck = nn.Identity()
+    model.head.pre_logits = lambda feats: feats[-1].flatten(1)
+    layout, images = look(model)
+    assert images.shape[2:] == (128, 128)
+    assert layout.layers['head.fc'].inputs[0].repeat == 16
 
 
 def test_images_of_other_channels(full):

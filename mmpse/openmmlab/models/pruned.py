@@ -17,6 +17,7 @@ from mmpse.registry import MODELS
 from mmpse.slim.cutting import cut_
 from mmpse.slim.layout import Layout
 from mmpse.slim.units import find_units
+from mmpse.slim.watch import evaluating
 from mmpse.space import Subnet, SubnetError
 
 from .outputs import image_channels, parts_of, raw_outputs
@@ -46,7 +47,8 @@ def look(
         The layout, and the image that the model was watched on ``(1, C, H, W)``.
 
     Raises:
-        LookError: If its forward fails on images alone.
+        LookError: If its forward fails on images alone. What goes wrong though its forward does not
+            is a bug, and raised as it is.
     """
     parts = parts_of(model) if parts is None else parts
     weight = next(model.parameters())
@@ -57,13 +59,27 @@ def look(
         run = partial(raw_outputs, model)
         try:
             return find_units(model, images, run, parts, track), images
-        except Exception as error:  # whatever the model's forward raises
+        except Exception:
+            error = _failure(model, partial(run, images.repeat(2, 1, 1, 1)))
+            if error is None:
+                raise
             errors.append((shape, error))
     shape, error = errors[-1]
     raise LookError(
-        f'the forward of {type(model).__name__} fails on an image of {shape[1]}x{shape[2]} pixels '
+        f'the forward of {type(model).__name__} fails on images of {shape[1]}x{shape[2]} pixels '
         f'({type(error).__name__}: {error}), so that its units cannot be found'
     ) from error
+
+
+@torch.no_grad()
+def _failure(model: nn.Module, forward: Callable[[], Any]) -> Exception | None:
+    """What a model's own forward raises; ``None``: it runs."""
+    try:
+        with evaluating(model):
+            forward()
+    except Exception as error:  # it may raise whatever it does
+        return error
+    return None
 
 
 @MODELS.register_module()
