@@ -102,13 +102,17 @@ class Loose(NamedTuple):
 
 
 def loose_tensors(model: nn.Module) -> list[Loose]:
-    """Parameters and buffers of several values outside the layers."""
+    """Parameters and buffers of several values outside the layers.
+
+    Those of a LayerNorm or of attention are none: what they meet is mixed, with or without them.
+    """
     layers = layers_of(model)
     inside = {id(m) for layer in layers.values() for m in (layer, *inner_layers(layer))}
     return [
         Loose(f'{name}.{key}' if name else key, tensor)
         for name, module in model.named_modules()
         if id(module) not in inside
+        and not isinstance(module, (nn.LayerNorm, nn.MultiheadAttention))
         for key, tensor in (*module._parameters.items(), *module._buffers.items())
         if tensor is not None and tensor.is_floating_point() and tensor.numel() > 1
     ]
