@@ -51,6 +51,7 @@ mmseg::upernet/upernet_r50_4xb2-40k_cityscapes-512x1024.py
 mmseg::sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024.py
 mmseg::gcnet/gcnet_r50-d8_4xb2-40k_cityscapes-512x1024.py
 mmseg::danet/danet_r50-d8_4xb2-40k_cityscapes-512x1024.py
+mmseg::hrnet/fcn_hr18_4xb2-40k_cityscapes-512x1024.py
 mmseg::ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024.py
 mmseg::bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024.py
 mmseg::bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024.py

@@ -25,36 +25,51 @@ def codes_for(channels: int) -> Tensor:
 
 
 def mark_(y: Tensor, marks: Tensor, dim: int) -> None:
-    """Write marks ``(images, channels)`` into ``y``, whose first dimension holds the images'
-    regions, windows or tokens, one image after the other; mark everything if it does not, and all
-    channels of an image if they are others."""
-    if len(y) % len(marks):
+    """Write marks ``(images, channels)`` into the images of ``y``; mark everything if these cannot
+    be told apart, and all channels of an image if they are others."""
+    dim %= y.dim()
+    try:
+        at = images_dim(y, len(marks), dim)
+    except IndistinctError:
         y.fill_(torch.nan)
         return
     if y.shape[dim] != marks.shape[1]:
         marks = marks.any(1, keepdim=True)
-    marks = marks.repeat_interleave(len(y) // len(marks), 0)
-    y.masked_fill_(marks[(...,) + (None,) * (y.dim() - 2)].movedim(1, dim), torch.nan)
+    marks = marks.repeat_interleave(y.shape[at] // len(marks), 0)
+    y.masked_fill_(marks[(...,) + (None,) * (y.dim() - 2)].movedim((0, 1), (at, dim)), torch.nan)
 
 
-def nan_of(x: Tensor, dim: int) -> Tensor | None:
-    """Where marks are, bool ``(first dimension, positions)``; ``None`` if there are none.
+def nan_of(x: Tensor, dim: int, images: int = 1) -> Tensor | None:
+    """Where marks are, bool ``(images, positions)``; ``None`` if there are none.
 
     Args:
         x: The input of a layer.
         dim: Its dimension of channels.
-    """
-    sums = x.movedim(dim, 1)
-    nan = (sums.flatten(2).sum(2) if sums.dim() > 2 else sums).isnan()
-    return nan if nan.any() else None
-
-
-def by_image(nan: Tensor, images: int) -> Tensor:
-    """Rows of one image joined, bool ``(images, positions)``.
+        images: Images of the batch.
 
     Raises:
-        IndistinctError: If the rows are not those of so many images.
+        IndistinctError: If there are some, and the images cannot be told apart.
     """
-    if len(nan) % images:
-        raise IndistinctError
-    return nan.unflatten(0, (images, -1)).any(1)
+    dim %= x.dim()
+    try:
+        at = images_dim(x, images, dim)
+    except IndistinctError:
+        if x.isnan().any():
+            raise
+        return None
+    sums = x.movedim((at, dim), (0, 1))
+    nan = (sums.flatten(2).sum(2) if sums.dim() > 2 else sums).isnan()
+    return nan.unflatten(0, (images, -1)).any(1) if nan.any() else None
+
+
+def images_dim(x: Tensor, images: int, channels: int | None = None) -> int:
+    """The dimension that holds the regions, windows or tokens of the images, one image after the
+    other: the first, unless its size shows that it does not (layers of a decoder, tokens).
+
+    Raises:
+        IndistinctError: If none does.
+    """
+    for dim, size in enumerate(x.shape):
+        if dim != channels and size and size % images == 0:
+            return dim
+    raise IndistinctError

@@ -17,7 +17,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from mmpse.errors import UserError
 
-from .codes import MIXED, NOBODY, IndistinctError, by_image, codes_for, mark_, nan_of
+from .codes import MIXED, NOBODY, IndistinctError, codes_for, images_dim, mark_, nan_of
 from .watch import (
     Forward,
     Place,
@@ -145,12 +145,11 @@ class Marks:
             }
 
             def note(place: Place, x: Tensor, dim: int, some: Sequence[str] = some) -> None:
-                if place[0] == 'layer' and place[1] in some and len(x) % images:
-                    raise IndistinctError
-                nan = nan_of(x, dim)
+                if place[0] == 'layer' and place[1] in some:
+                    images_dim(x, images, dim)  # or it could not mark them apart
+                nan = self._nan_of(place, x, dim, images)
                 if nan is None:
                     return
-                nan = by_image(nan, images)
                 if nan.shape[1] != self.positions[place]:
                     nan = nan.any(1, keepdim=True).expand(-1, self.positions[place])
                 old = self.reach.setdefault(place, {})
@@ -158,11 +157,20 @@ class Marks:
                     old[some[k]] = old[some[k]] | nan[k] if some[k] in old else nan[k]
 
             for y in tensors_in(self._run(marks, images, note)):
-                nan = y.isnan()
+                nan = y.isnan().reshape(y.shape or 1)
                 if nan.any():
-                    nan = by_image(nan.reshape(len(y), -1) if y.dim() else nan.view(1, 1), images)
-                    for k in nan.any(1).nonzero()[:, 0].tolist():
+                    at = images_dim(nan, images)
+                    nan = nan.movedim(at, 0).reshape(images, -1).any(1)
+                    for k in nan.nonzero()[:, 0].tolist():
                         self.fixed.setdefault(some[k], 'it is an output of the model')
+
+    def _nan_of(self, place: Place, x: Tensor, dim: int, images: int) -> Tensor | None:
+        """See :func:`nan_of`. What goes into a part without images in its first dimension, such as
+        the layers of a decoder, no pass can share."""
+        if place[0] in ('into', 'out of') and place[1][0] in self.forward.parts:
+            if len(x) % images:
+                return None
+        return nan_of(x, dim, images)
 
     def _apart(self, names: Sequence[str]) -> list[list[str]]:
         """Layers in groups of which no two arrive at one position."""
@@ -241,15 +249,19 @@ class Marks:
         seen: dict[Place, Tensor] = {}
 
         def note(place: Place, x: Tensor, dim: int) -> None:
-            nan, positions = nan_of(x, dim), self.positions[place]
+            try:
+                nan, apart = self._nan_of(place, x, dim, len(codes)), True
+            except IndistinctError:
+                nan, apart = nan_of(x, dim), False
             if nan is None:
                 return
+            positions = self.positions[place]
             if nan.shape[1] != positions:
                 new = torch.full((positions,), MIXED, device=device)
-            elif len(nan) % len(codes):
-                new = torch.where(nan.any(0), MIXED, NOBODY)
+            elif apart:
+                new = channels[(nan * weights).sum(0)]
             else:
-                new = channels[(by_image(nan, len(codes)) * weights).sum(0)]
+                new = torch.where(nan[0], MIXED, NOBODY)
             old = seen.setdefault(place, new)
             clash = (old != new) & (old != NOBODY) & (new != NOBODY)
             seen[place] = torch.where(new == NOBODY, old, new).masked_fill(clash, MIXED)

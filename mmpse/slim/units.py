@@ -19,6 +19,7 @@ from .codes import NOBODY
 from .layout import LayerWidths, Layout, Part, Segment, Side, make_layout
 from .leaks import with_leaks
 from .marks import Marks, outputs_of, text_of
+from .narrow import stuck
 from .watch import Forward, Place, evaluating, is_grouped, is_mixing, step_of
 
 
@@ -56,7 +57,13 @@ def find_units(
             forward = Forward(model, images, run or model, parts)
             marks = Marks(forward, track)
             with torch.device('cpu'):  # whatever the default is
-                layout = _Units(marks).layout(parts)
+                units = _Units(marks)
+                layout = units.layout(parts)
+            while found := stuck(layout, forward):
+                layer, names = found
+                with torch.device('cpu'):
+                    units.fix(names, f'the forward fails behind {layer} if it is narrower')
+                    layout = units.layout(parts)
             return with_leaks(layout, forward)
     finally:
         torch.set_num_threads(threads)
@@ -158,6 +165,14 @@ class _Units:
                         self.fixed.setdefault(name, f'joined with {reason[0]}: {reason[1]}')
             if not any(n in self.fixed for number in self.alive for n in members[number]):
                 break
+
+    def fix(self, names: Sequence[str], why: str) -> None:
+        """Keep the width of units."""
+        for number in self.alive:
+            if self.names[number] in names:
+                for k, _, _ in self.intervals[number]:
+                    self.fixed.setdefault(self.writers[k], why)
+        self._fix_joined()
 
     def _side(self, place: Place) -> Side | None:
         """The segments of what goes through a place."""

@@ -92,13 +92,17 @@ def channel_dim(x: Tensor, layer: nn.Module | None = None) -> int:
 
 
 def loose_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Name and tensor of parameters and buffers of several values that belong to no layer."""
+    """Name and tensor of parameters and buffers of several values that belong to no layer.
+
+    Those of a LayerNorm or of attention are none: what they meet is mixed, with or without them.
+    """
     layers = layers_of(model)
     inside = {id(m) for layer in layers.values() for m in (layer, *inner_layers(layer))}
     return [
         (f'{name}.{key}' if name else key, tensor)
         for name, module in model.named_modules()
         if id(module) not in inside
+        and not isinstance(module, (nn.LayerNorm, nn.MultiheadAttention))
         for key, tensor in (*module._parameters.items(), *module._buffers.items())
         if tensor is not None and tensor.is_floating_point() and tensor.numel() > 1
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,20 @@ class SlimTester:
         after = missed()
         # channels of noise can be predicted no better than by what stays of them
         assert after < max(1.5 * before, 0.01)
+
+    def test_the_fullnet_is_the_stock_model(self, case):
+        full, stock = case.space.fullnet, copy.deepcopy(case.model)
+        with norms_in(stock, True):
+            expected = self._outputs(stock, case.batch, backward=True)
+        net = Supernet(copy.deepcopy(case.model), case.layout, case.space)
+        cut = cut_(copy.deepcopy(case.model), case.layout, full)
+        ways = {name: (net.model, net.active([full], name)) for name in self.executions}
+        for name, (model, way) in dict(ways, cut=(cut, nullcontext())).items():
+            model.zero_grad()
+            with way, norms_in(model, True):
+                ours = self._outputs(model, case.batch, backward=True)
+            assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True)), name
+            assert_gradients(gradients(model), gradients(stock))
 
     @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
     def test_in_place_is_static(self, case, training):

@@ -361,10 +361,10 @@ def tokens_first(m, x):
 
 
 class TestTokensFirst(ToyTester):
-    """Images cannot be told apart where they are not the first dimension."""
+    """Images are told apart where they are not the first dimension."""
 
-    units = {'stem.0': 12}
-    fixed = {'after.0': 'mixed before fc1', 'fc1': 'mixed before fc2'}
+    units = {'stem.0': 12, 'after.0': 10, 'fc1': 8}
+    executions = ['sliced']
 
     def build(self):
         return Toy(
@@ -374,6 +374,21 @@ class TestTokensFirst(ToyTester):
             fc1=nn.Linear(10, 8),
             fc2=nn.Linear(8, 4),
         )
+
+
+def counting(m, x):
+    x = m.after(m.stem(x))
+    return m.head(x.flatten(2).view(len(x), 10, *x.shape[2:]))
+
+
+class TestWidthInCode(ToyTester):
+    """The forward has a width as a number of its own."""
+
+    units = {'stem.0': 12}
+    fixed = {'after.0': 'fails behind after.1 if it is narrower'}
+
+    def build(self):
+        return Toy(counting, stem=conv(3, 12), after=conv(12, 10), head=conv(10, 4)[:1])
 
 
 def spatial(m, x):

@@ -184,6 +184,30 @@ class TestVarifocal(ModelTester):
     counted = False
 
 
+class TestDETR(ModelTester):
+    """Of its transformer only the MLPs: attention mixes channels, sums join it to LayerNorms."""
+
+    config = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
+    LAYER = dict(
+        self_attn_cfg=dict(embed_dims=16, num_heads=2),
+        ffn_cfg=dict(embed_dims=16, feedforward_channels=24),
+    )
+    narrow = dict(
+        num_queries=5,
+        backbone=R18,
+        neck=dict(in_channels=[64], out_channels=16),
+        encoder=dict(num_layers=1, layer_cfg=LAYER),
+        decoder=dict(
+            num_layers=2,
+            layer_cfg=dict(LAYER, cross_attn_cfg=dict(embed_dims=16, num_heads=2)),
+        ),
+        positional_encoding=dict(num_feats=8),
+        bbox_head=dict(num_classes=3, embed_dims=16),
+    )
+    executions = ['sliced']  # its head gets tensors whose first dimension is no batch
+    counted = False  # products of attention
+
+
 # Segmentors
 
 
@@ -214,6 +238,24 @@ class TestDeepLabV3Plus(ModelTester):
             in_channels=64, channels=16, c1_in_channels=8, c1_channels=6, num_classes=3
         ),
         auxiliary_head=dict(in_channels=32, channels=8, num_classes=3),
+    )
+
+
+class TestFCNHRNet(ModelTester):
+    """Branches of several sizes that are summed with each other."""
+
+    config = 'mmseg::hrnet/fcn_hr18_4xb2-40k_cityscapes-512x1024.py'
+    WIDTHS = (4, 6, 8, 10)
+    narrow = dict(
+        backbone=dict(
+            extra=dict(
+                stage1=dict(num_blocks=(1,), num_channels=(8,)),
+                stage2=dict(num_blocks=(1,) * 2, num_channels=WIDTHS[:2]),
+                stage3=dict(num_modules=1, num_blocks=(1,) * 3, num_channels=WIDTHS[:3]),
+                stage4=dict(num_modules=1, num_blocks=(1,) * 4, num_channels=WIDTHS),
+            )
+        ),
+        decode_head=dict(in_channels=list(WIDTHS), channels=28, num_classes=3),
     )
 
 

@@ -210,9 +210,6 @@ class Pruning:
         self.supernet = self.steps.once(
             'supernet', lambda: self.crew.train(path, path.with_suffix(''))
         )
-        load_weights(subject.model, self.supernet)
-        recalibrate(subject.model, self.batches)  # training kept no statistics of the full model
-        self.forget()
 
     def choose(self) -> Subnet:
         """The widths."""
@@ -321,14 +318,19 @@ class Pruning:
         return model
 
     def reconstruct(self, model: nn.Module, subnet: Subnet) -> None:
-        """Fit a cut model's layers; its statistics alone, if that is better on other images."""
-        fitted = copy.deepcopy(model.eval())
-        self.reconstruction.fit_(fitted, subnet)
+        """Fit a cut model's layers, unless what it is else has less loss on other images.
+
+        That is its share of the supernet, or else the cut weights, with BatchNorms recalibrated.
+        """
+        fitted = self.reconstruction.fit_(copy.deepcopy(model.eval()), subnet)
+        if self.supernet is not None:
+            load_weights(model, self.supernet)
         recalibrate(model, self.batches)
         losses = [float(batch_losses(m, self.ready[1]).mean()) for m in (fitted, model)]
         self.log.info(
-            f'cut and reconstructed: loss {losses[0]:.4f} on other training images, '
-            f'{losses[1]:.4f} with recalibrated BatchNorms alone'
+            f'cut and reconstructed: loss {losses[0]:.4f} on other training images; '
+            f'with {"the supernet" if self.supernet else "the same"} weights, recalibrated: '
+            f'{losses[1]:.4f}'
         )
         if losses[0] < losses[1]:
             model.load_state_dict(fitted.state_dict())
@@ -356,7 +358,6 @@ class Pruning:
         subject, out = self.subject, self.steps.out
         self.evaluate('after', model)
         save_checkpoint(out / 'pruned.pth', model, dataset_meta(subject))
-        load_weights(subject.model, self.whole)  # a search left the supernet's
         models = dict(before=subject.model, after=model)
         measured = self.steps.once('measured', lambda: measure(subject, models, self.log))
         for stage, metrics in self.table.items():

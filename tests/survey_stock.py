@@ -1,0 +1,403 @@
+"""Which of all stock configs can be pruned: the second table of docs/units.md, in some hours::
+
+    python tests/survey_stock.py work_dirs/survey mmdet mmseg --jobs 8
+
+Every config of the packages is read. Configs of one structure share an answer: the comparison
+leaves out what changes no unit (`IGNORED`) and what changes only how wide or deep the model is
+(`SIZES`, and the depth of ResNets). One config of each structure is examined, in a process of its
+own:
+
+1. its model is built with random weights;
+2. its units are found on the smallest image that it takes;
+3. it is cut uniformly to half of its FLOPs on that image, and the cut model passes the guard;
+4. the cut model has a finite loss on made-up data, with gradients, and predicts;
+5. its checkpoint loads into a model that is built from the subnet, which computes the same.
+
+The folder holds what was found, a line a structure. Run again, the survey goes on where it was
+interrupted, and prints the table of what is there; `--again WORD` repeats the structures whose
+record has the word.
+"""
+
+import argparse
+import copy
+import hashlib
+import importlib
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, utils
+from mmengine.registry import DefaultScope
+from survey_inputs import loss_of, training_data
+
+from mmpse.openmmlab.checkpoints.loading import save_checkpoint
+from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.pruned import pruned_changes
+from mmpse.openmmlab.errors import one_line
+from mmpse.openmmlab.models.outputs import raw_outputs
+from mmpse.openmmlab.models.pruned import look
+from mmpse.openmmlab.pruning.subject import RATIOS
+from mmpse.resources.cost import model_cost
+from mmpse.slim import check_cut, cut_, sort_
+from mmpse.slim.watch import evaluating, tensors_in
+from mmpse.space import Budget, uniform_within
+
+SECONDS = 60  # of processor time for a structure
+SIDES = (64, 128, 256, 320, 512)  # of the images in training
+# what changes no unit, or only how many outputs a model has
+IGNORED = set(
+    'init_cfg pretrained num_classes num_things_classes num_stuff_classes train_cfg test_cfg '
+    'data_preprocessor frozen_stages norm_eval with_cp style requires_grad align_corners '
+    'dropout_ratio drop_path_rate drop_rate anchor_generator prior_generator bbox_coder '
+    'class_weight point_generator teacher_ckpt eval_teacher reg_decoded_bbox momentum eps'.split()
+)
+# how wide and how deep: models that differ in these alone have units of the same kinds
+SIZES = set(
+    'in_channels out_channels num_channels channels base_channels stem_channels feat_channels '
+    'c1_channels c1_in_channels conv_out_channels fc_out_channels feedforward_channels '
+    'widen_factor deepen_factor embed_dims embed_dim base_width arch depths num_layers '
+    'num_csp_blocks num_heads window_size img_size pretrain_img_size mlp_ratio mlp_ratios '
+    'sr_ratios num_queries num_feats layer_scale_init_values'.split()
+)
+DEPTHS = {34: 18, 101: 50, 152: 50, 200: 50, 269: 50}  # of ResNets: blocks are repeated
+
+
+# Structures
+
+
+def configs_of(package):
+    """Names of the configs of a package that are no bases."""
+    root = Path(importlib.import_module(package).__file__).parent / '.mim/configs'
+    paths = (path for path in root.rglob('*.py') if path.stem != '__init__')
+    return {
+        f'{package}::{path.relative_to(root).as_posix()}': path
+        for path in sorted(paths)
+        if '_base_' not in path.parts
+    }
+
+
+def structure_of(scope, model):
+    """A text that configs of one structure share."""
+    text = json.dumps(_core(model), sort_keys=True)
+    return f'{scope}-{hashlib.sha256(text.encode()).hexdigest()[:12]}'
+
+
+def _core(value, key=''):
+    if isinstance(value, dict):
+        sizes = SIZES | {'groups'} if 'base_width' in value else SIZES
+        return {
+            k: _core(v, k)
+            for k, v in value.items()
+            if k not in IGNORED | sizes and not k.startswith('loss')
+        }
+    if isinstance(value, list):
+        return [_core(item, key) for item in value]
+    if key == 'depth':
+        return DEPTHS.get(value, value)
+    return dict(SyncBN='BN', MMSyncBN='BN').get(value, value) if key == 'type' else value
+
+
+def groups_of(lines):
+    """Structure -> the names of its configs."""
+    groups = {}
+    for name, line in lines.items():
+        if 'model' in line:
+            groups.setdefault(structure_of(line['scope'], line['model']), []).append(name)
+    return groups
+
+
+def read_all(packages, file):
+    """Name of every config -> its scope and model, or why it cannot be read; kept in a file."""
+    found = {line['config']: line for line in records(file)}
+    utils._get_cfg_metainfo = cache(utils._get_cfg_metainfo)  # reads a hundred files in every call
+    paths = {name: path for package in packages for name, path in configs_of(package).items()}
+    clock = Clock(len(paths), 'configs read')
+    for name, path in paths.items():
+        if name not in found:
+            try:
+                cfg = load_config(Config.fromfile(path))
+                text = json.dumps(cfg.model.to_dict(), default=_name)
+                scope = cfg.get('default_scope') or 'mmengine'
+                line = dict(config=name, scope=scope, model=json.loads(text))
+            except Exception as error:  # configs are programs
+                line = dict(config=name, error=reason_of(error))
+            append(file, line)
+            found[name] = line
+        clock.tick()
+    return {name: found[name] for name in paths}, paths
+
+
+def _name(value):
+    return value.__name__ if isinstance(value, type) else str(value)
+
+
+# One structure
+
+
+def examine(path, tell):
+    """Prune the model of a config, and tell what was found and the step that begins."""
+
+    def step(name):
+        tell(step=name, seconds=round(time.process_time(), 1))
+
+    torch.manual_seed(0)
+    step('build')
+    cfg = load_config(Config.fromfile(path))
+    scope = cfg.get('default_scope') or 'mmengine'
+    model = build_model(cfg)
+    step('units')
+    start = time.process_time()
+    layout, images = look(model)
+    tell(
+        model=type(model).__name__,
+        side=images.shape[-1],
+        find=round(time.process_time() - start, 2),
+        units=len(layout.units),
+        fixed=dict(Counter(shortened(why) for why in layout.fixed.values())),
+        unseen=len(layout.unseen),
+    )
+    step('reach')
+    space = layout.space(RATIOS, model=type(model).__name__)
+    costs = model_cost(model, layout, space, images, partial(raw_outputs, model, deployed=True))
+    flops = costs['flops']
+    tiny, full = flops.exact(space.array([space.tinynet, space.fullnet]))
+    tell(lowest=round(float(tiny / full), 4))
+    subnet = space.subnet(uniform_within(space, Budget(space, costs, dict(flops='50%'))))
+    tell(share=round(float(flops.exact(space.array([subnet]))[0] / full), 4))
+    step('sort')
+    sort_(model, layout)
+    step('its own forward')
+    with torch.no_grad(), evaluating(model):
+        raw_outputs(model, torch.randn(images.shape))
+    step('guard')
+    check_cut(model, layout, subnet, images, raw_outputs)
+    step('its own loss')
+    with DefaultScope.overwrite_default_scope(scope):
+        data, side = working_data(model, scope, images.shape[-1])
+        tell(training_side=side)
+        step('loss')
+        cut = cut_(copy.deepcopy(model), layout, subnet).train()
+        loss = loss_of(cut, copy.deepcopy(data))
+        loss.backward()
+        without = [n for n, p in cut.named_parameters() if p.requires_grad and p.grad is None]
+        assert loss.isfinite(), f'the loss is {loss}'
+        tell(loss=round(float(loss), 3), without_gradient=len(without))
+        step('predict')
+        with torch.no_grad(), evaluating(cut):
+            cut(**data, mode='predict')
+        step('reload')
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, 'cut.pth')
+            save_checkpoint(file, cut)
+            changed = copy.deepcopy(cfg)
+            changed.merge_from_dict(pruned_changes(cfg, subnet))
+            again = build_model(changed)
+            state = torch.load(file, weights_only=True)
+            again.load_state_dict(state.get('state_dict', state), strict=True)
+        image = torch.randn(2, *images.shape[1:])
+        with torch.no_grad(), evaluating(cut), evaluating(again):
+            ours, theirs = (list(tensors_in(raw_outputs(m, image))) for m in (cut, again))
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    step('passes')
+
+
+def working_data(model, scope, smallest):
+    """Data of the smallest images on which the full model has a loss."""
+    sides = [smallest, *(side for side in SIDES if side > smallest)]
+    for side in sides:
+        data = training_data(model, scope, side)
+        try:
+            model.train()
+            with torch.no_grad():
+                loss_of(copy.deepcopy(model), copy.deepcopy(data))
+                return data, side
+        except Exception:
+            if side == sides[-1]:
+                raise
+        finally:
+            model.eval()
+
+
+def shortened(why):
+    """A reason without the names of layers."""
+    while why.startswith('joined with '):
+        why = why.partition(': ')[2]
+    return ' '.join('X' if '.' in word.strip(',:') else word for word in why.split())
+
+
+def reason_of(error):
+    return f'{type(error).__name__}: {one_line(error)}'
+
+
+def worker(path, pipe):
+    """The process that examines a structure."""
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS,) * 2)
+
+    def tell(**news):
+        pipe.send(news)
+
+    start = time.process_time()
+    try:
+        examine(path, tell)
+    except Exception as error:
+        tell(reason=reason_of(error), traceback=traceback.format_exc()[-3000:])
+    tell(seconds=round(time.process_time() - start, 1))
+
+
+def examined(path):
+    """What a process of its own finds of a config's model."""
+    context = multiprocessing.get_context('fork')
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=worker, args=(path, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    record = {}
+    limit = time.monotonic() + 15 * SECONDS
+    try:
+        while ours.poll(max(0, limit - time.monotonic())):
+            record |= ours.recv()
+        process.kill()
+        record['reason'] = f'more than {15 * SECONDS} s'
+    except EOFError:
+        process.join()
+        if process.exitcode:
+            record['reason'] = f'killed by signal {-process.exitcode} (24, 9: over {SECONDS} s)'
+    return record
+
+
+# Records
+
+
+def records(file):
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def append(file, line):
+    with file.open('a') as stream:
+        stream.write(json.dumps(line) + '\n')
+
+
+class Clock:
+    """Progress, with the time that is left."""
+
+    def __init__(self, total, what):
+        self.total, self.what, self.done, self.start = total, what, 0, time.monotonic()
+
+    def tick(self, text=''):
+        self.done += 1
+        left = (time.monotonic() - self.start) / self.done * (self.total - self.done)
+        if text or self.done % 50 == 0:
+            print(
+                f'{self.done} of {self.total} {self.what}, {left / 60:.0f} min left {text}',
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+# What came of it
+
+KINDS = ('passes', 'cannot be built here', 'cannot be run here', 'half is out of reach', 'fails')
+
+
+def table_of(lines, found):
+    """The report: by package, how many configs got how far; and why others did not."""
+    groups = groups_of(lines)
+    rows, reasons = {}, {}
+    for package in dict.fromkeys(name.partition(':')[0] for name in lines):
+        row = rows[package] = Counter()
+        for names in groups.values():
+            if not names[0].startswith(package):
+                continue
+            record = next((found[n] for n in names if n in found), None)
+            kind = 'not examined yet' if record is None else kind_of(record)
+            row['structures'] += 1
+            row['configs'] += len(names)
+            row[kind] += len(names)
+            if kind not in ('passes', 'not examined yet'):
+                why = reasons.setdefault((package, kind, short_reason(record)), [])
+                why.extend(names)
+        row['no model'] = sum(
+            name.startswith(package) and 'model' not in line for name, line in lines.items()
+        )
+    keys = ['configs', 'no model', 'structures', 'not examined yet', *KINDS]
+    text = ['| package | ' + ' | '.join(keys) + ' |', '| --- |' + ' ---: |' * len(keys)]
+    text += [
+        f'| {package} | ' + ' | '.join(str(row[key]) for key in keys) + ' |'
+        for package, row in rows.items()
+    ]
+    text += [
+        '',
+        '| package | what | configs | for instance | why |',
+        '| --- | --- | ---: | --- | --- |',
+    ]
+    for (package, kind, why), names in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        text.append(
+            f'| {package} | {kind} | {len(names)} | `{names[0].partition("::")[2]}` | {why} |'
+        )
+    return '\n'.join(text)
+
+
+def kind_of(record):
+    """What a record says of its structure."""
+    step = record['step']
+    if step == 'passes':
+        return step
+    if step == 'build':
+        return 'cannot be built here'
+    if step.startswith('its own') or 'LookError' in record['reason']:
+        return 'cannot be run here'
+    return 'half is out of reach' if 'BudgetError' in record['reason'] else 'fails'
+
+
+def short_reason(record):
+    """Why, in a line of a table."""
+    if 'BudgetError' in record['reason']:
+        return f'lowest {record["lowest"]:.0%}; ' + ', '.join(
+            f'{count} {why}' for why, count in record['fixed'].items()
+        )
+    text = ' '.join(record['reason'].split('site-packages/')[-1].split()).replace('|', '/')
+    return f'{record["step"]}: {text[:160]}'
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('folder', type=Path)
+    parser.add_argument('packages', nargs='+', choices=['mmdet', 'mmseg', 'mmpretrain'])
+    parser.add_argument('--again', metavar='WORD')
+    parser.add_argument('--jobs', type=int, default=1, help='structures at the same time')
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    lines, paths = read_all(args.packages, args.folder / 'configs.jsonl')
+    file = args.folder / 'structures.jsonl'
+    found = {record['config']: record for record in records(file)}
+    done = {n for n, r in found.items() if not (args.again and args.again in json.dumps(r))}
+    todo = [names for names in groups_of(lines).values() if done.isdisjoint(names)]
+    todo.sort(key=lambda names: (-len(names), names))
+    for package in args.packages:  # once, for all processes
+        importlib.import_module(f'{package}.models')
+    clock = Clock(len(todo), 'structures')
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context('fork')) as pool:
+        jobs = {}
+        for names in todo:
+            name = min(names, key=lambda n: (any(str(d) in n for d in DEPTHS), n))  # a shallow one
+            jobs[pool.submit(examined, paths[name])] = name
+        for job in as_completed(jobs):
+            record = dict(config=jobs[job], **job.result())
+            append(file, record)
+            found[record['config']] = record
+            clock.tick(f'{record["config"]} {record["step"]} {record.get("reason", "")}'[:200])
+    print(table_of(lines, found))
+
+
+if __name__ == '__main__':
+    main()
