@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from mmpse.openmmlab import compat
 from .errors import ExportError
 
 AXES = {0: 'batch', 2: 'height', 3: 'width'}  # that may be free, of (B, C, H, W)
+PATIENCE = 120  # seconds of the processor in which free sizes must be traced: in windows of Swin
+# every size follows from others, and PyTorch takes too long to simplify them
 
 
 @torch.no_grad()
@@ -155,10 +158,22 @@ def _traced(
             return tuple(map(free, x))
         return {axis: dim for axis in axes if axis < x.ndim}
 
+    begin = time.process_time()
+
+    def hurry(layer: nn.Module, inputs: Any) -> None:
+        if time.process_time() - begin > PATIENCE:
+            raise TimeoutError(f'its sizes cannot be followed in {PATIENCE} s')
+
     arguments = inspect.signature(module.forward).bind(*examples).arguments.values()
     shapes = tuple(map(free, arguments))
-    with compat.sizes_stay_symbols():
-        return torch.export.export(module, examples, dynamic_shapes=shapes, strict=False)
+    sized = len(axes) > 1
+    hooks = [m.register_forward_pre_hook(hurry) for m in module.modules()] if sized else []
+    try:
+        with compat.sizes_stay_symbols():
+            return torch.export.export(module, examples, dynamic_shapes=shapes, strict=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _symbols(program: torch.export.ExportedProgram) -> list[dict[int, str]]:

@@ -22,6 +22,7 @@ from mmpse.deploy import (
     evaluate_onnx,
     export_onnx,
     fingerprint,
+    graph,
     read_metadata,
 )
 from mmpse.deploy.agreement import compare, compare_boxes
@@ -239,6 +240,15 @@ def test_operators_that_are_not_there(model, message, tmp_path):
         path = tmp_path / 'model.onnx'
         export_onnx(model.eval(), path, (3, 16, 16), runtimes=['onnxruntime', 'openvino'])
     assert '\n' not in str(raised.value) and not list(tmp_path.iterdir())
+
+
+def test_sizes_that_take_too_long(tmp_path, monkeypatch):
+    """As those of Swin's windows do: the file is of one size then."""
+    monkeypatch.setattr(graph, 'PATIENCE', 0)
+    result = export_onnx(built(small.convs), tmp_path / 'model.onnx', (3, 16, 16))
+    assert result.dynamic == ('batch',)
+    assert result.fixed.endswith('its sizes cannot be followed in 0 s')
+    assert result.fixed.startswith('PyTorch cannot trace ImageClassifier')
 
 
 def test_classifier(tmp_path):
