@@ -327,10 +327,10 @@ class Pruning:
             load_weights(model, self.supernet)
         recalibrate(model, self.batches)
         losses = [float(batch_losses(m, self.ready[1]).mean()) for m in (fitted, model)]
+        whose = 'full model' if self.supernet is None else 'supernet'
         self.log.info(
-            f'cut and reconstructed: loss {losses[0]:.4f} on other training images; '
-            f'with {"the supernet" if self.supernet else "the same"} weights, recalibrated: '
-            f'{losses[1]:.4f}'
+            f'cut and reconstructed: loss {losses[0]:.4f} on other training images; with the '
+            f'weights of the {whose}, recalibrated: {losses[1]:.4f}'
         )
         if losses[0] < losses[1]:
             model.load_state_dict(fitted.state_dict())
