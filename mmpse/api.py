@@ -75,8 +75,9 @@ def prune(
         how: ``'uniform'``: one ratio for all units. ``'sensitivity'``: by what the model loses
             where a unit is cut, unless that is no better than uniform on other training images.
             ``'search'``: by what subnets lose while the model is trained as a supernet, taught by
-            itself, in the first quarter of the fine-tuning's schedule; the winner goes on from
-            there. The two others are judged beside them.
+            itself, in the first quarter of the fine-tuning's schedule. The two others are judged
+            beside them. The winner goes on with the supernet's weights, or with those of the model
+            as it was, reconstructed: which of them has less loss.
         epochs: Length of the fine-tuning; by default a quarter of the config's own training.
         teach: Whether the model as it was teaches the fine-tuning.
         tune: Whether it is fine-tuned at all; otherwise it is cut and reconstructed only.
