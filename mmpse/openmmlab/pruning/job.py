@@ -16,7 +16,7 @@ from torch import nn
 
 from mmpse.files import write_json
 from mmpse.openmmlab.checkpoints.files import read_checkpoint, save_checkpoint
-from mmpse.openmmlab.checkpoints.loading import load_weights
+from mmpse.openmmlab.checkpoints.loading import load_cut, load_weights
 from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
@@ -307,33 +307,34 @@ class Pruning:
         )
         subject = self.subject
         check_cut(subject.model, subject.layout, subnet, subject.images, raw_outputs)
-        model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
         path = self.steps.folder / 'cut.pth'
         if not path.exists():
-            self.reconstruct(model, subnet)
-            save_checkpoint(path, model, dataset_meta(subject))
+            save_checkpoint(path, self.reconstructed(subnet), dataset_meta(subject))
+        model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
         load_weights(model, path)
         self.forget()
         self.evaluate('cut', model)
         return model
 
-    def reconstruct(self, model: nn.Module, subnet: Subnet) -> None:
-        """Fit a cut model's layers, unless what it is else has less loss on other images.
+    def reconstructed(self, subnet: Subnet) -> nn.Module:
+        """The cut model with its layers fitted, unless what it is else has less loss.
 
         That is its share of the supernet, or else the cut weights, with BatchNorms recalibrated.
         """
-        fitted = self.reconstruction.fit_(copy.deepcopy(model.eval()), subnet)
+        subject = self.subject
+        model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
+        fitted = self.reconstruction.fit_(copy.deepcopy(model), subnet)
         if self.supernet is not None:
-            load_weights(model, self.supernet)
+            model = copy.deepcopy(subject.model)
+            model, *_ = load_cut(model, subject.layout, subnet, self.supernet)
         recalibrate(model, self.batches)
-        losses = [float(batch_losses(m, self.ready[1]).mean()) for m in (fitted, model)]
         whose = 'full model' if self.supernet is None else 'supernet'
+        losses = [float(batch_losses(m, self.ready[1]).mean()) for m in (fitted, model)]
         self.log.info(
             f'cut and reconstructed: loss {losses[0]:.4f} on other training images; with the '
             f'weights of the {whose}, recalibrated: {losses[1]:.4f}'
         )
-        if losses[0] < losses[1]:
-            model.load_state_dict(fitted.state_dict())
+        return fitted if losses[0] < losses[1] else model
 
     def tune(self, model: nn.Module) -> None:
         """Fine-tune the cut model, taught by the model as it was."""
