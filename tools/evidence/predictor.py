@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from mmengine.runner import Runner
 from scipy.stats import kendalltau
 from whole import MODELS, trained
 
+import mmpse
 from mmpse.command import run_command
 from mmpse.files import write_json
 from mmpse.openmmlab.pruning.crew import Crew
@@ -36,6 +38,8 @@ from mmpse.space import Budget, SpreadSampler, Subnet
 
 RECORDS, WORK = Path('docs/results/predictor'), Path('work_dirs/predictor')
 SUBNETS, LOWEST = 24, 0.1  # share of the FLOPs
+SETTINGS = 'runtime', 'teach', 'tune', 'sort', 'divisor', 'grids', 'input_shape'
+DEFAULTS = {name: signature(mmpse.prune).parameters[name].default for name in SETTINGS}
 
 
 def parse_args() -> argparse.Namespace:
@@ -106,13 +110,9 @@ def main() -> None:
     args = parse_args()
     model = MODELS[args.model]
     name = f'{args.model}_{args.flops.rstrip("%")}_{args.epochs}_{args.seed}'
-    path, order = (
-        RECORDS / f'{name}.json',
-        Order(
-            dict(flops=args.flops),
-            *('torch', 'search', args.epochs, True, True, 'activation', 8, None, None, args.seed),
-        ),
-    )
+    path = RECORDS / f'{name}.json'
+    settings = dict(limits=dict(flops=args.flops), how='search', epochs=args.epochs, seed=args.seed)
+    order = Order(**settings, **DEFAULTS)
     wall, cpu = time.monotonic(), time.process_time()
     crew = Crew('none')
     with crew:

@@ -139,10 +139,11 @@ def steps(folder: Path, rows: Sequence[dict]) -> str:
     lines = []
     for name, model in MODELS.items():
         title = model.title.partition(',')[0]
+        timed = [row for row in rows if row['name'] == name and row.get('steps')]
         for how in ('uniform', 'sensitivity', 'search'):
-            own = [r for r in rows if (r['name'], r['how']) == (name, how) and r.get('steps')]
-            if not own:
-                continue
+            own = [row for row in timed if row['how'] == how]
+            if not own or all(row['how'] != 'search' for row in timed):
+                continue  # what a search takes is the question
             whole = sum(sum(row['steps'].values()) for row in own)
             taken = [
                 sum(row['steps'].get(step, 0) for row in own for step in part) / whole
