@@ -27,18 +27,25 @@ def test_whole_models_come_first(tmp_path):
     whole(folder, '100%', 'trained', 0, 1.0, 0.5)
     for seed, test in enumerate((0.30, 0.32)):
         whole(folder, '10%', 'uniform', seed, 0.09, test, val=0.4, report=stages)
-    whole(folder, '10%', 'sensitivity', 0, 0.1, 0.4)
+    for seed, test in enumerate((0.32, 0.34)):
+        whole(folder, '10%', 'sensitivity', seed, 0.1, test)
+    taken = dict(evaluation=2, sorting=1, sensitivity=3, supernet=8, choice=1, report=5)
+    whole(folder, '10%', 'search', 0, 0.1, 0.5, steps=taken)
     whole(folder, '10%', 'torch-pruning-taylor', 0, 0.1, 0.2)
     whole(folder, 'latency 50%', 'uniform', 0, 0.3, 0.45)
     (folder / 'account.md').write_text('What a person has to say.\n')
     page = page_of(tmp_path / 'docs/results')
     first, _, behind = page.partition('What a person has to say.')
     title = 'RetinaNet R-18 on BCCD, box mAP'
-    assert '|  | `uniform` |  | 31.0 ± 1.4 (2) | 45.0 |' in first and '50 % of the latency' in first
-    assert f'| {title} | as it was trained | 50.0 |  |  |' in first and 'Taylor' not in first
+    assert (
+        f'| {title} | 10 % of FLOPs | 50.0 |  | **31.0 ± 1.4** |  | **33.0 ± 1.4** | 50.0 |'
+        in first
+    )
+    assert '|  | 50 % of the latency |  |  | 45.0 |  |  |  |' in first and 'Taylor' not in first
     assert '| 10 % of FLOPs | `uniform` | 9.0 % | 30.0 32.0 | 40.0 40.0 | 0.40 | 2 |' in behind
     assert '| 10 % of FLOPs | Torch-Pruning, Taylor | 10.0 % | 20.0 |' in behind
     assert '| 50 % of the latency | `uniform` | 30.0 % | 45.0 |' in behind
+    assert '| RetinaNet R-18 on BCCD | `search` | 1 | 20% | 40% | 0% | 40% |' in behind
     assert 'Not run: `python tools/evidence/whole.py semantic-fpn-r18_camvid`' in behind
     width, height = Image.open(tmp_path / f'docs/images/{NAME}.png').size
     assert width > height > 300
@@ -47,13 +54,53 @@ def test_whole_models_come_first(tmp_path):
 def test_the_readme_has_the_table_and_the_rest_of_it_stays(tmp_path):
     from report import BEGIN, END
 
-    whole(tmp_path / 'docs/results/whole', '100%', 'trained', 0, 1.0, 0.5)
+    folder = tmp_path / 'docs/results'
+    whole(folder / 'whole', '100%', 'trained', 0, 1.0, 0.5)
+    whole(folder / 'whole', '20%', 'uniform', 0, 0.2, 0.3)
     readme = tmp_path / 'README.md'
     readme.write_text(f'# above\n\n{BEGIN}old\n{END}\nbelow\n')
     for _ in range(2):
-        page_of(tmp_path / 'docs/results')
-    table = '\n| widths | 100 % of FLOPs |\n| --- | ---: |\n| as it was trained | 50.0 |\n'
-    assert readme.read_text() == f'# above\n\n{BEGIN}{table}{END}\nbelow\n'
+        page_of(folder)
+    before, table, after = readme.read_text().partition(page_of(folder).split('\n\n')[3])
+    assert before == f'# above\n\n{BEGIN}\n' and after == f'\n{END}\nbelow\n'
+    assert '| 20 % of FLOPs | 50.0 |  | 30.0 |' in table
+
+
+def test_the_best_are_those_that_chance_does_not_tell_apart():
+    from report_whole import best
+
+    assert best([[40, 42], [50, 51], [51, 52], [60]]) == [1, 2]  # of one seed nothing is known
+    assert best([[40, 40.1], [50, 50.1], [], []]) == [1]
+    assert best([[40, 41], [50], [], []]) == []  # nothing to compare with
+
+
+def test_files_stand_beside_those_of_the_full_model(tmp_path):
+    runtimes = 'torch', 'onnxruntime', 'openvino', 'int8'
+    models = {
+        name: dict(metric=dict.fromkeys(runtimes, metric), ms=dict.fromkeys(runtimes, time))
+        for name, metric, time in (('full', 0.5, 8.0), ('pruned', 0.4, 2.0))
+    }
+    folder = tmp_path / 'docs/results'
+    for budget in ('10', '50', 'latency-50'):
+        write(folder / 'deployed', f'{NAME}_{budget}', **models)
+    page = page_of(folder).partition('Where they run')[2]
+    lines = [line for line in page.splitlines() if 'ms' in line]
+    budgets = [line.split(' | ')[1] for line in lines]
+    assert budgets == ['full', '50 % of FLOPs', '10 % of FLOPs', '50 % of the latency']
+    assert '| 50.0, 8.0 ms |' in lines[0] and '| 40.0, 2.0 ms, 0.25 |' in lines[1]
+
+
+def test_the_predictor_is_compared_with_flops(tmp_path):
+    truth = [0.1, 0.3, 0.2, 0.5, 0.4]
+    figures = dict(scores=truth, flops=[1, 2, 3, 4, 5], predicted=[-x for x in truth])
+    figures.update(losses_recorded=99, seconds_of_a_candidate=1.5)
+    write(tmp_path / 'docs/results/predictor', 'x', name=NAME, budget='50%', **figures)
+    page = page_of(tmp_path / 'docs/results')
+    row = page.partition('| RetinaNet R-18 on BCCD | 50 % | 99 | ')[2].splitlines()[0]
+    # of ten pairs FLOPs order two otherwise, and the predictor none
+    ours, flops, ahead, beside, seconds = row.split(' | ')
+    assert ours == '1.00 ± 0.00' and flops.startswith('0.60 ± ') and ahead.startswith('0.40 ± ')
+    assert (beside, seconds) == ('1.00', '1.5 |')
 
 
 def test_what_a_resumed_run_comes_to(tmp_path):

@@ -42,6 +42,8 @@ for network, rounds in (('MobileNetV2-1.5x', '5'), ('ResNet-50', '2')):  # with 
             *('--sampler', 'uniform', '--n', '4', '--modes', 'masked', 'sliced', 'sandwich'),
             *('--rounds', rounds),
         ]
+DETECTOR = 'configs/bccd/retinanet_resnet18-w0p5_fpn96_bccd.py'
+BENCHMARKS['model_step_RetinaNet-R18'] = ['tools/benchmarks/model_step.py', DETECTOR]
 BENCHMARKS['judge'] = ['tools/benchmarks/judge.py']
 BENCHMARKS['sampling'] = ['tools/benchmarks/sampling.py']
 

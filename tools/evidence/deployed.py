@@ -47,6 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--metric', help='of the test evaluator')
     parser.add_argument('--input-shape', nargs=3, type=int, default=[3, 224, 224])
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/deployed'))
+    parser.add_argument('--time', action='store_true', help='only time its files again')
     parser.add_argument('--table', action='store_true', help='print what was measured')
     args = parser.parse_args()
     if not args.table and not (args.pruned and args.name and args.metric):
@@ -54,18 +55,25 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def measure(args: argparse.Namespace) -> None:
-    """Export, test and time both models."""
-    images = torch.randn(1, *args.input_shape)
-    sources = dict(
+def sources(args: argparse.Namespace) -> dict[str, tuple[str | Path, str | Path]]:
+    """Config and checkpoint of both models."""
+    return dict(
         full=(args.config, args.checkpoint),
         pruned=(args.pruned / 'pruned.py', args.pruned / 'pruned.pth'),
     )
+
+
+def file_of(args: argparse.Namespace, name: str) -> Path:
+    """Where a model is exported to; the int8 file stands beside it."""
+    return args.work_dir / args.name / f'{name}.onnx'
+
+
+def measure(args: argparse.Namespace) -> dict[str, dict]:
+    """Export and test both models."""
     rows: dict[str, dict] = {}
-    calls = {}
-    for name, (config, checkpoint) in sources.items():
+    for name, (config, checkpoint) in sources(args).items():
         cfg, model = load_config(config), mmpse.build(config, checkpoint)
-        path = args.work_dir / args.name / f'{name}.onnx'
+        path = file_of(args, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         exported = export_onnx(model, path, args.input_shape, runtimes=('onnxruntime', 'openvino'))
         int8 = path.with_suffix('.int8.onnx')
@@ -80,20 +88,28 @@ def measure(args: argparse.Namespace) -> None:
             ),
             bytes=dict(onnxruntime=path.stat().st_size, int8=int8.stat().st_size),
         )
+    return rows
+
+
+def time_files(args: argparse.Namespace, rows: dict[str, dict]) -> float:
+    """Add milliseconds of one image to the rows; how busy the machine was."""
+    images = torch.randn(1, *args.input_shape)
+    calls = {}
+    for name, source in sources(args).items():
+        path = file_of(args, name)
         for runtime in RUNTIMES:
             if runtime == 'torch':
-                calls[name, runtime] = prepared(model, images)
+                calls[name, runtime] = prepared(mmpse.build(*source), images)
                 continue
             file = loaded(
-                str(int8 if runtime == 'int8' else path),
+                str(path.with_suffix('.int8.onnx') if runtime == 'int8' else path),
                 'openvino' if runtime == 'openvino' else 'onnxruntime',
             )
             calls[name, runtime] = lambda file=file: file(images.numpy())
     times = measure_latencies(calls)
     for (name, runtime), seconds in times.items():
         rows[name].setdefault('ms', {})[runtime] = 1e3 * statistics.median(seconds)
-    about = dict(metric=args.metric, threads=torch.get_num_threads(), busy=times.busy)
-    write_json(RECORDS / f'{args.name}.json', dict(about, **rows))
+    return times.busy
 
 
 def table() -> None:
@@ -114,7 +130,11 @@ def table() -> None:
 def main() -> None:
     args = parse_args()
     if not args.table:
-        measure(args)
+        path = RECORDS / f'{args.name}.json'
+        rows = json.loads(path.read_text()) if args.time else measure(args)
+        about = dict(metric=args.metric, threads=torch.get_num_threads())
+        about['busy'] = time_files(args, rows)
+        write_json(path, dict(rows, **about))
     table()
 
 

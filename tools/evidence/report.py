@@ -14,6 +14,8 @@ from pathlib import Path
 
 from frame import ROOT, read_json
 from report_cost import cost_section
+from report_deployed import deployed_section
+from report_predictor import predictor_section
 from report_ranking import Ranking, ranking
 from report_whole import readme_table, whole_section
 from tables import table
@@ -27,8 +29,6 @@ INTRODUCTION = """# Results
 figure of a table is in one of those JSON files, with the command that made it, the seed, the
 machine, the date and the version of the code. Notes under tables are written by hand. Everything
 was measured on one core of a CPU with small data sets.
-
-## 1. Trained models, pruned as wholes
 """
 BEGIN, END = '<!-- table of tools/evidence/report.py -->\n', '<!-- end of table -->\n'
 
@@ -39,13 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--results', type=Path, default=ROOT / 'docs/results')
     results = parser.parse_args(arguments).results
-    rankings = map(Ranking, sorted(results.glob('ranking/*/')))
-    text = INTRODUCTION + whole_section(results / 'whole', results.parent / 'images')
-    text += '\n## 2. How supernets rank subnets, at equal time\n'
-    text += ''.join(ranking(of) for of in rankings if of.alone)
-    text += '\n## 3. What supernets cost\n' + cost_section(results / 'cost')
+    sections = {
+        'Trained models, pruned as wholes': whole_section(
+            results / 'whole', results.parent / 'images'
+        ),
+        'Where they run': deployed_section(results / 'deployed'),
+        'What the search knows': predictor_section(results / 'predictor'),
+        'How supernets rank subnets, at equal time': ''.join(
+            ranking(of) for of in map(Ranking, sorted(results.glob('ranking/*/'))) if of.alone
+        ),
+        'What supernets cost': cost_section(results / 'cost'),
+    }
     if (results / 'resumed.json').exists():
-        text += '\n## 4. Killed, and gone on\n' + resumed(read_json(results / 'resumed.json'))
+        sections['Killed, and gone on'] = resumed(read_json(results / 'resumed.json'))
+    text = INTRODUCTION
+    for number, (title, content) in enumerate(sections.items(), 1):
+        text += f'\n## {number}. {title}\n{content}'
     write(results.parent / 'results.md', text)
     readme = results.parents[1] / 'README.md'
     if readme.exists():

@@ -37,6 +37,17 @@ def cost_section(folder: Path) -> str:
             + table(['network', 'layout', 'plain (s)', *STEPS.values()], rows, left=2)
             + note(folder, 'notes')
         )
+    wholes = {path.stem.rpartition('_')[2]: path for path in folder.glob('model_step_*.json')}
+    rows = []
+    for name, path in sorted(wholes.items()):
+        seconds, ratios = zip(*((r['seconds'], r['ratio']) for r in read_json(path)['rows']))
+        rows.append([name, f'{seconds[0]:.2f}', *(f'{ratio:.2f}' for ratio in ratios[1:])])
+    if rows:
+        text += (
+            '\nThe same of a detector on BCCD, four subnets in slices: of its backbone alone, with '
+            'neck and head at their full width, and of the whole model:\n'
+            + table(['model', 'plain (s)', 'backbone, n=4', 'whole model, n=4'], rows)
+        )
     judge = folder / 'judge.json'
     if judge.exists():
         record = read_json(judge)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from report_figure import draw
 from tables import note, spread, table
-from whole import HOWS, MODELS, percent, points, records
+from whole import MODELS, percent, points, records
 
 NAMES = {
     'trained': 'as it was trained',
@@ -23,50 +23,80 @@ NAMES = {
     'search': '`search`',
     'uniform-l1': '`uniform`, sorted by `l1`',
     'sensitivity-l1': '`sensitivity`, sorted by `l1`',
+    'sensitivity-alone': '`sensitivity`, without a teacher',
 }
 
 
-FIRST = next(iter(MODELS))  # the model of the figure and of the README
-MAIN = [how for how in HOWS if not how.endswith(('-fifth', '-taylor', '-taught', '-l1'))]
+FIRST = next(iter(MODELS))  # the model of the figure
+PARTS = {  # of a pruning's time -> the steps of whole.py
+    'choosing': ('sensitivity', 'choice'),
+    'supernet': ('supernet',),
+    'fine-tuning': ('fine-tuning',),
+    'the rest': ('evaluation', 'sorting', 'cut', 'report'),
+}
+UNPRUNED = 'trained', 'unpruned'  # ways, and columns of the first table
+PRUNED = {'uniform': '`uniform`', 'torch-pruning': 'Torch-Pruning'}
+PRUNED.update({'sensitivity': '`sensitivity`', 'search': '`search`'})
 
 
 def whole_section(folder: Path, images: Path) -> str:
     """The page's first table, its figure, notes by hand, and what stands behind the table."""
     rows = records(folder)
-    text = top(rows, list(MODELS))
+    text = top(rows)
     if any(row['name'] == FIRST for row in rows):
         draw(folder, images / f'{FIRST}.png', FIRST)
         text += f'\n![{MODELS[FIRST].title} against FLOPs](images/{FIRST}.png)\n'
     text += note(folder, 'account')
-    return text + ''.join(behind(folder, name, rows) for name in MODELS)
+    return text + ''.join(behind(folder, name, rows) for name in MODELS) + steps(folder, rows)
 
 
 def readme_table(folder: Path) -> str:
-    """The same table of one model."""
-    return top(records(folder), [FIRST])
+    """The same table."""
+    return top(records(folder))
 
 
-def top(rows: Sequence[dict], names: Sequence[str]) -> str:
-    """The ways of choosing widths of some models; a column for each share of the FLOPs."""
-    budgets = {row['budget'] for row in rows if row['name'] in names}
-    budgets = sorted(budgets, key=lambda budget: (' ' in budget, -percent(budget)))
+def top(rows: Sequence[dict]) -> str:
+    """A line for each budget of a model; a column for each way of choosing widths."""
     lines = []
-    for name in names:
-        title = MODELS[name].title
-        for how in MAIN:
-            cells = []
-            for budget in budgets:
-                key = name, budget, how
-                own = [r for r in rows if (r['name'], r['budget'], r['how']) == key]
-                seeds = f' ({len(own)})' if len(own) > 1 else ''
-                cells.append(spread(points(own, 'test'), '.1f') + seeds if own else '')
-            if any(cells):
-                lines.append([title, NAMES[how], *cells])
-                title = ''
-    header = ['', 'widths', *map(heading, budgets)]
-    if len(names) == 1:
-        header, lines = header[1:], [line[1:] for line in lines]
-    return table(header, lines, left=header.index('widths') + 1)
+    for name, model in MODELS.items():
+        own = [row for row in rows if row['name'] == name]
+        budgets = {row['budget'] for row in own if row['how'] in PRUNED}
+        title, *whole = model.title, *(spread_of(own, '100%', how) for how in UNPRUNED)
+        for budget in sorted(budgets, key=in_order):
+            cells = [spread_of(own, budget, how) for how in PRUNED]
+            for k in best([values_of(own, budget, how) for how in PRUNED]):
+                cells[k] = f'**{cells[k]}**'
+            lines.append([title, heading(budget), *whole, *cells])
+            title, whole = '', [''] * len(whole)
+    header = ['', 'budget', *(NAMES[how] for how in UNPRUNED), *PRUNED.values()]
+    return table(header, lines, left=2)
+
+
+def values_of(rows: Sequence[dict], budget: str, how: str) -> list[float]:
+    return points([r for r in rows if (r['budget'], r['how']) == (budget, how)], 'test')
+
+
+def spread_of(rows: Sequence[dict], budget: str, how: str) -> str:
+    values = values_of(rows, budget, how)
+    return spread(values, '.1f') if values else ''
+
+
+def best(groups: Sequence[Sequence[float]]) -> list[int]:
+    """Which have the best mean of several seeds, or one within two standard errors of it."""
+    known = [k for k, values in enumerate(groups) if len(values) > 1]
+    if len(known) < 2:
+        return []
+    mean, error = (
+        [f(values) if len(values) > 1 else None for values in groups]
+        for f in (statistics.mean, lambda v: statistics.variance(v) / len(v))
+    )
+    first = max(known, key=lambda k: mean[k])
+    return [k for k in known if mean[first] - mean[k] <= 2 * (error[first] + error[k]) ** 0.5]
+
+
+def in_order(budget: str) -> tuple[bool, float]:
+    """FLOPs first, from the whole to the least."""
+    return ' ' in budget, -percent(budget)
 
 
 def heading(budget: str) -> str:
@@ -101,6 +131,32 @@ def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
         + table(header, lines, left=2)
         + note(folder, name)
         + f'\nRerun: `{command(name)}`\n'
+    )
+
+
+def steps(folder: Path, rows: Sequence[dict]) -> str:
+    """What the steps of a pruning take, as shares of its time."""
+    lines = []
+    for name, model in MODELS.items():
+        title = model.title.partition(',')[0]
+        timed = [row for row in rows if row['name'] == name and row.get('steps')]
+        for how in ('uniform', 'sensitivity', 'search'):
+            own = [row for row in timed if row['how'] == how]
+            if not own or all(row['how'] != 'search' for row in timed):
+                continue  # what a search takes is the question
+            whole = sum(sum(row['steps'].values()) for row in own)
+            taken = [
+                sum(row['steps'].get(step, 0) for row in own for step in part) / whole
+                for part in PARTS.values()
+            ]
+            lines.append([title, f'`{how}`', len(own), *(f'{share:.0%}' for share in taken)])
+            title = ''
+    if not lines:
+        return ''
+    return (
+        '\n### Where the time goes\n'
+        + table(['', 'widths', 'runs', *PARTS], lines, left=2)
+        + note(folder, 'steps')
     )
 
 

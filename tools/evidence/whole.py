@@ -48,6 +48,7 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'search': ['-m', 'mmpse', 'prune', '--how', 'search'],
     'uniform-l1': ['-m', 'mmpse', 'prune', '--how', 'uniform', '--sort', 'l1'],
     'sensitivity-l1': ['-m', 'mmpse', 'prune', '--how', 'sensitivity', '--sort', 'l1'],
+    'sensitivity-alone': ['-m', 'mmpse', 'prune', '--how', 'sensitivity', '--no-teacher'],
 }
 MAIN = ('uniform', 'torch-pruning', 'sensitivity', 'search')
 VARIANTS = (
@@ -56,8 +57,19 @@ VARIANTS = (
     'torch-pruning-taylor-fifth',
     'uniform-l1',
     'sensitivity-l1',
+    'sensitivity-alone',
 )
 ALONE = ('unpruned', 'unpruned-taught')
+STEPS = {  # of a pruning, in its order -> what it leaves in its folder when it is done
+    'evaluation': 'before.json',
+    'sorting': 'sorted.pth',
+    'sensitivity': 'start.json',  # a search begins with it
+    'supernet': 'supernet.json',
+    'choice': 'choice.json',
+    'cut': 'cut.json',
+    'fine-tuning': 'finetuned.json',
+    'report': 'measured.json',
+}
 
 
 class Model(NamedTuple):
@@ -97,8 +109,9 @@ MODELS = {
         'configs/bccd/rtmdet_tiny_bccd.py',
         'coco/bbox_mAP',
         4,
-        ('latency 50%',),
+        ('latency 50%', '20%'),
         ('uniform', 'sensitivity'),
+        seeds=3,
     ),
     'semantic-fpn-r18_camvid': Model(
         'Semantic FPN R-18 on CamVid, mIoU',
@@ -106,13 +119,31 @@ MODELS = {
         'mIoU',
         5,
         ('50%', '10%'),
+        seeds=3,
     ),
     'resnet20_cifar10': Model(
         'ResNet-20 on CIFAR-10, accuracy',
         'configs/cifar10/short_resnet20_cifar10.py',
         'accuracy/top1',
+        3,
+        ('25%', '50%'),
+        seeds=3,
+    ),
+    'vgg11_cifar10': Model(
+        'VGG-11 on CIFAR-10, accuracy',
+        'configs/cifar10/short_vgg11_cifar10.py',
+        'accuracy/top1',
         2,
-        ('20%',),
+        ('15%',),
+        seeds=3,
+    ),
+    'mobilenet-v2_cifar10': Model(
+        'MobileNetV2 0.5x on CIFAR-10, accuracy',
+        'configs/cifar10/short_mobilenet-v2-w0p5_cifar10.py',
+        'accuracy/top1',
+        3,
+        ('25%',),
+        seeds=3,
     ),
 }
 
@@ -171,6 +202,16 @@ def test(config: Path | str, checkpoint: Path | str, out: Path) -> dict[str, flo
     return read_json(out / 'test.json')
 
 
+def step_seconds(folder: Path, begun: float) -> dict[str, float]:
+    """What the steps of a pruning took, by the clock, from what they left and when."""
+    found = {}
+    for step, name in STEPS.items():
+        if (folder / name).exists():
+            done = (folder / name).stat().st_mtime
+            found[step], begun = round(done - begun, 1), done
+    return found
+
+
 def trained(name: str) -> Path:
     """The trained model, which is trained if it is not there."""
     path, folder = WORK / f'{name}.pth', WORK / f'{name}_100_trained_0'
@@ -196,7 +237,7 @@ def measure(run: Run) -> None:
         words += ['--seed', run.seed, '--resume', '-o', out]
         where = 3 if words[0] == '-m' else 1
         words[where:where] = [model.config, checkpoint]
-        resumed = out.exists()
+        resumed, begun = out.exists(), time.time()
         seconds = command(*words)
         report = read_json(out / 'report.json')
         stages = {stage: report[stage] for stage in ('before', 'cut', 'after')}
@@ -206,10 +247,11 @@ def measure(run: Run) -> None:
             test=tested.get(model.metric, 0.0),
             val=report['after'].get(model.metric, 0.0),
             report=stages,
+            steps=step_seconds(out / 'steps', begun),
             **circumstances(*seconds),
         )
         if resumed:  # it took longer than this command
-            figures.update(seconds=None, cpu_seconds=None)
+            figures.update(steps=None, seconds=None, cpu_seconds=None)
         subnets = RECORDS / 'subnets'
         subnets.mkdir(parents=True, exist_ok=True)
         shutil.copy(out / 'subnet.json', subnets / path.name)
