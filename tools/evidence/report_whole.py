@@ -21,8 +21,6 @@ NAMES = {
     'torch-pruning-taylor-fifth': 'Torch-Pruning, Taylor, floor of a fifth',
     'sensitivity': '`sensitivity` (the default)',
     'search': '`search`',
-    'uniform-l1': '`uniform`, sorted by `l1`',
-    'sensitivity-l1': '`sensitivity`, sorted by `l1`',
     'sensitivity-alone': '`sensitivity`, without a teacher',
 }
 
@@ -121,11 +119,12 @@ def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
                 f'{100 * statistics.mean(row["flops"] for row in own):.1f} %',
                 ' '.join(f'{value:.1f}' for value in points(own, 'test')),
                 ' '.join(f'{value:.1f}' for value in points(own, 'val')),
+                ' '.join(f'{value:.1f}' for value in points(map(cut, own), 'val')),
                 f'{statistics.mean(speed):.2f}' if speed else '',
                 f'{statistics.mean(times):.0f}' if times else '',
             ]
         )
-    header = 'budget', 'widths', 'FLOPs', 'test', 'validation', 'latency', 'CPU seconds'
+    header = 'budget', 'widths', 'FLOPs', 'test', 'validation', 'as cut', 'latency', 'CPU seconds'
     return (
         f'\n### {MODELS[name].title}\n'
         + table(header, lines, left=2)
@@ -158,6 +157,13 @@ def steps(folder: Path, rows: Sequence[dict]) -> str:
         + table(['', 'widths', 'runs', *PARTS], lines, left=2)
         + note(folder, 'steps')
     )
+
+
+def cut(row: dict) -> dict[str, float]:
+    """What the validation split says of the cut model before its fine-tuning."""
+    if row['how'] not in PRUNED:
+        return {}
+    return dict(val=row['report']['cut'].get(row['metric'], 0.0))
 
 
 def ratio(row: dict) -> float:

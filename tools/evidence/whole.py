@@ -46,8 +46,6 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'torch-pruning-taylor-fifth': [RIVAL, '--importance', 'taylor', '--most', '0.8'],
     'sensitivity': ['-m', 'mmpse', 'prune', '--how', 'sensitivity'],
     'search': ['-m', 'mmpse', 'prune', '--how', 'search'],
-    'uniform-l1': ['-m', 'mmpse', 'prune', '--how', 'uniform', '--sort', 'l1'],
-    'sensitivity-l1': ['-m', 'mmpse', 'prune', '--how', 'sensitivity', '--sort', 'l1'],
     'sensitivity-alone': ['-m', 'mmpse', 'prune', '--how', 'sensitivity', '--no-teacher'],
 }
 MAIN = ('uniform', 'torch-pruning', 'sensitivity', 'search')
@@ -55,8 +53,6 @@ VARIANTS = (
     'torch-pruning-fifth',
     'torch-pruning-taylor',
     'torch-pruning-taylor-fifth',
-    'uniform-l1',
-    'sensitivity-l1',
     'sensitivity-alone',
 )
 ALONE = ('unpruned', 'unpruned-taught')
