@@ -25,24 +25,18 @@ def raw_outputs(
         deployed: Leave out what only training needs: auxiliary heads.
         regions: Regions of each image, instead; e.g. as many as a detector looks at in a test.
     """
-    size = tuple(images.shape[2:])
     if hasattr(model, 'encode_decode'):  # a segmentor
-        features = model.extract_feat(images)
+        from mmseg.structures import SegDataSample
+
+        features, samples = model.extract_feat(images), _samples(SegDataSample, images)
         heads = [model.decode_head]
         if not deployed:
             heads.append(getattr(model, 'auxiliary_head', None))
-        return [_cascade(head, features) for head in heads if head is not None]
+        return [_cascade(head, features, samples) for head in heads if head is not None]
     if hasattr(model, 'with_bbox') and hasattr(model, 'extract_feat'):  # a detector
         from mmdet.structures import DetDataSample
 
-        meta = dict(
-            img_shape=size,
-            ori_shape=size,
-            pad_shape=size,
-            batch_input_shape=size,
-            scale_factor=(1.0, 1.0),
-        )
-        samples = [DetDataSample(metainfo=meta) for _ in images]
+        samples = _samples(DetDataSample, images)
         if not getattr(model, 'with_roi_head', False):
             return model(images, samples, mode='tensor')
         features = model.extract_feat(images)
@@ -94,14 +88,21 @@ def _unrefined(roi_head: nn.Module) -> Iterator[None]:
             del stage.regress_by_class
 
 
-def _cascade(head: nn.Module, features: Any) -> list:
+def _samples(kind: type, images: Tensor) -> list:
+    """What a model is told of each image in a test."""
+    size = tuple(images.shape[2:])
+    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
+    return [kind(metainfo=dict(sizes, scale_factor=(1.0, 1.0))) for _ in images]
+
+
+def _cascade(head: nn.Module, features: Any, samples: list) -> list:
     """Outputs of a segmentor's head, or of several: of a cascade, each reads the last one's."""
-    if not isinstance(head, nn.ModuleList):
-        return [head.forward(features)]
-    outputs = [head[0].forward(features)]
-    for one in head[1:]:
-        takes_last = 'prev_output' in inspect.signature(type(one).forward).parameters
-        outputs.append(one.forward(features, outputs[-1]) if takes_last else one.forward(features))
+    outputs: list = []
+    for one in head if isinstance(head, nn.ModuleList) else [head]:
+        takes = inspect.signature(type(one).forward).parameters
+        also = [outputs[-1]] if outputs and 'prev_output' in takes else []
+        also += [samples] if 'batch_data_samples' in takes else []
+        outputs.append(one.forward(features, *also))
     return outputs
 
 
