@@ -212,7 +212,7 @@ def prediction(moments: Moments, here: Tensor, constant: bool) -> tuple[Tensor, 
     if not constant:
         squares, products = squares[:-1, :-1], products[:-1]
     start = torch.zeros_like(products)
-    start[torch.arange(len(here)), here] = 1.0
+    start[torch.arange(len(here), device=here.device), here] = 1.0
     ridge = max(RIDGE, 0.1 * len(here) / samples)
     ridge = ridge * squares.diagonal()[: len(here)].mean().clamp(min=1e-12)
     eye = torch.eye(len(squares)).to(squares)
