@@ -27,6 +27,7 @@ from whole import MODELS, trained
 import mmpse
 from mmpse.command import run_command
 from mmpse.files import write_json
+from mmpse.openmmlab.checkpoints.loading import load_weights
 from mmpse.openmmlab.pruning.crew import Crew
 from mmpse.openmmlab.pruning.job import Pruning
 from mmpse.openmmlab.pruning.order import Order
@@ -84,6 +85,7 @@ def measure(pruning: Pruning, metric: str) -> dict:
     pruning.train_supernet()
     trained_in = time.process_time() - start
     subject, limits = pruning.subject, pruning.order.limits
+    load_weights(subject.model, pruning.supernet)
     content = torch.load(pruning.supernet, map_location='cpu', weights_only=False)
     record = recorded_losses(content)
     budget = Budget(subject.space, subject.costs, limits)
