@@ -28,7 +28,7 @@ install: $(if $(PYTHON)$(ACTIVE),,.venv/bin/python)  ## mmpse and the OpenMMLab 
 	echo "install: found no Python 3.10 to 3.13 and no uv that could fetch one: install one of them \
 	(Debian, Ubuntu: apt install python3-venv)" >&2; exit 1
 
-demo: install  ## supernet, search, retraining, detection and segmentation on embedded data
+demo: install  ## installs everything, then prunes three models on embedded data in every way
 	"$(PY)" tools/demo.py $(DEMO_ARGS)
 
 # a process for each core: the tests' networks are too small for several threads

@@ -14,9 +14,11 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from rich.progress import track
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.seeding import drawn_aside
+from mmpse.openmmlab.silence import silent
 from mmpse.registry import DATASETS
 
 Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
@@ -30,9 +32,10 @@ def progress(description: str) -> Track:
 def training_batches(
     dataloader: Mapping[str, Any], images: int, scope: str | None, seed: int = 0
 ) -> list[Any]:
-    """The first batches of a dataloader, as many as hold ``images`` images, but at least eight.
+    """The first batches of a dataloader, as many as hold ``images`` images.
 
-    Batches are smaller than in training, if need be: their losses are compared pair by pair.
+    They are smaller than in training if there would be fewer than eight: their losses are compared
+    pair by pair. They hold two images at least, since BatchNorms may need as many.
 
     Args:
         dataloader: Config of the dataloader; its sampler's order is fixed.
@@ -41,11 +44,22 @@ def training_batches(
         seed: Seed of the augmentation.
     """
     config = dict(dataloader, num_workers=0, persistent_workers=False)
-    size = max(1, min(batch_size_of(config), images // 8))
-    if 'batch_size' in config:
-        config['batch_size'] = size
+
+    def batches_of(size: int) -> DataLoader:
+        if 'batch_size' in config:
+            config['batch_size'] = size
+        with silent():
+            return Runner.build_dataloader(config, seed=seed)
+
     with DefaultScope.overwrite_default_scope(scope), drawn_aside(seed):
-        loader = Runner.build_dataloader(config, seed=seed)
+        size = max(1, min(batch_size_of(config), images // 8))
+        loader = batches_of(size)
+        there = len(loader.dataset)
+        if there < images:
+            size = min(size, max(there // 8, 2), there)
+            while there % size == 1:
+                size += 1
+            loader = batches_of(size)
         return list(itertools.islice(loader, -(-images // size)))
 
 
@@ -57,7 +71,22 @@ def batch_size_of(dataloader: Mapping[str, Any]) -> int:
 def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:
     """Images of a dataloader's dataset."""
     with DefaultScope.overwrite_default_scope(scope):
-        return len(DATASETS.build(dataloader['dataset']))
+        with silent():
+            return len(DATASETS.build(dataloader['dataset']))
+
+
+def images_in(batches: Iterable[Mapping[str, Any]]) -> int:
+    """Images of batches that :func:`preprocessed` gives."""
+    return sum(len(batch['inputs']) for batch in batches)
+
+
+def one_by_one(batches: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Batches that :func:`preprocessed` gives as batches of one image."""
+    return [
+        {key: values[k : k + 1] for key, values in batch.items()}
+        for batch in batches
+        for k in range(len(batch['inputs']))
+    ]
 
 
 def preprocessed(model: nn.Module, batches: Sequence[Any]) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, rea
 from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
 from .judge import Judge, Verdict, calibration_batches
-from .parallel import gather, on_main
+from .parallel import gather, on_main, processes
 from .progress import Clock, search_progress
 from .trained import latency_of, load_trained, without_weights
 
@@ -368,5 +368,5 @@ class SearchLoop(BaseLoop):
             reused += f'; {len(self.history):,} of an earlier search are within the budget'
         logger.info(
             f'{type(self).__name__}: {self.max_iters:,} subnets to judge in '
-            f'{dist.get_world_size()} processes; the archive holds {len(self.archived):,}{reused}.'
+            f'{processes(dist.get_world_size())}; the archive holds {len(self.archived):,}{reused}.'
         )

@@ -18,7 +18,7 @@ from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.search.base import Candidate, SearchLoop
-from mmpse.openmmlab.search.parallel import gather, on_main
+from mmpse.openmmlab.search.parallel import gather, on_main, processes
 from mmpse.openmmlab.search.progress import Clock, search_progress
 from mmpse.registry import LOOPS
 from mmpse.search.archive import Archive, Judged
@@ -216,7 +216,7 @@ class StageWiseSearchLoop(SearchLoop):
         keys = [key for key in map(tuple, rows.tolist()) if key not in archived]
         logger.info(
             f'round {round_ + 1}: {len(rows):,} candidates of {len(self.stages.names)} stages in '
-            f'{world} processes; {self.stages_path} holds {len(rows) - len(keys):,}.'
+            f'{processes(world)}; {self.stages_path} holds {len(rows) - len(keys):,}.'
         )
         clock = Clock()
         with search_progress(len(keys)) as advance:
