@@ -12,9 +12,11 @@ from torch import nn
 from mmpse.openmmlab.pruning.crew import Crew
 from mmpse.openmmlab.pruning.job import Pruning
 from mmpse.openmmlab.pruning.latency import fit_latency
-from mmpse.openmmlab.pruning.order import HOWS, Order
+from mmpse.openmmlab.pruning.order import Order
 from mmpse.openmmlab.pruning.reach import reachable
+from mmpse.openmmlab.pruning.request import HOWS
 from mmpse.openmmlab.pruning.steps import PruneError, Steps
+from mmpse.resources.busy import busy_sentence
 from mmpse.space import Subnet
 
 __all__ = ['HOWS', 'PruneError', 'Result', 'prune']
@@ -47,10 +49,11 @@ def prune(
     runtime: str = 'torch',
     how: str = 'sensitivity',
     epochs: int | None = None,
-    teach: bool = True,
-    tune: bool = True,
+    finetune: bool = True,
+    teacher: bool = True,
     sort: str = 'selection',
     divisor: int = 8,
+    keep: Sequence[str] = (),
     grids: Mapping[str, Mapping[str, Any]] | None = None,
     input_shape: Sequence[int] | None = None,
     seed: int = 0,
@@ -79,10 +82,11 @@ def prune(
             beside them. The winner goes on with the supernet's weights, or with those of the model
             as it was, reconstructed: which of them has less loss.
         epochs: Length of the fine-tuning; by default a quarter of the config's own training.
-        teach: Whether the model as it was teaches the fine-tuning.
-        tune: Whether it is fine-tuned at all; otherwise it is cut and reconstructed only.
+        finetune: Whether it is fine-tuned; otherwise it is cut and reconstructed only.
+        teacher: Whether the model as it was teaches the fine-tuning.
         sort: Importance of channels, see :func:`mmpse.slim.sorting.importances`.
         divisor: Widths are multiples of it.
+        keep: Patterns of names of units that keep their width, as ``'neck.*'``.
         grids: Units that need other widths, see :class:`mmpse.space.SearchSpace`.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
             config's tests.
@@ -105,12 +109,24 @@ def prune(
     limits = dict(latency=latency, flops=flops, params=params)
     limits = {name: limit for name, limit in limits.items() if limit is not None}
     order = Order(
-        limits, runtime, how, epochs, teach, tune, sort, divisor, grids, input_shape, seed
+        limits,
+        runtime,
+        how,
+        epochs,
+        teacher,
+        finetune,
+        sort,
+        divisor,
+        [keep] if isinstance(keep, str) else keep,
+        grids,
+        input_shape,
+        seed,
     )
     if dry_run:
         subject = order.examine(config, checkpoint)
         if latency is not None:
-            fit_latency(subject, runtime)
+            if sentence := busy_sentence(fit_latency(subject, runtime)['busy']):
+                print(sentence)
         reach = reachable(subject, order.limits)
         print(reach)
         return Result(subject.model, reach.uniform, reach.rows, Path(out))

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from mmpse.command import run_command
+from mmpse.openmmlab.pruning.request import check_request
 
 # command -> the tool that it is, and what it does
 TOOLS = dict(
@@ -62,11 +63,14 @@ def tools() -> Path:
 def parser() -> argparse.ArgumentParser:
     """The parser of the commands that are not tools; their names are shown too."""
     own = argparse.ArgumentParser(
-        prog='mmpse', description='Prune classifiers, detectors and segmentors of OpenMMLab.'
+        prog='mmpse',
+        description='Prune classifiers, detectors and segmentors of OpenMMLab.',
+        allow_abbrev=False,
     )
     commands = own.add_subparsers(metavar='COMMAND', required=True)
+    add = partial(commands.add_parser, allow_abbrev=False)
 
-    one = commands.add_parser('prune', help='prune a trained model and fine-tune it')
+    one = add('prune', help='prune a trained model and fine-tune it')
     _add_model(one)
     one.add_argument('--flops', metavar='AMOUNT', help="budget of FLOPs: '50%%', 300M, 4.1G")
     one.add_argument('--params', metavar='AMOUNT', help="budget of parameters: '50%%', 5M")
@@ -84,13 +88,13 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         '--no-finetune',
-        dest='tune',
+        dest='finetune',
         action='store_false',
         help='only cut the model, and fit its layers to what they were',
     )
     one.add_argument(
         '--no-teacher',
-        dest='teach',
+        dest='teacher',
         action='store_false',
         help='the original model does not teach the fine-tuning',
     )
@@ -113,12 +117,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     one.set_defaults(run=prune, again='the same command with --resume goes on')
 
-    one = commands.add_parser('units', help='list the width units of a model')
+    one = add('units', help='list the width units of a model')
     _add_model(one, checkpoint='?')
     one.set_defaults(run=units, again='start it again')
 
     text = 'put a searched backbone into a detector or segmentor'
-    one = commands.add_parser(
+    one = add(
         'transfer',
         help=text,
         description=f'{text[0].upper()}{text[1:]}. Layers are matched by their names.',
@@ -135,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument('-o', '--out', required=True, help='config file to write')
     one.set_defaults(run=transfer, again='start it again')
 
-    one = commands.add_parser('latency', help='measure what subnets of a model take on this device')
+    one = add('latency', help='measure what subnets of a model take on this device')
     _add_model(one, checkpoint='?')
     one.add_argument('--runtime', default='torch', help='torch (default), onnxruntime, ...')
     one.add_argument('-o', '--out', required=True, help='the file, for train_cfg.latency')
@@ -169,21 +173,20 @@ def _add_model(one: argparse.ArgumentParser, checkpoint: str | None = None) -> N
     )
 
 
-def _grids(args: argparse.Namespace) -> dict | None:
-    return {pattern: dict(ratios=[1.0]) for pattern in args.keep} or None
-
-
 def prune(args: argparse.Namespace) -> None:
     """``mmpse prune``."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    limits = {name: getattr(args, name) for name in ('latency', 'flops', 'params')}
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    check_request(given, args.how, shell=True)  # before anything slow
     from mmpse import api  # slow to import: not for --help
 
     names = (
-        'flops params latency runtime how epochs teach tune sort divisor input_shape seed out '
-        'resume dry_run launcher'
+        'flops params latency runtime how epochs finetune teacher sort divisor keep input_shape '
+        'seed out resume dry_run launcher'
     )
     options = {name: getattr(args, name) for name in names.split()}
-    result = api.prune(args.config, args.checkpoint, grids=_grids(args), **options)
+    result = api.prune(args.config, args.checkpoint, **options)
     if not args.dry_run and result is not None:  # the first of several processes says it
         print(f'{result.out}: pruned.py, pruned.pth, subnet.json, report.html, report.json')
 
@@ -195,7 +198,12 @@ def units(args: argparse.Namespace) -> None:
     from mmpse.visualization import text_table
 
     subject = examine(
-        args.config, args.checkpoint, args.input_shape, args.divisor, _grids(args), show=True
+        args.config,
+        args.checkpoint,
+        args.input_shape,
+        args.divisor,
+        show=True,
+        keep=args.keep,
     )
     rows = []
     for unit in subject.space.units:
@@ -234,7 +242,12 @@ def latency(args: argparse.Namespace) -> None:
     from mmpse.resources.busy import busy_sentence
 
     subject = examine(
-        args.config, args.checkpoint, args.input_shape, args.divisor, _grids(args), show=True
+        args.config,
+        args.checkpoint,
+        args.input_shape,
+        args.divisor,
+        show=True,
+        keep=args.keep,
     )
     content = fit_latency(subject, args.runtime)
     write_json(args.out, content)

@@ -1,6 +1,7 @@
 """How a command ends: one line for what its user can mend, a traceback for a bug."""
 
 import errno
+import os
 import re
 import sys
 import traceback
@@ -38,6 +39,8 @@ def one_line(error: Exception) -> str:
     """An error as one line of text, with the config in which it came up."""
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     text = ' '.join(str(text).split())
+    if isinstance(error, FileNotFoundError) and not os.path.isabs(error.filename or ''):
+        text += f'; relative paths are looked for in {os.getcwd()}, the current folder'
     config = _config_being_read(error)
     where = '' if config is None or config in text else f', in the config {config}'
     return f'{type(error).__name__}: {text}{where}'

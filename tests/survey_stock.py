@@ -39,7 +39,7 @@ from mmengine.config import Config, utils
 from mmengine.registry import DefaultScope
 from survey_inputs import loss_of, training_data
 
-from mmpse.openmmlab.checkpoints.loading import save_checkpoint
+from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.openmmlab.configs.pruned import pruned_changes
 from mmpse.openmmlab.errors import one_line

@@ -124,12 +124,27 @@ def test_a_budget_that_is_no_amount(detector, tmp_path):
 
 
 def test_no_budget(detector):
-    assert '50%' in refused('prune', *detector)
+    assert '--flops 50%' in refused('prune', *detector)
+
+
+@pytest.mark.parametrize(
+    ('option', 'amount', 'said'),
+    [('flops', '50', 'did you mean --flops 50%?'), ('latency', '60', "expected '5ms'")],
+)
+def test_an_amount_that_is_meant_otherwise(option, amount, said):
+    """Nothing is looked at: there is no such config."""
+    assert said in refused('prune', 'none.py', 'none.pth', f'--{option}', amount)
+
+
+def test_options_are_not_abbreviated(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(['prune', 'none.py', 'none.pth', '--flop', '50%'])
+    assert 'unrecognized arguments: --flop' in capsys.readouterr().err
 
 
 def test_a_way_to_choose_that_does_not_exist(detector):
     line = refused('prune', *detector, '--flops', '50%', '--how', 'magic')
-    assert "'magic'" in line and 'sensitivity' in line
+    assert '--how magic' in line and 'sensitivity' in line
 
 
 def test_a_folder_that_is_not_empty(detector, tmp_path):

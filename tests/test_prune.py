@@ -86,7 +86,7 @@ def test_latency_is_a_budget_as_any(digits, tmp_path, monkeypatch):
     without_onnx(monkeypatch)
     config, checkpoint = write_task('classification', digits, tmp_path)
     out = tmp_path / 'pruned'
-    mmpse.prune(config, checkpoint, latency='95%', how='uniform', tune=False, out=out)
+    mmpse.prune(config, checkpoint, latency='95%', how='uniform', finetune=False, out=out)
     page = (out / 'report.html').read_text()
     assert ' ms (100%)' in page and 'Cannot be shown' not in page
 
@@ -94,7 +94,7 @@ def test_latency_is_a_budget_as_any(digits, tmp_path, monkeypatch):
 def test_a_pruned_model_is_pruned_from_the_full_one(digits, tmp_path):
     config, checkpoint = write_task('classification', digits, tmp_path)
     out = tmp_path / 'out'
-    mmpse.prune(config, checkpoint, flops='50%', how='uniform', tune=False, out=out)
+    mmpse.prune(config, checkpoint, flops='50%', how='uniform', finetune=False, out=out)
     with pytest.raises(PruneError, match=r'pruned\.py is of a pruned model; prune the model'):
         mmpse.prune(out / 'pruned.py', out / 'pruned.pth', flops='50%', out=tmp_path / 'again')
 
@@ -126,7 +126,7 @@ def test_what_it_writes_is_what_it_returns(digits, tmp_path, monkeypatch):
     begin, end = text.index('val_dataloader ='), text.index('train_cfg =')
     config.write_text((text[:begin] + text[end:]).replace('val_cfg = dict()\n', ''))
     result = mmpse.prune(
-        config, checkpoint, params='40%', how='uniform', tune=False, out=tmp_path / 'out'
+        config, checkpoint, params='40%', how='uniform', finetune=False, out=tmp_path / 'out'
     )
 
     # the config has no validation data: there is no metric, and the page says so
@@ -152,7 +152,7 @@ def test_what_it_writes_is_what_it_returns(digits, tmp_path, monkeypatch):
         checkpoint,
         params='40%',
         how='uniform',
-        tune=False,
+        finetune=False,
         out=tmp_path / 'out',
         resume=True,
     )

@@ -25,7 +25,9 @@ from mmpse.registry import OPTIM_WRAPPERS
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder for logs and results')

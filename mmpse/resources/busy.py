@@ -37,12 +37,14 @@ def busy(start: Clocks, end: Clocks, threads: int) -> float:
     return max(wall / max(thread, process / threads, 1e-9), 1.0)
 
 
-def busy_sentence(factor: float) -> str:
-    """What to tell the user of a factor; empty if the times are good."""
+AGAIN = 'measure latency again when nothing else runs'
+
+
+def busy_sentence(factor: float, again: str = AGAIN) -> str:
+    """What to tell the user of a factor, and what to do; empty if the times are good."""
     if factor < BUSY:
         return ''
     return (
         f'the machine is busy (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors): '
-        f'what was timed took {factor:.1f} times as long as the processor worked for it; measure '
-        'latency again when nothing else runs'
+        f'what was timed took {factor:.1f} times as long as the processor worked for it; {again}'
     )

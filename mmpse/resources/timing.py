@@ -31,6 +31,8 @@ def measure_latencies(
     rounds: int = 50,
     warmup: int = 5,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
+    few: int = FEW,
+    enough: float = ENOUGH,
 ) -> Latencies:
     """Seconds that each of several calls takes, in every round.
 
@@ -40,9 +42,10 @@ def measure_latencies(
 
     Args:
         calls: Name -> call that returns when its result is there.
-        rounds: Measured rounds, at most: after a minute a few are enough.
+        rounds: Measured rounds, at most.
         warmup: Rounds before them.
         track: Wraps the iterator over rounds, for a progress bar.
+        few, enough: So many measured rounds suffice after so many seconds.
     """
     keep_freed_memory()
     times = Latencies({name: [] for name in calls})
@@ -50,7 +53,7 @@ def measure_latencies(
     for k in track(range(warmup + rounds)):
         if k == warmup:
             start = clocks()
-        if k >= warmup + FEW and clocks().wall - begin.wall > ENOUGH:
+        if k >= warmup + few and clocks().wall - begin.wall > enough:
             break
         for name, call in calls.items():
             call()

@@ -11,7 +11,8 @@ from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader, Dataset
 
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.search.judge import BatchCache, Judge, label_losses, silent
+from mmpse.openmmlab.search.judge import BatchCache, Judge, label_losses
+from mmpse.openmmlab.silence import silent
 
 
 class Counting(Dataset):

@@ -49,10 +49,10 @@ def test_distance_is_by_image_with_a_gradient():
 @pytest.mark.parametrize(
     ('outputs', 'others', 'message'),
     [
-        (torch.ones(2, 3), torch.ones(2, 4), r"is \(2, 3\), the teacher's \(2, 4\)"),
-        ([torch.ones(2, 3)], [torch.ones(2, 3)] * 2, "1 tensors, the teacher's are 2"),
+        (torch.ones(2, 3), torch.ones(2, 4), "has 3 channels, the teacher's 4"),
+        ([torch.ones(2, 3)], [torch.ones(2, 3)] * 2, "1 tensors, the teacher's 2"),
         ([], [], 'no tensors'),
-        (*[[torch.ones(2, 3), torch.ones(9, 3)]] * 2, 'not the images in all'),
+        (*[[torch.ones(2, 3), torch.ones(9, 3)]] * 2, 'not the images'),
     ],
 )
 def test_outputs_that_cannot_be_compared(outputs, others, message):

@@ -48,6 +48,7 @@ def test_shares_of_what_keeps_its_width(subject):
 
 def test_layers_that_a_prediction_does_not_run_are_told(subject):
     assert 'does not run' not in str(reachable(subject))
+    assert 'one image of 3 128 128' in str(reachable(subject))
     model = copy.deepcopy(subject.model)
     model.bbox_head.only_in_the_loss = nn.Sequential(*(nn.Conv2d(32, 32, 1) for _ in range(5)))
     other = dataclasses.replace(subject, model=model, layout=look(model)[0])

@@ -36,7 +36,7 @@ def test_a_detector_predicts_the_same_by_every_importance(by, digits, tmp_path):
 def test_a_resumed_pruning_keeps_the_order_that_it_has(digits, tmp_path, monkeypatch):
     """Rounding on another machine could give another one, which the weights do not have."""
     task = write_task('classification', digits, tmp_path)
-    settings = dict(flops='50%', how='uniform', tune=False, out=tmp_path / 'out')
+    settings = dict(flops='50%', how='uniform', finetune=False, out=tmp_path / 'out')
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Pruning, 'choose', lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         mmpse.prune(*task, **settings)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,6 @@ from mmengine.runner import Runner
 from scipy.stats import kendalltau
 from whole import MODELS, trained
 
-import mmpse
 from mmpse.command import run_command
 from mmpse.files import write_json
 from mmpse.openmmlab.checkpoints.loading import load_weights
@@ -39,8 +37,6 @@ from mmpse.space import Budget, SpreadSampler, Subnet
 
 RECORDS, WORK = Path('docs/results/predictor'), Path('work_dirs/predictor')
 SUBNETS, LOWEST = 24, 0.1  # share of the FLOPs
-SETTINGS = 'runtime', 'teach', 'tune', 'sort', 'divisor', 'grids', 'input_shape'
-DEFAULTS = {name: signature(mmpse.prune).parameters[name].default for name in SETTINGS}
 
 
 def parse_args() -> argparse.Namespace:
@@ -113,8 +109,7 @@ def main() -> None:
     model = MODELS[args.model]
     name = f'{args.model}_{args.flops.rstrip("%")}_{args.epochs}_{args.seed}'
     path = RECORDS / f'{name}.json'
-    settings = dict(limits=dict(flops=args.flops), how='search', epochs=args.epochs, seed=args.seed)
-    order = Order(**settings, **DEFAULTS)
+    order = Order(dict(flops=args.flops), how='search', epochs=args.epochs, seed=args.seed)
     wall, cpu = time.monotonic(), time.process_time()
     crew = Crew('none')
     with crew:

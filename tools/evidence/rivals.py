@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--flops', required=True, help='budget, e.g. 10%%')
     parser.add_argument('--importance', choices=['norm', 'taylor', 'none'], required=True)
     parser.add_argument('--most', type=float, default=0.875, help='max_pruning_ratio')
-    parser.add_argument('--no-teacher', dest='teach', action='store_false')
+    parser.add_argument('--no-teacher', dest='teacher', action='store_false')
     parser.add_argument('--epochs', type=int)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('-o', '--out', type=Path, required=True)
@@ -71,6 +71,9 @@ class Rival(Pruning):
 
     importance: str
     most: float
+
+    def check(self) -> None:
+        """Any budget will do: that of the full model, too."""
 
     def run(self) -> None:
         self.evaluate('before', self.subject.model)
@@ -129,7 +132,7 @@ class Rival(Pruning):
         widths = {n: model.get_submodule(u.writers[0]).out_channels for n, u in units.items()}
         full = {name: unit.width for name, unit in units.items()}
         write_json(out / 'subnet.json', dict(backbone=dict(units=full), widths=widths))
-        write_json(out / 'report.json', self.table)
+        write_json(out / 'report.json', dict(self.table, busy=measured['busy']))
 
 
 def prune(rival: Rival, model: nn.Module, limit: float) -> None:
@@ -179,7 +182,7 @@ def main() -> None:
     args = parse_args()
     limits = dict(flops=args.flops)
     order = Order(
-        limits, 'torch', 'uniform', args.epochs, args.teach, True, 'l1', 8, None, None, args.seed
+        limits, how='uniform', epochs=args.epochs, teacher=args.teacher, sort='l1', seed=args.seed
     )
     crew = Crew('none')
     with crew:

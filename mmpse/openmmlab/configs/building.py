@@ -1,20 +1,18 @@
 """A config's model, built without its downloads; and the config without what loads weights."""
 
 import copy
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.logging import MMLogger
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
+from mmpse.openmmlab.silence import silent
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import MODELS
 
@@ -34,7 +32,7 @@ def build_model(cfg: Config) -> nn.Module:
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     scope = cfg.get('default_scope') or 'mmengine'
     try:
-        with DefaultScope.overwrite_default_scope(scope), _quiet():
+        with DefaultScope.overwrite_default_scope(scope), silent():
             built = MODELS.build(_offline(model, scope))
             if hasattr(built, 'init_weights'):
                 built.init_weights()
@@ -42,18 +40,6 @@ def build_model(cfg: Config) -> nn.Module:
         reason = f'{type(error).__name__}: {one_line(error)}'
         raise ConfigError(f'cannot build the model of {name_of(cfg)} ({reason})') from error
     return revert_sync_batchnorm(built)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, mmengine does not tell how every single weight is initialised."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _offline(value: Any, scope: str) -> Any:

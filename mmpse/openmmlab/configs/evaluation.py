@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
+from mmpse.openmmlab.silence import silent
 
 
 @torch.no_grad()
@@ -17,6 +18,8 @@ def evaluate(
     model: nn.Module, cfg: Config, split: str = 'val', track: Callable[[Iterable], Iterable] = iter
 ) -> dict[str, Any]:
     """The metrics of a model on a split, by the config's own dataloader and evaluator.
+
+    No tables are printed.
 
     Args:
         model: A model of the config, full or cut; it is in eval mode afterwards.
@@ -29,9 +32,11 @@ def evaluate(
     """
     settings = cfg[f'{split}_evaluator']
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-        loader = Runner.build_dataloader(dict(cfg[f'{split}_dataloader']), seed=0)
+        with silent():
+            loader = Runner.build_dataloader(dict(cfg[f'{split}_dataloader']), seed=0)
         try:
-            evaluator = Runner.build_evaluator(None, settings)
+            with silent():
+                evaluator = Runner.build_evaluator(None, settings)
         except (KeyError, TypeError, ValueError) as error:  # of the registry, or of the metric
             raise ConfigError(
                 f'cannot build the {split}_evaluator of {name_of(cfg)} ({one_line(error)})'
@@ -40,4 +45,5 @@ def evaluate(
         model.eval()
         for batch in track(loader):
             evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
-        return evaluator.evaluate(len(loader.dataset))
+        with silent():
+            return evaluator.evaluate(len(loader.dataset))

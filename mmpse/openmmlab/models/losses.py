@@ -18,6 +18,7 @@ from torch import nn
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset
 from mmpse.openmmlab.seeding import drawn_aside
+from mmpse.openmmlab.silence import silent
 
 Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
 
@@ -30,7 +31,7 @@ def progress(description: str) -> Track:
 def training_batches(
     dataloader: Mapping[str, Any], images: int, scope: str | None, seed: int = 0
 ) -> list[Any]:
-    """The first batches of a dataloader, as many as hold ``images`` images, but at least eight.
+    """The first batches of a dataloader, as many as hold ``images`` images.
 
     Batches are smaller than in training, if need be: their losses are compared pair by pair. They
     are of one size, and of two images at least where the dataloader's are, for BatchNorms that take
@@ -47,12 +48,14 @@ def training_batches(
     """
     config = dict(dataloader, num_workers=0, persistent_workers=False)
     with DefaultScope.overwrite_default_scope(scope), drawn_aside(seed):
-        dataset = build_dataset(config['dataset'])
+        with silent():
+            dataset = build_dataset(config['dataset'])
         there = len(dataset)
         size = min(batch_size_of(config), max(2, min(images, there) // 8))
         if 'batch_size' in config:
             config['batch_size'] = size
-        loader = Runner.build_dataloader(dict(config, dataset=dataset, drop_last=False), seed=seed)
+        config = dict(config, dataset=dataset, drop_last=False)
+        loader = Runner.build_dataloader(config, seed=seed)
         count = min(-(-images // size), max(1, there // size))
         return list(itertools.islice(loader, count))
 
@@ -60,7 +63,22 @@ def training_batches(
 def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:
     """Images of a dataloader's dataset."""
     with DefaultScope.overwrite_default_scope(scope):
-        return len(build_dataset(dataloader['dataset']))
+        with silent():
+            return len(build_dataset(dataloader['dataset']))
+
+
+def images_in(batches: Iterable[Mapping[str, Any]]) -> int:
+    """Images of batches that :func:`preprocessed` gives."""
+    return sum(len(batch['inputs']) for batch in batches)
+
+
+def one_by_one(batches: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Batches that :func:`preprocessed` gives as batches of one image."""
+    return [
+        {key: values[k : k + 1] for key, values in batch.items()}
+        for batch in batches
+        for k in range(len(batch['inputs']))
+    ]
 
 
 def preprocessed(model: nn.Module, batches: Sequence[Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -76,3 +77,28 @@ def winner(judged: Sequence[Judgement]) -> Judgement:
     """The candidate of the least loss, if it beats the first one by more than a standard error."""
     best = min(judged, key=lambda row: row.loss)
     return best if Gain(best.gain, best.error).sure else judged[0]
+
+
+def finite(error: float) -> float | None:
+    """A standard error, or ``None`` where a single batch tells none."""
+    return error if math.isfinite(error) else None
+
+
+def verdict(judged: Sequence[Judgement], best: Judgement, images: int) -> str:
+    """Why a candidate was taken, in one line.
+
+    Args:
+        judged: All candidates; the first one stays unless it is beaten.
+        best: Which was taken.
+        images: How many they were judged on.
+    """
+    first, others = judged[0], judged[1:]
+    if not others:
+        return f'{first.name} is the only candidate'
+    other = best if best is not first else min(others, key=lambda row: row.loss)
+    error = 'unknown' if finite(other.error) is None else f'{other.error:.4f}'
+    way = 'lower' if other.gain > 0 else 'higher'
+    gain = f'its loss is {abs(other.gain):.4f} {way}, standard error {error}, on {images} images'
+    if best is not first:
+        return f'{best.name} is better than {first.name}: {gain}'
+    return f'kept {first.name}: {other.name} is not better by more than a standard error; {gain}'

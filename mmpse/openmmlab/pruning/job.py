@@ -21,10 +21,13 @@ from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
 from mmpse.openmmlab.configs.splits import all_training, held_out
+from mmpse.openmmlab.errors import listed
 from mmpse.openmmlab.models.latency import latency_cost
 from mmpse.openmmlab.models.losses import (
     batch_losses,
+    images_in,
     images_of,
+    one_by_one,
     preprocessed,
     progress,
     training_batches,
@@ -33,21 +36,29 @@ from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.models.sorting import sort_by
 from mmpse.openmmlab.pruning.measure import measure
+from mmpse.openmmlab.silence import silent
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Reconstruction, check_cut, cut_
 from mmpse.space import Budget, Subnet, uniform_within
 
-from .choosing import by_sensitivity, judge, winner
+from .choosing import by_sensitivity, finite, judge, verdict, winner
 from .crew import Crew
 from .latency import fit_latency, within_latency
 from .order import Order
-from .reach import NAMES, reachable
+from .reach import NAMES, in_words, reachable
 from .recipe import finetune
-from .report import summary, write_report
+from .report import footnote, summary, write_report
 from .searching import choose_by_record, supernet_changes, supernet_end, unseen_batches
 from .sensitivity import measure_sensitivity
-from .steps import PruneError, Steps
-from .subject import check_batches, dataset_meta, metrics_of, validates
+from .steps import LOG, PruneError, Steps
+from .subject import (
+    check_batches,
+    dataset_meta,
+    grids_of,
+    is_hopeless,
+    metrics_of,
+    validates,
+)
 
 IMAGES = 128  # of the training set, that widths are chosen on
 FIT_PIXELS = 2**21  # of them layers are fitted to, in 8 to 64 images: of a large one more is seen
@@ -75,16 +86,26 @@ class Pruning:
         self.order = order
         self.steps = steps
         self.crew = crew
-        steps.claim(order.settings(self.cfg, checkpoint))
+        settings = order.settings(self.cfg, checkpoint)
+        steps.check(settings)
+        if order.finetune:
+            finetune(self.cfg, order.epochs, steps_per_epoch=1)  # not after hours
+        self.subject = order.examine(self.cfg, checkpoint)
+        self.check()
+        steps.claim(settings)  # from here on there is a folder
         # of one name there is one logger, which would go on writing into an earlier call's folder
         self.log = MMLogger.get_instance(
-            str(steps.out.resolve()), log_file=str(steps.out / 'prune.log')
+            str(steps.out.resolve()), log_file=str(steps.out / LOG), file_mode='a'
         )
-        self.subject = order.examine(self.cfg, checkpoint)
         self.log.info(f'weights: {self.subject.weights}')
         self.table: dict[str, dict[str, float]] = {}
         self.begin = 0  # of the fine-tuning, in the schedule
         self.supernet: str | None = None
+
+    def check(self) -> None:
+        """Make sure, before there is a folder, that the budget can be met."""
+        limits = {name: limit for name, limit in self.order.limits.items() if name != 'latency'}
+        self.reach = reachable(self.subject, limits)
 
     def run(self) -> tuple[nn.Module, Subnet, dict[str, dict[str, float]]]:
         """The pruned model, its widths, and the table of what came of it."""
@@ -94,7 +115,7 @@ class Pruning:
             self.train_supernet()
         subnet = self.choose()
         model = self.cut(subnet)
-        if self.order.tune:
+        if self.order.finetune:
             self.tune(model)
         self.report(model, subnet)
         return model, subnet, self.table
@@ -110,29 +131,36 @@ class Pruning:
                 f'{found["measured"][0][1] / 1000:.2f} ms; predicted with a mean error of '
                 f'{found["error"]:.1%}'
             )
-            if sentence := busy_sentence(found['busy']):
+            again = 'start in another folder when nothing else runs'
+            if sentence := busy_sentence(found['busy'], again):
                 self.log.warning(sentence)
-        self.log.info(f'{len(subject.space)} units\n{reachable(subject, order.limits)}')
-        Budget(subject.space, subject.costs, order.limits)  # an unreachable one fails here
+            self.reach = reachable(subject, order.limits)
+        self.log.info(f'{len(subject.space)} units\n{self.reach}')
         if not validates(self.cfg):
             self.log.warning(
                 'the config has no val_dataloader and val_evaluator: no metric is shown'
             )
-        if order.tune:  # so does a training that cannot be
+        if order.finetune:  # so does a training that cannot be
             total = self.schedule().total
             if order.how == 'search':
                 self.begin = supernet_end(total)
         self.evaluate('before', subject.model)
+        if validates(self.cfg) and (metric := is_hopeless(self.table['before'], subject.model)):
+            self.log.warning(
+                f'before pruning, the validation gives {metric}: that is no better than guessing. '
+                'The config, or the classes and their order in it, may not fit the checkpoint'
+            )
 
     @cached_property
     def split(self):
         """The training images, with some held out where the config validates."""
         if validates(self.cfg):
-            return held_out(self.cfg, seed=self.order.seed)
+            with silent():
+                return held_out(self.cfg, seed=self.order.seed)
         if self.order.how == 'search':
             raise PruneError(
-                "how='search' holds training images out as the config validates, and it has no "
-                "val_dataloader or val_evaluator; add them, or use how='sensitivity'"
+                'a search holds training images out as the config validates, and it has no '
+                'val_dataloader or val_evaluator; add them, or choose by sensitivity'
             )
         return None
 
@@ -140,7 +168,8 @@ class Pruning:
     def images(self) -> Mapping[str, Any]:
         """The dataloader of the images that widths are chosen on."""
         if self.split is None:
-            return all_training(self.cfg, self.order.seed)
+            with silent():
+                return all_training(self.cfg, self.order.seed)
         return self.split.calibration
 
     @cached_property
@@ -174,7 +203,13 @@ class Pruning:
     def evaluate(self, stage: str, model: nn.Module) -> None:
         """Note the metrics of the validation split."""
         model.eval()
-        self.table[stage] = self.steps.once(stage, lambda: metrics_of(self.subject, model))
+        found = self.steps.once(stage, lambda: metrics_of(self.subject, model))
+        # of a model that detects nothing there are no metrics; -1 is COCO's for no such objects
+        none = {k: min(v, 0.0) for k, v in self.table.get('before', {}).items() if k not in found}
+        if none:
+            names = listed(key for key, value in none.items() if value == 0)
+            self.log.warning(f'{stage}: nothing is detected: {names} are taken as 0')
+        self.table[stage] = {**none, **found}
 
     def sort(self) -> None:
         """Sort the channels of every unit, by what they do on training images."""
@@ -202,7 +237,7 @@ class Pruning:
             list(start.values()),
             self.teacher,
             order.divisor,
-            order.grids,
+            grids_of(order.keep, order.grids),
             order.seed,
         )
         path = self.steps.folder / 'supernet.py'
@@ -222,7 +257,7 @@ class Pruning:
         )
         subnet = Subnet.load(chosen)
         subnet.save(self.steps.out / 'subnet.json')
-        self.log.info(f'{order.how}: {subnet.resources}')
+        self.log.info(f'{order.how}: {in_words(subnet.resources)}')
         return subnet
 
     def _choose(self, budget: Budget) -> Subnet:
@@ -237,10 +272,18 @@ class Pruning:
     def ready(self) -> tuple[list[Any], list[Any]]:
         """Training images that layers are fitted to, and those that candidates are judged on."""
         ready = preprocessed(self.subject.model, self.batches)
+        there = images_in(ready)
+        if there < IMAGES:  # the more parts, the better is it known what is chance
+            ready = one_by_one(ready)
         height, width = self.subject.input_shape[1:]
-        images = min(max(FIT_PIXELS // (height * width), MAP_IMAGES), IMAGES // 2)
-        few = min(-(-images // len(ready[0]['inputs'])), max(1, len(ready) // 2))
-        return ready[:few], ready[few:] or ready  # of so few images, one batch is for both
+        images = max(FIT_PIXELS // (height * width), MAP_IMAGES)
+        few = self._count(min(images, IMAGES // 2, max(there // 2, 1)), ready)
+        return ready[:few], ready[few:] or ready
+
+    @staticmethod
+    def _count(images: int, batches: Sequence[Any]) -> int:
+        """Batches that hold so many images."""
+        return -(-images * len(batches) // images_in(batches))
 
     @cached_property
     def reconstruction(self) -> Reconstruction:
@@ -261,7 +304,7 @@ class Pruning:
             lambda: measure_sensitivity(
                 self.reconstruction,
                 subject.space,
-                self.ready[0][: -(-MAP_IMAGES // len(self.ready[0][0]['inputs']))],
+                self.ready[0][: self._count(MAP_IMAGES, self.ready[0])],
                 track=progress('sensitivity'),
             ),
         )
@@ -288,11 +331,11 @@ class Pruning:
         subject = self.subject
         judged = judge(subject, self.reconstruction, candidates, batches, progress('judging'))
         for row in judged:
-            self.log.info(
-                f'{row.name}: loss {row.loss:.4f}, {row.gain:+.4f} +- {row.error:.4f} better than '
-                f'{judged[0].name}; {subject.subnet(row.widths).resources}'
-            )
-        best, content = winner(judged), [row._asdict() for row in judged]
+            cost = in_words(subject.subnet(row.widths).resources)
+            self.log.info(f'{row.name}: loss {row.loss:.4f}; {cost}')
+        best = winner(judged)
+        self.log.info(verdict(judged, best, images_in(batches)))
+        content = [dict(row._asdict(), error=finite(row.error)) for row in judged]
         write_json(self.steps.folder / 'judged.json', content)
         return subject.subnet(best.widths, how=best.name, judged=content)
 
@@ -343,7 +386,7 @@ class Pruning:
         folder, path = self.steps.folder, self.steps.folder / 'finetune.py'
         start = str((folder / 'cut.pth').resolve())
         hooks: list[dict[str, Any]] = [dict(type='mmpse.SeedHook')]
-        if self.order.teach:
+        if self.order.teacher:
             hooks.append(dict(type='mmpse.DistillationHook', **self.teacher))
         write_config(
             path,
@@ -357,7 +400,10 @@ class Pruning:
     def report(self, model: nn.Module, subnet: Subnet) -> None:
         """Write the pruned model, and what came of it."""
         subject, out = self.subject, self.steps.out
-        self.evaluate('after', model)
+        if self.order.finetune:
+            self.evaluate('after', model)
+        else:
+            self.table['after'] = dict(self.table['cut'])
         save_checkpoint(out / 'pruned.pth', model, dataset_meta(subject))
         models = dict(before=subject.model, after=model)
         measured = self.steps.once('measured', lambda: measure(subject, models, self.log))
@@ -369,5 +415,7 @@ class Pruning:
         limits = self.order.limits.items()
         amounts = ' and '.join(f'{limit} of its {NAMES[name]}' for name, limit in limits)
         title = f'{type(model).__name__} pruned to {amounts}'
-        write_report(out, subject, model, subnet, self.table, title, self.steps.folder)
-        self.log.info('\n' + summary(self.table))
+        busy = measured.get('busy', {})  # older folders have none
+        note = footnote(busy, self.steps.folder / 'measured.json')
+        write_report(out, subject, model, subnet, self.table, title, self.steps.folder, busy, note)
+        self.log.info('\n' + summary(self.table, busy, note))

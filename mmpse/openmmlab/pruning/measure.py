@@ -17,10 +17,10 @@ from mmpse.openmmlab.errors import one_line
 from mmpse.openmmlab.models.latency import call_of
 from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.pruning.subject import Subject
-from mmpse.resources.busy import busy_sentence
 from mmpse.resources.timing import Latencies, measure_latencies
 
 SECONDS, ROUNDS = 15, (3, 50)  # of measuring, about; at least and at most
+LIMIT = 30  # seconds of each model in a runtime, after which one round is enough
 
 
 def measure(
@@ -31,15 +31,17 @@ def measure(
     Args:
         subject: What they come from.
         models: Name -> full or cut model in eval mode.
-        log: Is told why a runtime is left out, and that the machine is busy.
+        log: Is told why a runtime is left out.
 
     Returns:
         Name -> ``'bytes'`` of a file of the weights; ``'latency_ms'``, the median forward of one
         image up to the raw outputs in PyTorch on this device; ``'onnxruntime_ms'`` on a CPU, if
-        that is installed and the models can be exported.
+        that is installed and the models can be exported. ``'busy'`` -> of each of the two by what
+        factor it was slowed down, see :func:`mmpse.resources.busy.busy`.
     """
     images = torch.randn(1, *subject.input_shape, device=get_device())
     result = {name: dict(bytes=file_size(model)) for name, model in models.items()}
+    factors: dict[str, float] = {}
     runtimes = dict(latency_ms='torch')
     if images.device.type == 'cpu':
         runtimes['onnxruntime_ms'] = 'onnxruntime'
@@ -50,11 +52,10 @@ def measure(
             log.info(f'{key} is left out: {one_line(error)}')
             continue
         times = timed(calls)
-        if sentence := busy_sentence(times.busy):
-            log.warning(f'{key}: {sentence}')
+        factors[key] = round(times.busy, 2)
         for name, seconds in times.items():
             result[name][key] = round(1e3 * statistics.median(seconds), 4)
-    return result
+    return dict(result, busy=factors)
 
 
 def file_size(model: nn.Module) -> int:
@@ -67,6 +68,7 @@ def file_size(model: nn.Module) -> int:
 
 def timed(calls: Mapping[str, Callable[[], Any]]) -> Latencies:
     """Seconds that calls take, in as many rounds as fit into the time."""
+    begin = time.perf_counter()
     for call in calls.values():
         call()
     start = time.perf_counter()
@@ -75,4 +77,7 @@ def timed(calls: Mapping[str, Callable[[], Any]]) -> Latencies:
     each = 2 * (time.perf_counter() - start)  # every call runs twice in a round
     least, most = ROUNDS
     rounds = int(min(most, max(least, SECONDS / each)))
-    return measure_latencies(calls, rounds, min(5, rounds), progress('measuring latency'))
+    warmup = min(5, int(SECONDS / each))  # a round this slow has warmed up by now
+    left = LIMIT * len(calls) - (time.perf_counter() - begin) - each
+    follow = progress('measuring latency')
+    return measure_latencies(calls, rounds, warmup, follow, few=1, enough=left)

@@ -10,15 +10,16 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from mmpse.deploy.runtimes import check_runtime
 from mmpse.openmmlab.checkpoints.supernet import file_digest, untracked
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.errors import name_of
 from mmpse.openmmlab.types import is_type
+from mmpse.slim import IMPORTANCES
 
+from .request import check_request
 from .steps import PruneError
 from .subject import Subject, examine
-
-HOWS = ('uniform', 'sensitivity', 'search')
 
 
 @dataclass(frozen=True)
@@ -26,22 +27,24 @@ class Order:
     """What was asked for; see :func:`mmpse.prune`."""
 
     limits: Mapping[str, str | float]
-    runtime: str
-    how: str
-    epochs: int | None
-    teach: bool
-    tune: bool
-    sort: str
-    divisor: int
-    grids: Mapping[str, Mapping[str, Any]] | None
-    input_shape: Sequence[int] | None
-    seed: int
+    runtime: str = 'torch'
+    how: str = 'sensitivity'
+    epochs: int | None = None
+    teacher: bool = True
+    finetune: bool = True
+    sort: str = 'selection'
+    divisor: int = 8
+    keep: Sequence[str] = ()
+    grids: Mapping[str, Mapping[str, Any]] | None = None
+    input_shape: Sequence[int] | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.limits:
-            raise PruneError("give a budget: flops='50%', params='5M' or latency='12ms'")
-        if self.how not in HOWS:
-            raise PruneError(f'how must be one of {HOWS}, got {self.how!r}')
+        check_request(self.limits, self.how)
+        if self.sort not in IMPORTANCES:
+            raise PruneError(f'sort (--sort) is one of {", ".join(IMPORTANCES)}, not {self.sort}')
+        if 'latency' in self.limits:
+            check_runtime(self.runtime)
 
     def settings(self, cfg: Config, checkpoint: str | os.PathLike) -> dict[str, Any]:
         """What makes this pruning another one than any other."""
@@ -70,6 +73,7 @@ class Order:
             self.grids,
             shared=self.how == 'search',
             show=True,
+            keep=self.keep,
         )
         if names := untracked(subject.model.state_dict()):
             raise PruneError(

@@ -18,6 +18,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
+from mmpse.openmmlab.silence import silent
 from mmpse.registry import DATASETS
 from mmpse.visualization.html import bars, embedded
 
@@ -41,7 +42,8 @@ def predictions(subject: Subject, models: Mapping[str, nn.Module], count: int = 
         count: Images.
     """
     with DefaultScope.overwrite_default_scope(subject.scope):
-        dataset = DATASETS.build(copy.deepcopy(subject.cfg.val_dataloader['dataset']))
+        with silent():
+            dataset = DATASETS.build(copy.deepcopy(subject.cfg.val_dataloader['dataset']))
         rows = []
         for k in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int):
             item = dataset[int(k)]

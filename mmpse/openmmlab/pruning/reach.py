@@ -47,12 +47,14 @@ class Reach:
         fixed: What cannot be pruned, the largest share of the lowest subnet's FLOPs first.
         unseen: Layers that a prediction does not run: nobody knows what they read.
         uniform: Uniform pruning at the budget.
+        image: ``(C, H, W)`` of the image that is counted for.
     """
 
     rows: dict[str, dict[str, int]]
     fixed: tuple[Fixed, ...]
     unseen: tuple[str, ...] = ()
     uniform: Subnet | None = None
+    image: tuple[int, ...] = ()
 
     @property
     def cells(self) -> tuple[list[str], list[list[str]]]:
@@ -61,7 +63,7 @@ class Reach:
         lines = [
             [
                 name,
-                *(f'{_amount(key, row[key])} ({row[key] / full[key]:.0%})' for key in full),
+                *(f'{amount(key, row[key])} ({row[key] / full[key]:.0%})' for key in full),
             ]
             for name, row in self.rows.items()
         ]
@@ -69,6 +71,9 @@ class Reach:
 
     def __str__(self) -> str:
         text = [text_table(*self.cells)]
+        if self.image:
+            shape = ' '.join(map(str, self.image))
+            text.append(f'That is of one image of {shape}; --input-shape takes another one.')
         rows = [
             [
                 fixed.names,
@@ -89,8 +94,18 @@ class Reach:
         return '\n'.join(text)
 
 
-def _amount(resource: str, value: float) -> str:
-    return f'{value / 1000:,.4g} ms' if resource == 'latency' else f'{value / 1e6:,.4g} M'
+def amount(resource: str, value: float, digits: int = 4) -> str:
+    """How much of a resource, in a unit that suits."""
+    if resource == 'latency':
+        return f'{value / 1000:,.{digits}g} ms'
+    return f'{value / 1e9:.{digits}g} G' if value >= 1e9 else f'{value / 1e6:.{digits}g} M'
+
+
+def in_words(resources: Mapping[str, float]) -> str:
+    """What a subnet costs: '478 M FLOPs, 0.3 M parameters, 1.08 ms'."""
+    texts = {name: amount(name, resources[name], 3) for name in NAMES if name in resources}
+    names = dict(NAMES, latency='')
+    return ', '.join(f'{text} {names[name]}'.rstrip() for name, text in texts.items())
 
 
 def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None) -> Reach:
@@ -107,14 +122,14 @@ def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None)
     rows = dict(lowest=subject.cost_of(space.tinynet), full=subject.cost_of(space.fullnet))
     fixed, unseen = _fixed(subject), subject.layout.unseen
     if not limits:
-        return Reach(rows, fixed, unseen)
+        return Reach(rows, fixed, unseen, image=subject.input_shape)
     for name, amount in limits.items():
         _check(subject, fixed, name, amount, rows['lowest'][name], rows['full'][name])
     uniform = subject.subnet(
         uniform_within(space, Budget(space, subject.costs, limits)), how='uniform'
     )
     rows = dict(lowest=rows['lowest'], uniform=subject.cost_of(uniform), full=rows['full'])
-    return Reach(rows, fixed, unseen, uniform)
+    return Reach(rows, fixed, unseen, uniform, subject.input_shape)
 
 
 def _check(
@@ -129,6 +144,7 @@ def _check(
         )
     if limit >= low:
         return
+    meant = f'; did you mean {amount}M?' if str(amount).strip().isdigit() else ''
     holds = ''
     if name != 'latency':  # which is not shared out
         held = sorted(fixed, key=lambda group: -group.lowest[name])[:3]
@@ -140,7 +156,7 @@ def _check(
     raise BudgetError(
         f'no subnet of this {kind} has at most {asked}: they reach from {_in_words(name, low)} '
         f'({low / full:.1%}) to {_in_words(name, full)} (100%){holds}; give more, a smaller '
-        '--divisor, or fewer units to --keep'
+        f'--divisor, or fewer units to --keep{meant}'
     )
 
 

@@ -91,7 +91,12 @@ def finetune(
         plan = _Plan.of(cfg, epochs, steps_per_epoch, begin, end)
         rate, peak = _peak(cfg)
         share = plan.total / plan.original
+        why = ''
         if lr_factor is None:
+            why = (
+                ' (0.1 of it for a tenth of its training, 0.3 for a quarter, all of it from a half '
+                'on: another lr in the config moves it)'
+            )
             lr_factor = float(np.interp(share, SHARES, FACTORS))
         elif not lr_factor > 0:
             raise UserError(f'lr_factor={lr_factor} must be above 0; it is usually 0.1 to 1')
@@ -111,7 +116,7 @@ def finetune(
             changes['default_hooks'] = dict(checkpoint=checkpoint)
     text = (
         f'{plan.count(plan.total)}, {share:.2g} of the {plan.original} of the config; peak '
-        f'learning rate {peak * lr_factor:.3g}, {lr_factor:.3g} of its {rate} {peak:.3g}; '
+        f'learning rate {peak * lr_factor:.3g}, {lr_factor:.3g} of its {rate} {peak:.3g}{why}; '
         f'a warm-up over {plan.count(plan.warmup)}, then one cosine to 0'
     )
     if plan.length < plan.total:

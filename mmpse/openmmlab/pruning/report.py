@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 from mmpse.files import write_json
 from mmpse.openmmlab.errors import one_line
+from mmpse.resources.busy import BUSY
 from mmpse.space import Subnet
 from mmpse.visualization import (
     bars,
@@ -29,7 +31,7 @@ from .subject import Subject, validates
 
 # key of a stage -> how it is shown, and in which unit
 RESOURCES = dict(
-    flops=('FLOPs (M multiply-adds)', 1e-6),
+    flops=('FLOPs (M multiply-adds)', 1e-6),  # or G
     params=('parameters (M)', 1e-6),
     bytes=('file of the weights (MB)', 1e-6),
     latency_ms=('latency, PyTorch (ms)', 1.0),
@@ -38,30 +40,66 @@ RESOURCES = dict(
 Stages = Mapping[str, Mapping[str, float]]
 
 
-def cells(table: Stages) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the table: a row for each figure, a column for each stage."""
+def cells(
+    table: Stages, busy: Mapping[str, float] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table: a row for each figure, a column for each stage.
+
+    Args:
+        table: Stage -> metrics and resources.
+        busy: Of a latency by what factor it was slowed down; too much of it gives it a mark.
+    """
     keys = list(dict.fromkeys(key for stage in table.values() for key in stage))
     first, last = (list(table)[k] for k in (0, -1))
     rows = []
     for key in keys:
         name, factor = RESOURCES.get(key, (key, 1.0))
-        figures = [
-            f'{stage[key] * factor:,.4g}' if key in stage else '-' for stage in table.values()
-        ]
-        change = '-'
-        if key in table[first] and key in table[last]:
-            old, new = table[first][key], table[last][key]
-            if key not in RESOURCES:
+        values = [stage.get(key) for stage in table.values()]
+        if key in ('flops', 'params') and max(v for v in values if v is not None) >= 1e9:
+            name, factor = name.replace('(M', '(G'), 1e-9
+        change, (old, new) = '-', (values[0], values[-1])
+        if old is not None and new is not None:
+            if key in RESOURCES:
+                change = f'{new / old:.1%}' if old else '-'
+            elif -1 not in (old, new):
                 change = f'{new - old:+.4g}'
-            elif old:
-                change = f'{new / old:.1%}'
-        rows.append([name, *figures, change])
+        mark = ' *' * (key in slowed(busy))
+        rows.append([name + mark, *(_figure(key, value, factor) for value in values), change])
     return ['', *table, f'{last} : {first}'], rows
 
 
-def summary(table: Stages) -> str:
-    """The table for a terminal."""
-    return text_table(*cells(table))
+def _figure(key: str, value: float | None, factor: float) -> str:
+    if value is None:
+        return '-'
+    if value == -1 and key not in RESOURCES:  # COCO's word for no such objects
+        return 'n/a'
+    return f'{value * factor:,.4g}' if value * factor < 1e4 else f'{value * factor:,.0f}'
+
+
+def slowed(busy: Mapping[str, float] | None) -> dict[str, float]:
+    """The latencies that were measured on a busy machine."""
+    return {key: factor for key, factor in (busy or {}).items() if factor >= BUSY}
+
+
+def footnote(busy: Mapping[str, float] | None, measured: Path) -> str:
+    """What the mark of latencies means, and how to measure them again; empty if all are good.
+
+    Args:
+        busy: Of a latency by what factor it was slowed down.
+        measured: The file of what was measured.
+    """
+    if not (found := slowed(busy)):
+        return ''
+    return (
+        f'* The machine was busy: this took {max(found.values()):.1f} times as long as the '
+        'processor worked for it. To measure again when nothing else runs: '
+        f'rm {shlex.quote(str(measured))}, then the same command with --resume.'
+    )
+
+
+def summary(table: Stages, busy: Mapping[str, float] | None = None, note: str = '') -> str:
+    """The table for a terminal, with a note below."""
+    return '\n'.join(filter(None, [text_table(*cells(table, busy)), note]))
 
 
 def write_report(
@@ -72,6 +110,8 @@ def write_report(
     table: Stages,
     title: str,
     steps: Path,
+    busy: Mapping[str, float] | None = None,
+    note: str = '',
 ) -> None:
     """Write ``report.json`` and ``report.html``.
 
@@ -83,9 +123,12 @@ def write_report(
         table: Stage (``'before'``, ``'cut'``, ``'after'``) -> metrics and resources.
         title: What was done, for the first line of the page.
         steps: Folder of what was measured on the way.
+        busy, note: Of a latency by what factor it was slowed down, and what it means.
     """
-    write_json(out / 'report.json', dict(table, widths=dict(subnet), source=subnet.source))
-    sections = [('Result', html_table(*cells(table)) + _notes(subject, subnet, table))]
+    content = dict(table, busy=dict(busy or {}), widths=dict(subnet), source=subnet.source)
+    write_json(out / 'report.json', content)
+    result = html_table(*cells(table, busy)) + (paragraph(note) if note else '')
+    sections = [('Result', result + _notes(subject, subnet, table))]
     if validates(subject.cfg):
         models = dict(before=subject.model, after=model)
         shown = _or_why_not(lambda: predictions(subject, models))
@@ -136,6 +179,7 @@ def _choice(subject: Subject, subnet: Subnet, steps: Path) -> list[tuple[str, Ca
         flops = subject.costs['flops']([row['widths'] for row in rows])
         columns = [[row[key] for row in rows] for key in ('name', 'loss', 'error')]
         names, losses, errors = columns
+        errors = [error or 0.0 for error in errors]  # of a single image there is none
 
         def candidates() -> str:
             figure = judged_candidates(names, flops, losses, errors, subnet.source['how'])

@@ -15,8 +15,14 @@ class PruneError(UserError):
     """A pruning that cannot begin, or that came to nothing."""
 
 
+LOG = 'prune.log'
+BEGINNING = 'settings.json', 'latency.json'  # what is there before a step has a result
+
+
 class Steps:
     """The folder of a pruning: what is done in it is not done again.
+
+    It is made by :meth:`claim`. One in which nothing came of an earlier pruning counts as empty.
 
     Args:
         out: The folder.
@@ -29,31 +35,49 @@ class Steps:
     def __init__(self, out: Path, resume: bool) -> None:
         self.out = out
         self.folder = out / 'steps'
-        if out.is_dir() and any(out.iterdir()) and not resume:
+        if not (resume or self._blank()):
             raise PruneError(
                 f'{out} is not empty; give --resume to go on with what it holds, or another folder '
                 'with -o'
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
 
-    def claim(self, settings: Mapping[str, Any]) -> None:
-        """Note what the pruning was asked for.
+    def _blank(self) -> bool:
+        """Whether there is nothing but the beginning of a pruning."""
+        if self.out.exists() and not self.out.is_dir():
+            return False
+        own = {self.out / LOG, self.folder, *(self.folder / name for name in BEGINNING)}
+        return own.issuperset(self.out.glob('*')) and own.issuperset(self.folder.glob('*'))
+
+    def check(self, settings: Mapping[str, Any]) -> None:
+        """Make sure that the folder is not one of another pruning.
+
+        Args:
+            settings: What the pruning was asked for.
 
         Raises:
-            PruneError: If the folder is one of another pruning.
+            PruneError: If it is.
         """
-        path = self.folder / 'settings.json'
+        path = self.folder / BEGINNING[0]
+        if self._blank() or not path.exists():
+            return
+        old, settings = json.loads(path.read_text()), json.loads(json.dumps(settings))
+        for key in settings:
+            if old.get(key) != settings[key]:
+                was, now = (str(s.get(key))[:80] for s in (old, settings))
+                raise PruneError(
+                    f'{self.out} holds a pruning with {key}={was}, not {now}; give another '
+                    'folder with -o, or the same arguments'
+                )
+
+    def claim(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder, and note what the pruning was asked for; see :meth:`check`."""
+        self.check(settings)
         settings = json.loads(json.dumps(settings))
-        if path.exists():
-            old = json.loads(path.read_text())
-            for key in settings:
-                if old.get(key) != settings[key]:
-                    was, now = (str(s.get(key))[:80] for s in (old, settings))
-                    raise PruneError(
-                        f'{self.out} holds a pruning with {key}={was}, not {now}; give another '
-                        'folder with -o, or the same arguments'
-                    )
-        else:
+        path = self.folder / BEGINNING[0]
+        if not path.exists() or json.loads(path.read_text()) != settings:
+            for name in BEGINNING:  # of a pruning that came to nothing
+                (self.folder / name).unlink(missing_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, settings)
 
     def once(self, name: str, call: Callable[[], Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from mmpse.openmmlab.checkpoints.loading import Report, check_whole, load_weight
 from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
-from mmpse.openmmlab.errors import name_of
+from mmpse.openmmlab.errors import listed, name_of
 from mmpse.openmmlab.models.losses import images_of, progress
 from mmpse.openmmlab.models.outputs import deployed_outputs
 from mmpse.openmmlab.models.pruned import look
+from mmpse.openmmlab.silence import silent
 from mmpse.openmmlab.supernet.building import whole_costs, whole_supernet
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import DATASETS
@@ -84,6 +86,7 @@ def examine(
     grids: Mapping[str, Mapping[str, Any]] | None = None,
     shared: bool = False,
     show: bool = False,
+    keep: Sequence[str] = (),
 ) -> Subject:
     """Build a model from its config, load its weights, and find its units.
 
@@ -96,11 +99,12 @@ def examine(
         grids: Units that need other widths, see :class:`mmpse.space.SearchSpace`.
         shared: Whether subnets are to share batches: the widths are those of a supernet then.
         show: Whether to show progress.
+        keep: Patterns of names of units that keep their width.
 
     Raises:
         ConfigError, CheckpointError: If the config or the checkpoint cannot be used.
         LookError: If the model cannot be watched.
-        ValueError: If nothing of it can be pruned.
+        ValueError: If nothing of it can be pruned, or no unit is of a pattern.
     """
     cfg = load_config(config)
     model = build_model(cfg).eval()
@@ -111,6 +115,13 @@ def examine(
     shape = tuple(input_shape or default_input_shape(cfg, model))
     layout, images = look(model, shape[1:], progress('finding units') if show else iter)
     shape = (images.shape[1], *shape[1:])
+    for pattern in keep:
+        if not fnmatch.filter(layout.units, pattern):
+            raise PruneError(
+                f'keep (--keep): {pattern!r} matches no unit; `mmpse units CONFIG` lists them, the '
+                f'first ones are {listed(layout.units)}'
+            )
+    grids = grids_of(keep, grids)
     if shared:
         space = whole_supernet(model, layout, RATIOS, divisor, grids).space
     else:
@@ -120,6 +131,13 @@ def examine(
     return Subject(cfg, model.to(get_device()), weights, layout, space, costs, shape, images)
 
 
+def grids_of(
+    keep: Sequence[str], grids: Mapping[str, Mapping[str, Any]] | None
+) -> dict[str, Mapping[str, Any]] | None:
+    """The grids of a search space in which some units keep their width."""
+    return {**(grids or {}), **{pattern: dict(ratios=[1.0]) for pattern in keep}} or None
+
+
 def dataset_meta(subject: Subject) -> dict[str, Any] | None:
     """The classes and colours of the data: of the checkpoint, else of the validation data."""
     if subject.weights.dataset_meta is not None:
@@ -127,7 +145,7 @@ def dataset_meta(subject: Subject) -> dict[str, Any] | None:
     loader = subject.cfg.get('val_dataloader') or subject.cfg.get('train_dataloader')
     if loader is None:
         return None
-    with DefaultScope.overwrite_default_scope(subject.scope):
+    with DefaultScope.overwrite_default_scope(subject.scope), silent():
         return dict(DATASETS.build(loader['dataset']).metainfo)
 
 
@@ -164,6 +182,23 @@ def metrics_of(subject: Subject, model: nn.Module) -> dict[str, float]:
         return {}
     metrics = evaluate(model, subject.cfg, track=progress('validating'))
     return {name: float(value) for name, value in metrics.items() if is_number(value)}
+
+
+def is_hopeless(metrics: Mapping[str, float], model: nn.Module) -> str:
+    """The metric, as text, that tells that a model is no better than guessing; empty if none does.
+
+    Args:
+        metrics: Of the model; of one that detects nothing there are none.
+        model: The model.
+    """
+    classes = (getattr(module, 'num_classes', None) for module in model.modules())
+    chance = 100 / next((n for n in classes if isinstance(n, int) and n > 0), 100)
+    for key, value in metrics.items():
+        name = key.rpartition('/')[2]
+        lowest = 0.01 if name.endswith('mAP') else 1.1 * chance if name in ('top1', 'mIoU') else -1
+        if value < lowest:
+            return f'{key} {value:.3g}'
+    return '' if metrics else 'no metric'
 
 
 def is_number(value: Any) -> bool:

@@ -21,7 +21,7 @@ from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
 from .identity import identity_of, settings_of
 from .judge import Judge, Verdict, calibration_batches
-from .parallel import gather, on_main, waves
+from .parallel import gather, on_main, processes, waves
 from .progress import Clock, search_progress
 from .trained import latency_of, load_trained
 
@@ -342,5 +342,5 @@ class SearchLoop(BaseLoop):
             reused += f'; {len(self.history):,} of an earlier search are within the budget'
         logger.info(
             f'{type(self).__name__}: {self.max_iters:,} subnets to judge in '
-            f'{dist.get_world_size()} processes; the archive holds {len(self.archived):,}{reused}.'
+            f'{processes(dist.get_world_size())}; the archive holds {len(self.archived):,}{reused}.'
         )

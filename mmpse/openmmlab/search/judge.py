@@ -1,7 +1,6 @@
 """From a subnet of a trained supernet to its score."""
 
 import contextlib
-import io
 import itertools
 import logging
 import math
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from mmengine import dist
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmengine.runner import autocast
 from mmengine.structures import BaseDataElement
@@ -23,6 +22,7 @@ from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.batches import HeldBatches, nbytes
 from mmpse.openmmlab.models.recalibration import recalibrate
+from mmpse.openmmlab.silence import silent
 from mmpse.slim import Layout, as_subnet
 
 PARTS = 11  # of the images, for a standard error; no number of classes divides it
@@ -138,19 +138,6 @@ class Judge:
                     stack.enter_context(compat.of_some_images(metric, rest))
                 values.append(parts * score - (parts - 1) * self._score())
         return score, None, tuple(values) if all(map(math.isfinite, values)) else ()
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Inside, metrics print and log no tables; warnings are shown."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(max(level, logging.WARNING))
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def label_losses(samples: Sequence[BaseDataElement]) -> list[float]:

@@ -12,6 +12,11 @@ class RankError(UserError):
     """Another process of the job failed."""
 
 
+def processes(count: int) -> str:
+    """'1 process', '2 processes'."""
+    return f'{count} process{"es" * (count != 1)}'
+
+
 def gather(call: Callable[[], Any]) -> list[Any]:
     """What ``call`` returns in every process, in the order of the ranks, in every process.
 

@@ -16,7 +16,7 @@ from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.search.base import Candidate, SearchLoop
-from mmpse.openmmlab.search.parallel import gather, on_main, waves
+from mmpse.openmmlab.search.parallel import gather, on_main, processes, waves
 from mmpse.openmmlab.search.progress import Clock, search_progress
 from mmpse.registry import LOOPS
 from mmpse.search.archive import Archive, Judged
@@ -207,7 +207,7 @@ class StageWiseSearchLoop(SearchLoop):
         keys = [key for key in map(tuple, rows.tolist()) if key not in archived]
         logger.info(
             f'round {round_ + 1}: {len(rows):,} candidates of {len(self.stages.names)} stages in '
-            f'{dist.get_world_size()} processes; {self.stages_path} holds '
+            f'{processes(dist.get_world_size())}; {self.stages_path} holds '
             f'{len(rows) - len(keys):,}.'
         )
         clock = Clock()

@@ -210,7 +210,7 @@ class Teaching:
         problem = difference(output, other)
         if problem:
             raise UserError(
-                f'{self.who}: {part} cannot be compared with the teacher: {problem}; give the '
+                f'{self.who}: {part} cannot be compared with the teacher: it {problem}; give the '
                 'model that this one was cut from, of the same classes'
             )
         distance, self._form[part] = head_distance(parts(self.student)[part], output, other)

@@ -32,7 +32,7 @@ def output_distance(outputs: Any, teacher_outputs: Any) -> Tensor:
     """
     problem = difference(outputs, teacher_outputs)
     if problem:
-        raise UserError(f'outputs cannot be compared: {problem}')
+        raise UserError(f'outputs cannot be compared: the model {problem}')
     counterparts = dict(zip(map(id, tensors_in(outputs)), tensors_in(teacher_outputs)))
     distances = []
     for levels in _pyramids(outputs):
@@ -67,12 +67,15 @@ def difference(outputs: Any, teacher_outputs: Any) -> str:
     """Why two outputs cannot be compared, in words; empty if they can."""
     shapes = [[tuple(x.shape) for x in tensors_in(tree)] for tree in (outputs, teacher_outputs)]
     if not shapes[0]:
-        return 'there are no tensors'
+        return 'has no tensors'
     if len(shapes[0]) != len(shapes[1]):
-        return f"{len(shapes[0])} tensors, the teacher's are {len(shapes[1])}"
+        return f"has {len(shapes[0])} tensors, the teacher's {len(shapes[1])}"
     for own, other in zip(*shapes):
+        rest = [shape[:1] + shape[2:] for shape in (own, other)]
+        if own[1:2] != other[1:2] and rest[0] == rest[1]:
+            return f"has {own[1]} channels, the teacher's {other[1]}"
         if own != other:
-            return f"a tensor is {own}, the teacher's {other}"
+            return f"has tensors of {own}, the teacher's are {other}"
     if len({shape[:1] for shape in shapes[0]}) > 1:
-        return f'the first dimension of {shapes[0]} is not the images in all'
+        return f'has tensors whose first dimension is not the images: {shapes[0]}'
     return ''
