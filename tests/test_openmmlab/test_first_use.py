@@ -10,7 +10,7 @@ from torch import nn
 
 import mmpse
 from mmpse.command import one_line
-from mmpse.openmmlab.models import measure
+from mmpse.openmmlab.pruning import measure
 from mmpse.openmmlab.models.losses import images_in, one_by_one, preprocessed, training_batches
 from mmpse.openmmlab.pruning import job
 from mmpse.openmmlab.pruning.choosing import Judgement, verdict, winner
