@@ -566,7 +566,7 @@ def test_teacher_of_other_classes(teach):
     other['head']['num_classes'] = 7
     student = build(classifier(4), 'mmpretrain').train()
     hook, runner, _ = teach(student, other, 'mmpretrain', every=1)
-    with pytest.raises(ValueError, match=r"head cannot .* is \(4, 5\), the teacher's \(4, 7\)"):
+    with pytest.raises(ValueError, match="head cannot .* 5 channels, the teacher's 7"):
         losses_of(hook, runner, batch_of('mmpretrain'))
 
 

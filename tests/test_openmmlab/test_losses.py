@@ -31,15 +31,15 @@ def loader(images, size):
     'images, size, sizes',
     [
         (1, 8, [1]),
-        (5, 8, [2, 2]),
-        (17, 8, [2] * 8),
+        (5, 8, [3, 2]),
+        (17, 8, [3, 3, 3, 3, 3, 2]),
         (3, 1, [1] * 3),
         (129, 64, [16] * 8),
         (300, 8, [8] * 16),
         (300, 12, [12] * 11),
     ],
 )
-def test_batches_are_of_one_size_however_few_images_there_are(images, size, sizes):
+def test_no_image_is_left_alone_however_few_there_are(images, size, sizes):
     batches = training_batches(loader(images, size), 128, None)
     assert [len(batch) for batch in batches] == sizes
     assert sum(batches, []) == list(range(sum(sizes)))

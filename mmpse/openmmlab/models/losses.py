@@ -33,9 +33,8 @@ def training_batches(
 ) -> list[Any]:
     """The first batches of a dataloader, as many as hold ``images`` images.
 
-    Batches are smaller than in training, if need be: their losses are compared pair by pair. They
-    are of one size, and of two images at least where the dataloader's are, for BatchNorms that take
-    their statistics.
+    They are smaller than in training if there would be fewer than eight: their losses are compared
+    pair by pair. They hold two images at least, if there are two, since BatchNorms may need them.
 
     Args:
         dataloader: Config of the dataloader; its sampler's order is fixed.
@@ -51,13 +50,16 @@ def training_batches(
         with silent():
             dataset = build_dataset(config['dataset'])
         there = len(dataset)
-        size = min(batch_size_of(config), max(2, min(images, there) // 8))
+        size = max(1, min(batch_size_of(config), images // 8))
+        if there < images:
+            size = min(size, max(there // 8, 2), max(there, 1))
+            while there % size == 1 and there > 1:
+                size += 1
         if 'batch_size' in config:
             config['batch_size'] = size
         config = dict(config, dataset=dataset, drop_last=False)
         loader = Runner.build_dataloader(config, seed=seed)
-        count = min(-(-images // size), max(1, there // size))
-        return list(itertools.islice(loader, count))
+        return list(itertools.islice(loader, -(-images // size)))
 
 
 def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:
