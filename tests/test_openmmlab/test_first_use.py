@@ -10,9 +10,8 @@ from torch import nn
 
 import mmpse
 from mmpse.command import one_line
-from mmpse.openmmlab.pruning import measure
 from mmpse.openmmlab.models.losses import images_in, one_by_one, preprocessed, training_batches
-from mmpse.openmmlab.pruning import job
+from mmpse.openmmlab.pruning import job, measure
 from mmpse.openmmlab.pruning.choosing import Judgement, verdict, winner
 from mmpse.openmmlab.pruning.reach import in_words
 from mmpse.openmmlab.pruning.report import cells, footnote, summary
