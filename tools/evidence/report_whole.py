@@ -161,7 +161,7 @@ def steps(folder: Path, rows: Sequence[dict]) -> str:
 
 def cut(row: dict) -> dict[str, float]:
     """What the validation split says of the cut model before its fine-tuning."""
-    if row['how'] not in PRUNED:
+    if row['how'] not in PRUNED or 'report' not in row:
         return {}
     return dict(val=row['report']['cut'].get(row['metric'], 0.0))
 
