@@ -13,7 +13,8 @@ NAME = 'retinanet-r18_bccd'
 def whole(folder, budget, how, seed, flops, test, **figures):
     """A record of whole.py, with the widths."""
     name = f'{NAME}_{budget.rstrip("%")}_{how}_{seed}'
-    figures = dict(name=NAME, budget=budget, how=how, flops=flops, test=test, **figures)
+    figures = dict(name=NAME, metric='coco/bbox_mAP', budget=budget, how=how, **figures)
+    figures.update(flops=flops, test=test)
     write(folder, name, seed=seed, **figures)
     (folder / 'subnets').mkdir(exist_ok=True)
     units = {'backbone.conv1': 32, 'neck.conv': 64}
