@@ -55,7 +55,7 @@ def test_search_writes_the_best_subnet_inside_the_budget(cfg):
         f'flops: {tiny:,} (tinynet), ',
         f'{full:,} (fullnet)',
         f'the budget can be met: {budget.low:,.0f} to {budget.high:,.0f} FLOPs',
-        'EvolutionSearchLoop: 18 subnets to judge in 1 processes; the archive holds 0',
+        'EvolutionSearchLoop: 18 subnets to judge in 1 process; the archive holds 0',
         f'references: 2 judged, accuracy/top1 fullnet {references[0].score:.4f}, uniform ',
         's a subnet, ETA',
     ):

@@ -59,11 +59,12 @@ def look(
         run = partial(raw_outputs, model)
         try:
             return find_units(model, images, run, parts, track), images
-        except Exception:
+        except Exception as found:
             error = _failure(model, partial(run, images.repeat(2, 1, 1, 1)))
             if error is None:
                 raise
-            errors.append((shape, error))
+            # what the watching says to users names the layer
+            errors.append((shape, found if isinstance(found, UserError) else error))
     shape, error = errors[-1]
     raise LookError(
         f'the forward of {type(model).__name__} fails on images of {shape[1]}x{shape[2]} pixels '
