@@ -273,12 +273,14 @@ class Pruning:
         """Training images that layers are fitted to, and those that candidates are judged on."""
         ready = preprocessed(self.subject.model, self.batches)
         there = images_in(ready)
-        if there < IMAGES:  # the more parts, the better is it known what is chance
+        if len(ready) == 1:
             ready = one_by_one(ready)
         height, width = self.subject.input_shape[1:]
         images = max(FIT_PIXELS // (height * width), MAP_IMAGES)
         few = self._count(min(images, IMAGES // 2, max(there // 2, 1)), ready)
-        return ready[:few], ready[few:] or ready
+        fit, judged = ready[:few], ready[few:] or ready
+        # of few images, the more parts, the better is it known what is chance
+        return fit, one_by_one(judged) if there < IMAGES else judged
 
     @staticmethod
     def _count(images: int, batches: Sequence[Any]) -> int:
