@@ -163,6 +163,7 @@ def test_what_it_writes_is_what_it_returns(digits, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_first_of_two_processes_decides_and_both_train(digits, tmp_path):
     config, checkpoint = write_task('classification', digits, tmp_path)
+    config.write_text(config.read_text().replace("log_level = 'WARNING'", "log_level = 'INFO'"))
     command = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node', '2']
     command += ['--master-port', '29553', '-m', 'mmpse', 'prune', str(config), str(checkpoint)]
     command += ['--flops', '50%', '--epochs', '1', '--launcher', 'pytorch', '-o', 'two']

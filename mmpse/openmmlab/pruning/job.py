@@ -138,7 +138,7 @@ class Pruning:
         self.log.info(f'{len(subject.space)} units\n{self.reach}')
         if not validates(self.cfg):
             self.log.warning(
-                'the config has no val_dataloader and val_evaluator: no metric is shown'
+                'the config has no val_dataloader and val_evaluator: no metric can be shown'
             )
         if order.finetune:  # so does a training that cannot be
             total = self.schedule().total
