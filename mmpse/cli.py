@@ -191,20 +191,21 @@ def prune(args: argparse.Namespace) -> None:
         print(f'{result.out}: pruned.py, pruned.pth, subnet.json, report.html, report.json')
 
 
+def _examined(args: argparse.Namespace):
+    """The model that a command is about, with its units."""
+    from mmpse.openmmlab.pruning.subject import examine
+
+    return examine(
+        args.config, args.checkpoint, args.input_shape, args.divisor, show=True, keep=args.keep
+    )
+
+
 def units(args: argparse.Namespace) -> None:
     """``mmpse units``."""
     from mmpse.openmmlab.pruning.reach import reachable
-    from mmpse.openmmlab.pruning.subject import examine
     from mmpse.visualization import text_table
 
-    subject = examine(
-        args.config,
-        args.checkpoint,
-        args.input_shape,
-        args.divisor,
-        show=True,
-        keep=args.keep,
-    )
+    subject = _examined(args)
     rows = []
     for unit in subject.space.units:
         found = subject.layout.units[unit.name]
@@ -238,17 +239,9 @@ def latency(args: argparse.Namespace) -> None:
     """``mmpse latency``."""
     from mmpse.files import write_json
     from mmpse.openmmlab.pruning.latency import fit_latency
-    from mmpse.openmmlab.pruning.subject import examine
     from mmpse.resources.busy import busy_sentence
 
-    subject = examine(
-        args.config,
-        args.checkpoint,
-        args.input_shape,
-        args.divisor,
-        show=True,
-        keep=args.keep,
-    )
+    subject = _examined(args)
     content = fit_latency(subject, args.runtime)
     write_json(args.out, content)
     times = [microseconds / 1000 for _, microseconds in content['measured']]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from tiny_tasks import write_task
+from tiny_tasks import without_onnx, write_task
 
 import mmpse
 from mmpse import cli
@@ -26,19 +26,6 @@ SHAPES = dict(classification=(3, 32, 32), detection=(3, 128, 128), segmentation=
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
     monkeypatch.setattr(measure, 'SECONDS', 0.2)
-
-
-def without_onnx(monkeypatch):
-    """Its export takes longer than all the rest."""
-
-    call_of = measure.call_of
-
-    def torch_alone(model, images, runtime):
-        if runtime == 'onnxruntime':
-            raise ImportError('no onnxruntime here')
-        return call_of(model, images, runtime)
-
-    monkeypatch.setattr(measure, 'call_of', torch_alone)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.pruning import measure
 
 COMMON = """
 default_scope = '{scope}'
@@ -131,3 +132,15 @@ def write_task(task: str, digits: Path, folder: Path) -> tuple[Path, Path]:
     torch.manual_seed(0)
     save_checkpoint(checkpoint, build_model(Config.fromfile(config)))
     return config, checkpoint
+
+
+def without_onnx(monkeypatch) -> None:
+    """Let reports leave out onnxruntime: its export takes longer than all the rest."""
+    call_of = measure.call_of
+
+    def torch_alone(model, images, runtime):
+        if runtime == 'onnxruntime':
+            raise ImportError('no onnxruntime here')
+        return call_of(model, images, runtime)
+
+    monkeypatch.setattr(measure, 'call_of', torch_alone)

@@ -10,30 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .cutting import dims_of, kept
 from .layout import Layout, Side
-from .samples import drawn, listening, readers_in, repeat_of, sample_inputs
+from .samples import (
+    Moments,
+    drawn,
+    listening,
+    moments_of,
+    readers_in,
+    repeat_of,
+    sample_inputs,
+)
 
 RIDGE = 1e-3  # of the mean square of a channel; 0.1 where there are as few samples as channels
-
-
-class Moments(NamedTuple):
-    """What is known of two sets of channels; a last one of the first set is the constant 1.
-
-    Attributes:
-        squares: Mean products of the first set ``(inputs + 1, inputs + 1)``.
-        products: Mean products of both ``(inputs + 1, channels)``.
-        samples: Positions that they were seen at.
-    """
-
-    squares: Tensor
-    products: Tensor
-    samples: int
 
 
 class Reconstruction:
@@ -96,7 +90,7 @@ class Reconstruction:
     ) -> list[Tensor]:
         """What a layer of the cut model reads, where the full one's inputs were taken."""
         found: list[Tensor] = []
-        calls = len(wanted) // len(self.batches)
+        calls = max(1, len(wanted) // len(self.batches))  # some layers do not run every time
 
         def note(_: str, rows: Tensor) -> None:
             found.append(drawn(rows, len(wanted[len(found) % len(wanted)])))
@@ -117,14 +111,13 @@ class Reconstruction:
         one unit is cut. :func:`mmpse.slim.as_subnet` inside it is the subnet.
         """
         with torch.no_grad(), ExitStack() as stack:
-            for name, squares in self._squares.items():
+            for name, (squares, products, samples) in self._moments.items():
                 layer, sides = self.readers[name]
                 if not _loses(sides.inputs, widths):
                     continue
                 here = _stay(sides.inputs, widths, repeat_of(sides.inputs)).to(squares.device)
                 rows = torch.cat([here, here.new_tensor([len(squares) - 1])])
-                known = squares[rows]
-                moments = Moments(known[:, rows], known[:, :-1], self._count(name))
+                moments = Moments(squares[rows][:, rows], products[rows], samples)
                 weight, bias = _predicting(layer, sides.inputs, widths, moments)
                 into = dims_of(layer)[1]
                 at = _stay(sides.inputs, widths, 1).to(weight.device)
@@ -136,12 +129,9 @@ class Reconstruction:
             yield
 
     @cached_property
-    def _squares(self) -> dict[str, Tensor]:
-        """Mean products of what each layer reads in the full model, and of the constant 1."""
-        return {name: moments_of(rows, rows).squares for name, rows in self.samples.items()}
-
-    def _count(self, name: str) -> int:
-        return sum(map(len, self.samples[name]))
+    def _moments(self) -> dict[str, Moments]:
+        """Of what each layer reads in the full model, with itself."""
+        return {name: moments_of(rows, rows) for name, rows in self.samples.items()}
 
 
 class _EnoughError(Exception):
@@ -156,20 +146,6 @@ def _stay(side: Side, widths: Mapping[str, int], repeat: int) -> Tensor:
     """Which channels of a side stay, if each is so many positions."""
     keep = kept(tuple(s._replace(repeat=s.repeat // repeat) for s in side), widths)
     return torch.arange(keep) if isinstance(keep, int) else keep
-
-
-def moments_of(inputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Moments:
-    """The moments of what the calls of a layer read; each call has the same weight.
-
-    Args:
-        inputs, wanted: Of each call the two sets of channels ``(positions, channels)``.
-    """
-    squares = products = 0.0
-    for x, y in zip(inputs, wanted, strict=True):
-        x = torch.cat([x, x.new_ones(len(x), 1)], 1).double()
-        squares = squares + x.T @ x / len(x)
-        products = products + x.T @ y.double() / len(x)
-    return Moments(squares / len(inputs), products / len(inputs), sum(map(len, inputs)))
 
 
 def _predicting(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,3 +102,31 @@ def sample_inputs(
         for images in batches:
             run(model, images)
     return samples
+
+
+class Moments(NamedTuple):
+    """What is known of two sets of channels; a last one of the first set is the constant 1.
+
+    Attributes:
+        squares: Mean products of the first set ``(inputs + 1, inputs + 1)``.
+        products: Mean products of both ``(inputs + 1, channels)``.
+        samples: Positions that they were seen at.
+    """
+
+    squares: Tensor
+    products: Tensor
+    samples: int
+
+
+def moments_of(inputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> Moments:
+    """The moments of what the calls of a layer read; each call has the same weight.
+
+    Args:
+        inputs, wanted: Of each call the two sets of channels ``(positions, channels)``.
+    """
+    squares = products = 0.0
+    for x, y in zip(inputs, wanted, strict=True):
+        x = torch.cat([x, x.new_ones(len(x), 1)], 1).double()
+        squares = squares + x.T @ x / len(x)
+        products = products + x.T @ y.double() / len(x)
+    return Moments(squares / len(inputs), products / len(inputs), sum(map(len, inputs)))

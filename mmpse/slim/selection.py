@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .cutting import dims_of
 from .layout import Layout
-from .samples import Samples, readers_in
+from .samples import Samples, moments_of, readers_in
 
 STEPS = 256  # of a selection: of a wider unit several channels are taken at once
 NOISE = 1e-4  # of the mean variance: what is not worth a prediction
@@ -55,8 +55,8 @@ def selected(model: nn.Module, layout: Layout, samples: Samples) -> dict[str, Te
 
 def covariance_of(calls: list[Tensor]) -> Tensor:
     """The covariance of channels ``(channels, channels)``; each call has the same weight."""
-    mean = sum(rows.double().mean(0) for rows in calls) / len(calls)
-    return sum((rows.double() - mean).T @ (rows.double() - mean) / len(rows) for rows in calls)
+    products = moments_of(calls, calls).products
+    return products[:-1] - torch.outer(products[-1], products[-1])
 
 
 def forward_selection(readings: list[tuple[Tensor, Tensor]], width: int, step: int = 1) -> Tensor:

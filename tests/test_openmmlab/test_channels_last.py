@@ -1,11 +1,11 @@
 """The channels_last layout of a model in DDP."""
 
-import datetime
 import warnings
 import weakref
 from types import SimpleNamespace
 
 import torch
+from gloo import join
 from mmengine.model import MMDistributedDataParallel
 from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,13 +15,7 @@ from mmpse.slim.functions import is_channels_last
 
 
 def in_process(rank: int, file: str) -> None:
-    torch.distributed.init_process_group(
-        'gloo',
-        init_method=f'file://{file}',
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
+    join(rank, file)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     images = torch.randn(4, 3, 9, 9)

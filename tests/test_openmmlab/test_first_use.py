@@ -5,7 +5,7 @@ import math
 
 import pytest
 from mmengine.config import Config
-from tiny_tasks import write_task
+from tiny_tasks import without_onnx, write_task
 from torch import nn
 
 import mmpse
@@ -60,14 +60,7 @@ def test_why_a_candidate_is_taken_is_said_in_one_line():
 
 def test_a_pruning_on_six_images_that_detects_nothing_afterwards(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, 'SECONDS', 0.1)
-    call_of = measure.call_of
-
-    def torch_alone(model, images, runtime):
-        if runtime == 'onnxruntime':
-            raise ImportError('no onnxruntime here')
-        return call_of(model, images, runtime)
-
-    monkeypatch.setattr(measure, 'call_of', torch_alone)
+    without_onnx(monkeypatch)
     found = [{'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_l': -1.0}, {}]
     monkeypatch.setattr(job, 'metrics_of', lambda *_: found.pop(0))
     task = few('classification', digits, tmp_path, 6)

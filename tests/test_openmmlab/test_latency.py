@@ -1,6 +1,7 @@
 """Latency of whole models' subnets: measured, fitted, kept in a file."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from mmpse.openmmlab.models.latency import (
     read_latency,
 )
 from mmpse.openmmlab.models.pruned import look
+from mmpse.openmmlab.pruning import latency as pruning_latency
 from mmpse.resources.timing import Latencies
 from mmpse.space import UniformSampler
 
@@ -86,3 +88,28 @@ def test_latencies_of_something_else_are_refused(subject, clockwork, tmp_path, m
     path.write_text(json.dumps(dict(schema='mmpse.latency/1')))
     with pytest.raises(LatencyError, match='cannot be read .* measure them with'):
         read_latency(path, space, SHAPE)
+
+
+def test_of_the_measured_choices_the_nearest_to_the_limit_is_taken(monkeypatch):
+    """No choice is made that is not measured."""
+    budgets, warnings = [], []
+    subject = SimpleNamespace(
+        space=SimpleNamespace(fullnet={}), costs={}, model=None, layout=None, input_shape=SHAPE
+    )
+    subject.cost_of = lambda _: {'latency': 100}
+    took = iter([0.9, 0.7, 0.44, 0.8])
+
+    class Times(dict):
+        busy = 1.0
+
+    def measured(model, layout, subnets, shape, runtime):
+        return Times({0: [1.0], 1: [next(took)]})
+
+    monkeypatch.setattr(pruning_latency, 'measure_subnets', measured)
+    monkeypatch.setattr(pruning_latency, 'Budget', lambda space, costs, limits: limits['latency'])
+    log = SimpleNamespace(info=lambda _: None, warning=warnings.append)
+    chosen = pruning_latency.within_latency(
+        subject, {'latency': '50%'}, 'torch', lambda b: budgets.append(b) or len(budgets), log
+    )
+    assert chosen == 3 and len(budgets) == 4 and budgets[0] == '50%'
+    assert warnings == ['after 4 choices the nearest one is measured 12% off the limit']

@@ -1,9 +1,8 @@
 """Two processes share results and errors; without a launcher there is one."""
 
-import datetime
-
 import pytest
 import torch
+from gloo import join
 from mmengine import dist
 from torch import multiprocessing
 
@@ -18,13 +17,7 @@ def test_one_process_needs_no_launcher():
 
 
 def in_process(rank: int, file: str) -> None:
-    torch.distributed.init_process_group(
-        'gloo',
-        init_method=f'file://{file}',
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
+    join(rank, file)
     assert gather(lambda: 10 + rank) == [10, 11]
     assert on_main(lambda: f'from {rank}') == 'from 0'
     with compat.alone():

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from mmpse.slim import Reconstruction, as_subnet, cut_, find_units, sample_inputs, sort_
-from mmpse.slim.reconstruction import Moments, prediction
+from mmpse.slim.reconstruction import prediction
+from mmpse.slim.samples import Moments
 from mmpse.slim.selection import forward_selection
 
 IMAGE = torch.zeros(1, 3, 16, 16)

@@ -66,11 +66,11 @@ def spread_widths(pruning: Pruning, seed: int) -> np.ndarray:
 
 def judge_of(pruning: Pruning, metric: str) -> Judge:
     """What judges subnets on the images held out."""
-    split, subject = pruning.split, pruning.subject
+    split, subject = pruning.images.split, pruning.subject
     data = Runner.build_dataloader(split.held_out)
     evaluator = Runner.build_evaluator(None, split.evaluator)
     evaluator.dataset_meta = data.dataset.metainfo
-    return Judge(subject.model, subject.layout, pruning.batches, data, evaluator, metric)
+    return Judge(subject.model, subject.layout, pruning.images.batches, data, evaluator, metric)
 
 
 def measure(pruning: Pruning, metric: str) -> dict:
@@ -93,7 +93,7 @@ def measure(pruning: Pruning, metric: str) -> dict:
     seconds = (time.process_time() - start) / len(widths)
     return dict(
         losses_recorded=len(record[0]),
-        images=pruning.split.images,
+        images=pruning.images.split.images,
         widths=widths.tolist(),
         flops=subject.costs['flops'](widths).tolist(),
         predicted=predictor.predict(widths).tolist(),

@@ -92,7 +92,7 @@ class Rival(Pruning):
             if self.importance != 'none':
                 share = float(self.order.limits['flops'].rstrip('%')) / 100
                 prune(self, model, share * self.flops(model))
-                recalibrate(model, self.batches)
+                recalibrate(model, self.images.batches)
             torch.save(model, whole)
             save_checkpoint(cut, model, dataset_meta(subject))
         self.pruned = write_config(
@@ -173,7 +173,7 @@ def prune(rival: Rival, model: nn.Module, limit: float) -> None:
 
 def take_gradients(rival: Rival, model: nn.Module) -> None:
     """Leave the gradients of the training loss in a model in eval mode."""
-    for batch in preprocessed(model, rival.batches[:TAYLOR_BATCHES]):
+    for batch in preprocessed(model, rival.images.batches[:TAYLOR_BATCHES]):
         loss, _ = model.parse_losses(compat.forward_by_mode(model, batch, mode='loss'))
         loss.backward()
 

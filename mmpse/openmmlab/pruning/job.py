@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,29 +20,20 @@ from mmpse.openmmlab.checkpoints.loading import load_cut, load_weights
 from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
-from mmpse.openmmlab.configs.splits import all_training, held_out
 from mmpse.openmmlab.errors import listed
 from mmpse.openmmlab.models.latency import latency_cost
-from mmpse.openmmlab.models.losses import (
-    batch_losses,
-    images_in,
-    images_of,
-    one_by_one,
-    preprocessed,
-    progress,
-    training_batches,
-)
+from mmpse.openmmlab.models.losses import batch_losses, images_in, progress
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.models.sorting import sort_by
 from mmpse.openmmlab.pruning.measure import measure
-from mmpse.openmmlab.silence import silent
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Reconstruction, check_cut, cut_
 from mmpse.space import Budget, Subnet, uniform_within
 
 from .choosing import by_sensitivity, finite, judge, verdict, winner
 from .crew import Crew
+from .images import TrainingImages
 from .latency import fit_latency, within_latency
 from .order import Order
 from .reach import NAMES, in_words, reachable
@@ -59,10 +50,6 @@ from .subject import (
     metrics_of,
     validates,
 )
-
-IMAGES = 128  # of the training set, that widths are chosen on
-FIT_PIXELS = 2**21  # of them layers are fitted to, in 8 to 64 images: of a large one more is seen
-MAP_IMAGES = 8  # give the widths that 48 give (RetinaNet R-18 on BCCD)
 
 
 class Pruning:
@@ -91,6 +78,7 @@ class Pruning:
         if order.finetune:
             finetune(self.cfg, order.epochs, steps_per_epoch=1)  # not after hours
         self.subject = order.examine(self.cfg, checkpoint)
+        self.images = TrainingImages(self.subject, order.seed)
         self.check()
         steps.claim(settings)  # from here on there is a folder
         # of one name there is one logger, which would go on writing into an earlier call's folder
@@ -103,7 +91,17 @@ class Pruning:
         self.supernet: str | None = None
 
     def check(self) -> None:
-        """Make sure, before there is a folder, that the budget can be met."""
+        """Make sure, before there is a folder, that the budget can be met.
+
+        Raises:
+            BudgetError: If it cannot.
+            PruneError: If a search has nothing to judge by.
+        """
+        if self.order.how == 'search' and not validates(self.cfg):
+            raise PruneError(
+                'a search holds training images out as the config validates, and it has no '
+                'val_dataloader or val_evaluator; add them, or choose by sensitivity'
+            )
         limits = {name: limit for name, limit in self.order.limits.items() if name != 'latency'}
         self.reach = reachable(self.subject, limits)
 
@@ -151,38 +149,9 @@ class Pruning:
                 'The config, or the classes and their order in it, may not fit the checkpoint'
             )
 
-    @cached_property
-    def split(self):
-        """The training images, with some held out where the config validates."""
-        if validates(self.cfg):
-            with silent():
-                return held_out(self.cfg, seed=self.order.seed)
-        if self.order.how == 'search':
-            raise PruneError(
-                'a search holds training images out as the config validates, and it has no '
-                'val_dataloader or val_evaluator; add them, or choose by sensitivity'
-            )
-        return None
-
-    @cached_property
-    def images(self) -> Mapping[str, Any]:
-        """The dataloader of the images that widths are chosen on."""
-        if self.split is None:
-            with silent():
-                return all_training(self.cfg, self.order.seed)
-        return self.split.calibration
-
-    @cached_property
-    def batches(self) -> list[Any]:
-        """Training images for sensitivity, judging and recalibration."""
-        return training_batches(self.images, IMAGES, self.subject.scope, self.order.seed)
-
     def schedule(self, **part: int):
         """The recipe of the fine-tuning, or of a part of its schedule."""
-        total = images_of(self.images, self.subject.scope)
-        if self.split is not None:
-            total = self.split.total
-        size = batch_size_of(self.cfg.train_dataloader)
+        total, size = self.images.total, batch_size_of(self.cfg.train_dataloader)
         if total < size:
             check_batches(self.cfg, self.subject.scope)
         steps = -(-total // size)
@@ -217,7 +186,7 @@ class Pruning:
         if self.whole.exists():  # rounding could order them otherwise
             load_weights(subject.model, self.whole)
             return
-        sort_by(subject.model, subject.layout, self.order.sort, self.ready[0])
+        sort_by(subject.model, subject.layout, self.order.sort, self.images.fit)
         save_checkpoint(self.whole, subject.model, dataset_meta(subject))
 
     def train_supernet(self) -> None:
@@ -231,7 +200,7 @@ class Pruning:
         )
         changes = supernet_changes(
             subject,
-            self.split,
+            self.images.split,
             recipe,
             budget,
             list(start.values()),
@@ -269,29 +238,10 @@ class Pruning:
         return self._by_record(budget)
 
     @cached_property
-    def ready(self) -> tuple[list[Any], list[Any]]:
-        """Training images that layers are fitted to, and those that candidates are judged on."""
-        ready = preprocessed(self.subject.model, self.batches)
-        there = images_in(ready)
-        if len(ready) == 1:
-            ready = one_by_one(ready)
-        height, width = self.subject.input_shape[1:]
-        images = max(FIT_PIXELS // (height * width), MAP_IMAGES)
-        few = self._count(min(images, IMAGES // 2, max(there // 2, 1)), ready)
-        fit, judged = ready[:few], ready[few:] or ready
-        # of few images, the more parts, the better is it known what is chance
-        return fit, one_by_one(judged) if there < IMAGES else judged
-
-    @staticmethod
-    def _count(images: int, batches: Sequence[Any]) -> int:
-        """Batches that hold so many images."""
-        return -(-images * len(batches) // images_in(batches))
-
-    @cached_property
     def reconstruction(self) -> Reconstruction:
         """Fits cut models to the sorted one."""
         subject = self.subject
-        images = [batch['inputs'] for batch in self.ready[0]]
+        images = [batch['inputs'] for batch in self.images.fit]
         return Reconstruction(subject.model, subject.layout, images, raw_outputs)
 
     def forget(self) -> None:
@@ -306,7 +256,7 @@ class Pruning:
             lambda: measure_sensitivity(
                 self.reconstruction,
                 subject.space,
-                self.ready[0][: self._count(MAP_IMAGES, self.ready[0])],
+                self.images.few,
                 track=progress('sensitivity'),
             ),
         )
@@ -316,7 +266,7 @@ class Pruning:
         return [('uniform', uniform), *((f'sensitivity {k}', r) for k, r in enumerate(rows, 1))]
 
     def _by_sensitivity(self, budget: Budget) -> Subnet:
-        return self._best(self._candidates(budget), self.ready[1])
+        return self._best(self._candidates(budget), self.images.judging)
 
     def _by_record(self, budget: Budget) -> Subnet:
         """What the supernet's training predicts; what it began with, unless that is beaten."""
@@ -326,7 +276,8 @@ class Pruning:
         self.log.info(f'from {found.losses} losses of subnets:\n{found.notches}')
         candidates = [(name, start)]
         candidates += [(f'search {k}', row) for k, row in enumerate(found.widths, 1)]
-        return self._best(candidates, unseen_batches(self.subject, self.split, self.order.seed))
+        unseen = unseen_batches(self.subject, self.images.split, self.order.seed)
+        return self._best(candidates, unseen)
 
     def _best(self, candidates: Sequence[tuple[str, Sequence[int]]], batches: list[Any]) -> Subnet:
         """The best of the candidates on the batches; the first one, unless it is surely beaten."""
@@ -372,9 +323,9 @@ class Pruning:
         if self.supernet is not None:
             model = copy.deepcopy(subject.model)
             model, *_ = load_cut(model, subject.layout, subnet, self.supernet)
-        recalibrate(model, self.batches)
+        recalibrate(model, self.images.batches)
         whose = 'full model' if self.supernet is None else 'supernet'
-        losses = [float(batch_losses(m, self.ready[1]).mean()) for m in (fitted, model)]
+        losses = [float(batch_losses(m, self.images.judging).mean()) for m in (fitted, model)]
         self.log.info(
             f'cut and reconstructed: loss {losses[0]:.4f} on other training images; with the '
             f'weights of the {whose}, recalibrated: {losses[1]:.4f}'

@@ -41,13 +41,13 @@ def within_latency(
     log: MMLogger,
 ) -> Subnet:
     """Choose widths whose measured latency meets its limit, not only the predicted one."""
-    subnet = choose(Budget(subject.space, subject.costs, limits))
     if 'latency' not in limits:
-        return subnet
-    full = subject.space.fullnet
+        return choose(Budget(subject.space, subject.costs, limits))
+    full, predicted = subject.space.fullnet, limits
     asked = str(limits['latency']).strip()
     correction, tried = 1.0, []
     for _ in range(TRIES):
+        subnet = choose(Budget(subject.space, subject.costs, predicted))
         times = measure_subnets(
             subject.model, subject.layout, [full, subnet], subject.input_shape, runtime
         )
@@ -65,11 +65,8 @@ def within_latency(
         if tried[-1][0] < TOLERANCE:
             return subnet
         correction *= target / own
-        predicted = subject.cost_of(full)['latency']
-        wanted = min(correction * target / whole, 1.0) * predicted
-        subnet = choose(
-            Budget(subject.space, subject.costs, {**limits, 'latency': f'{wanted:.0f}us'})
-        )
+        wanted = min(correction * target / whole, 1.0) * subject.cost_of(full)['latency']
+        predicted = {**limits, 'latency': f'{wanted:.0f}us'}
     off, subnet = min(tried, key=lambda one: one[0])
     log.warning(f'after {TRIES} choices the nearest one is measured {off:.0%} off the limit')
     return subnet

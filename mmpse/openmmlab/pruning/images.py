@@ -1,0 +1,99 @@
+"""The training images that a pruning looks at: some to fit layers to, others to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from mmpse.openmmlab.configs.splits import HeldOut, all_training, held_out
+from mmpse.openmmlab.models.losses import (
+    images_in,
+    images_of,
+    one_by_one,
+    preprocessed,
+    training_batches,
+)
+from mmpse.openmmlab.silence import silent
+
+from .subject import Subject, validates
+
+IMAGES = 128  # in all
+FIT_PIXELS = 2**21  # of the images to fit to, 8 to 64: of a large one more is seen
+MAP_IMAGES = 8  # of these; they give the widths that 48 give (RetinaNet R-18 on BCCD)
+
+Batches = list[dict[str, Any]]
+
+
+class TrainingImages:
+    """Images of the config's training set: those that layers are fitted to do not judge.
+
+    Args:
+        subject: The model.
+        seed: Seed of what is held out, and of the augmentation.
+    """
+
+    def __init__(self, subject: Subject, seed: int) -> None:
+        self.subject = subject
+        self.seed = seed
+
+    @cached_property
+    def split(self) -> HeldOut | None:
+        """The training images, with some held out; ``None`` if the config does not validate."""
+        if not validates(self.subject.cfg):
+            return None
+        with silent():
+            return held_out(self.subject.cfg, seed=self.seed)
+
+    @cached_property
+    def loader(self) -> Mapping[str, Any]:
+        """The dataloader that the images come from."""
+        if self.split is not None:
+            return self.split.calibration
+        with silent():
+            return all_training(self.subject.cfg, self.seed)
+
+    @property
+    def total(self) -> int:
+        """Images of the whole training set."""
+        if self.split is not None:
+            return self.split.total
+        return images_of(self.loader, self.subject.scope)
+
+    @cached_property
+    def batches(self) -> list[Any]:
+        """All of them, as the dataloader gives them."""
+        return training_batches(self.loader, IMAGES, self.subject.scope, self.seed)
+
+    @property
+    def fit(self) -> Batches:
+        """Batches that layers are fitted to, and channels are sorted by."""
+        return self._parts[0]
+
+    @property
+    def judging(self) -> Batches:
+        """Batches that candidates are judged on."""
+        return self._parts[1]
+
+    @property
+    def few(self) -> Batches:
+        """Those of :attr:`fit` that the sensitivity is measured on."""
+        return self.fit[: batches_with(MAP_IMAGES, self.fit)]
+
+    @cached_property
+    def _parts(self) -> tuple[Batches, Batches]:
+        ready = preprocessed(self.subject.model, self.batches)
+        there = images_in(ready)
+        if len(ready) == 1:
+            ready = one_by_one(ready)
+        height, width = self.subject.input_shape[1:]
+        images = max(FIT_PIXELS // (height * width), MAP_IMAGES)
+        few = batches_with(min(images, IMAGES // 2, max(there // 2, 1)), ready)
+        fit, judging = ready[:few], ready[few:] or ready
+        # of few images, the more parts, the better is it known what is chance
+        return fit, one_by_one(judging) if there < IMAGES else judging
+
+
+def batches_with(images: int, batches: Batches) -> int:
+    """How many of the batches hold so many images."""
+    return -(-images * len(batches) // images_in(batches))
