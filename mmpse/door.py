@@ -143,7 +143,7 @@ def cut(
     small = cut_(copy.deepcopy(model), layout, widths)
     if images is not None:
         with evaluating(model), evaluating(small):
-            Reconstruction(model, layout, [images], _run).fit_(small, widths)
+            Reconstruction(model, layout, images, _run).fit_(small, widths)
     return small
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .cutting import dims_of, kept
 from .layout import Layout, Side
+from .reuse import Notes, noted_outputs, reused_outputs
 from .samples import (
     Moments,
     drawn,
@@ -27,6 +28,7 @@ from .samples import (
     sample_inputs,
 )
 
+POSITIONS = 4096  # that are kept of what a layer reads in a call
 RIDGE = 1e-3  # of the mean square of a channel; 0.1 where there are as few samples as channels
 
 
@@ -36,7 +38,7 @@ class Reconstruction:
     Args:
         model: The full-width model in eval mode, its channels sorted.
         layout: Its layout.
-        batches: Images ``(B, C, H, W)`` to fit on; a few dozen in all are enough for a detector.
+        images: Images to fit on ``(B, C, H, W)``; a few dozen are enough for a detector.
         run: Runs a model on images.
     """
 
@@ -44,15 +46,15 @@ class Reconstruction:
         self,
         model: nn.Module,
         layout: Layout,
-        batches: Sequence[Tensor],
+        images: Tensor,
         run: Callable[[nn.Module, Tensor], Any],
     ) -> None:
         self.model = model
         self.layout = layout
-        self.batches = batches
+        self.images = images
         self.run = run
         self.readers = readers_in(model, layout)
-        self.samples = sample_inputs(model, layout, batches, run)
+        self.samples = sample_inputs(model, layout, [images], run, POSITIONS)
 
     @torch.no_grad()
     def fit_(self, cut: nn.Module, widths: Mapping[str, int]) -> nn.Module:
@@ -68,40 +70,66 @@ class Reconstruction:
             The cut model.
         """
         layers = dict(cut.named_modules())
-        for name, wanted in self.samples.items():
-            full, sides = self.readers[name]
-            if not _loses(sides.inputs, widths):
-                continue
-            layer = layers[name]
-            inputs = self._inputs(cut, {name: (layer, sides.inputs)}, wanted)
-            if list(map(len, inputs)) != list(map(len, wanted)):
-                continue
-            weight, bias = _predicting(full, sides.inputs, widths, moments_of(inputs, wanted))
-            outputs = kept(sides.outputs, widths)
-            outputs = torch.arange(outputs) if isinstance(outputs, int) else outputs
-            outputs = outputs.to(weight.device)
-            layer.weight.copy_(weight.index_select(dims_of(full)[0], outputs))
-            if bias is not None:
-                layer.bias.copy_(bias[outputs])
+        left = {
+            name: (layers[name], sides.inputs)
+            for name, (_, sides) in self.readers.items()
+            if name in self.samples and _loses(sides.inputs, widths)
+        }
+        notes: Notes = {}
+        while left:
+            unfitted = [layer for layer, _ in left.values()]
+            with (
+                reused_outputs(cut, notes, unfitted),
+                noted_outputs(cut, cut.children()) as notes,
+            ):
+                self._pass(cut, widths, left)
         return cut
 
-    def _inputs(
-        self, cut: nn.Module, layer: Mapping[str, tuple[nn.Module, Side]], wanted: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """What a layer of the cut model reads, where the full one's inputs were taken."""
-        found: list[Tensor] = []
-        calls = max(1, len(wanted) // len(self.batches))  # some layers do not run every time
+    def _pass(
+        self, cut: nn.Module, widths: Mapping[str, int], left: dict[str, tuple[nn.Module, Side]]
+    ) -> None:
+        """Run the cut model, and fit its layers when they are about to run.
 
-        def note(_: str, rows: Tensor) -> None:
-            found.append(drawn(rows, len(wanted[len(found) % len(wanted)])))
-            if len(found) % calls == 0:
-                raise _EnoughError
+        One that runs several times is fitted after its last call; as it is not until then what its
+        readers should get, the pass ends there.
 
-        with listening(layer, note):
-            for images in self.batches:
-                with suppress(_EnoughError):
-                    self.run(cut, images)
-        return found
+        Args:
+            left: The layers that are to be fitted; those that are done are taken out.
+        """
+        calls: dict[str, list[Tensor]] = {}
+
+        def note(name: str, rows: Tensor) -> None:
+            if name not in left or calls.keys() - {name}:
+                return
+            wanted = self.samples[name]
+            calls.setdefault(name, []).append(drawn(rows, POSITIONS))
+            if len(calls[name]) == len(wanted):
+                layer, _ = left.pop(name)
+                self._fit(name, layer, widths, calls.pop(name))
+                if len(wanted) > 1:
+                    raise _EnoughError
+
+        with listening(dict(left), note), suppress(_EnoughError):
+            self.run(cut, self.images)
+            # of what else there is, some runs less often than in the full model, or not at all
+            for name in list(calls or left):
+                del left[name]
+
+    def _fit(
+        self, name: str, layer: nn.Module, widths: Mapping[str, int], inputs: Sequence[Tensor]
+    ) -> None:
+        """Fit one layer to what it reads, if that is at the positions of the full model."""
+        wanted = self.samples[name]
+        if list(map(len, inputs)) != list(map(len, wanted)):
+            return
+        full, sides = self.readers[name]
+        weight, bias = _predicting(full, sides.inputs, widths, moments_of(inputs, wanted))
+        outputs = kept(sides.outputs, widths)
+        outputs = torch.arange(outputs) if isinstance(outputs, int) else outputs
+        outputs = outputs.to(weight.device)
+        layer.weight.copy_(weight.index_select(dims_of(full)[0], outputs))
+        if bias is not None:
+            layer.bias.copy_(bias[outputs])
 
     @contextmanager
     def absorbed(self, widths: Mapping[str, int]) -> Iterator[None]:

@@ -123,7 +123,7 @@ class SlimTester:
             return sum(float((a - b).norm() / a.norm().clamp(min=1e-9)) for a, b in pairs)
 
         before = missed()
-        Reconstruction(model, case.layout, batches, self.run).fit_(cut, case.subnets[-1])
+        Reconstruction(model, case.layout, torch.cat(batches), self.run).fit_(cut, case.subnets[-1])
         after = missed()
         # channels of noise can be predicted no better than by what stays of them
         assert after < max(1.5 * before, 0.01)

@@ -13,7 +13,7 @@ from mmpse.openmmlab.models.losses import (
     training_batches,
 )
 from mmpse.openmmlab.models.outputs import raw_outputs
-from mmpse.openmmlab.models.reuse import noted_outputs, reused_outputs
+from mmpse.slim.reuse import noted_outputs, reused_outputs
 from mmpse.openmmlab.pruning.sensitivity import measure_sensitivity
 from mmpse.openmmlab.pruning.subject import examine
 from mmpse.slim import Reconstruction, as_subnet
@@ -26,7 +26,7 @@ def test_reuse_changes_no_loss(task, digits, tmp_path):
     loader = dict(held_out(subject.cfg).calibration, batch_size=2)
     batches = preprocessed(model, training_batches(loader, 16, subject.scope))[:2]
     with DefaultScope.overwrite_default_scope(subject.scope):
-        images = [batch['inputs'] for batch in batches]
+        images = torch.cat([batch['inputs'] for batch in batches])
         reconstruction = Reconstruction(model, layout, images, raw_outputs)
         found = measure_sensitivity(reconstruction, space, batches, ratios=[0.5])
         assert set(found) == set(space.names)

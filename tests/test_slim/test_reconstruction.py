@@ -47,7 +47,7 @@ def net():
 
 def images(count=4):
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(16, 3, 16, 16, generator=generator) for _ in range(count)]
+    return torch.randn(16 * count, 3, 16, 16, generator=generator)
 
 
 def half_of(layout):
@@ -192,7 +192,7 @@ def test_blocks_are_selected_as_wholes_and_copies_last():
 def test_sorting_by_selection_changes_no_output(net):
     layout, x = find_units(net, IMAGE), torch.randn(4, 3, 16, 16)
     before = net(x)
-    order = sort_(net, layout, 'selection', sample_inputs(net, layout, images(1), run))
+    order = sort_(net, layout, 'selection', sample_inputs(net, layout, [images(1)], run))
     assert all(sorted(v.tolist()) == list(range(len(v))) for v in order.values())
     torch.testing.assert_close(net(x), before, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="'selection' needs samples"):

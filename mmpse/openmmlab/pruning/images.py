@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from mmpse.openmmlab.configs.splits import HeldOut, all_training, held_out
 from mmpse.openmmlab.models.losses import (
@@ -97,3 +101,11 @@ class TrainingImages:
 def batches_with(images: int, batches: Batches) -> int:
     """How many of the batches hold so many images."""
     return -(-images * len(batches) // images_in(batches))
+
+
+def together(batches: Sequence[Tensor]) -> Tensor:
+    """Batches of images as one, padded with zeros to the size of the largest."""
+    height, width = (max(batch.shape[dim] for batch in batches) for dim in (2, 3))
+    return torch.cat(
+        [F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2])) for x in batches]
+    )

@@ -33,7 +33,7 @@ from mmpse.space import Budget, Subnet, uniform_within
 
 from .choosing import by_sensitivity, finite, judge, verdict, winner
 from .crew import Crew
-from .images import TrainingImages
+from .images import TrainingImages, together
 from .latency import fit_latency, within_latency
 from .order import Order
 from .reach import NAMES, in_words, reachable
@@ -241,7 +241,7 @@ class Pruning:
     def reconstruction(self) -> Reconstruction:
         """Fits cut models to the sorted one."""
         subject = self.subject
-        images = [batch['inputs'] for batch in self.images.fit]
+        images = together([batch['inputs'] for batch in self.images.fit])
         return Reconstruction(subject.model, subject.layout, images, raw_outputs)
 
     def forget(self) -> None:

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from mmpse.openmmlab.models.losses import Track, batch_losses
-from mmpse.openmmlab.models.reuse import noted_outputs, reused_outputs
+from mmpse.slim.reuse import noted_outputs, reused_outputs
 from mmpse.slim import Reconstruction, as_subnet
 from mmpse.slim.cutting import layers_in
 from mmpse.space import SearchSpace

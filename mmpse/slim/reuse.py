@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mmpse.slim.watch import exchanged, map_tensors, tensors_in
+from .watch import exchanged, map_tensors, tensors_in
 
 
 class Noted(NamedTuple):
@@ -26,11 +26,17 @@ Notes = dict[nn.Module, list[Noted]]
 
 
 @contextmanager
-def noted_outputs(model: nn.Module) -> Iterator[Notes]:
-    """Inside, the calls of every module are noted, but the model's own.
+def noted_outputs(
+    model: nn.Module, modules: Iterable[nn.Module] | None = None
+) -> Iterator[Notes]:
+    """Inside, the calls of modules are noted.
 
-    The notes hold as much memory as the same forward takes in training. Outputs that are written
-    into later, as by an activation in place, are left out when the ``with`` block ends.
+    The notes of all hold as much memory as the same forward takes in training. Outputs that are
+    written into later, as by an activation in place, are left out when the ``with`` block ends.
+
+    Args:
+        model: The model.
+        modules: Which; by default all but the model itself.
     """
     notes: Notes = {}
 
@@ -44,7 +50,7 @@ def noted_outputs(model: nn.Module) -> Iterator[Notes]:
         return output
 
     with ExitStack() as stack:
-        for module in _inner(model):
+        for module in _inner(model) if modules is None else modules:
             stack.enter_context(exchanged(module, partial(call, module, module.forward)))
         yield notes
     for module, calls in notes.items():
