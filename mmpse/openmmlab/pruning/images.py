@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmpretrain.models import BaseClassifier
 from torch import Tensor
 
 from mmpse.openmmlab.configs.splits import HeldOut, all_training, held_out
@@ -22,9 +23,8 @@ from mmpse.openmmlab.silence import silent
 
 from .subject import Subject, validates
 
-IMAGES = 128  # in all
-FIT_PIXELS = 2**21  # of the images to fit to, 8 to 64: of a large one more is seen
-MAP_IMAGES = 8  # of these; they give the widths that 48 give (RetinaNet R-18 on BCCD)
+FIT_PIXELS = 2**21  # of the images to fit to, 8 to 512; there are as many to judge by, at least 64
+MAP_PIXELS = 2**18  # of those to measure the sensitivity on, at least 8, or 64 of a classifier
 
 Batches = list[dict[str, Any]]
 
@@ -67,7 +67,8 @@ class TrainingImages:
     @cached_property
     def batches(self) -> list[Any]:
         """All of them, as the dataloader gives them."""
-        return training_batches(self.loader, IMAGES, self.subject.scope, self.seed)
+        count = 2 * max(self._holding(FIT_PIXELS, 8, 512), 64)
+        return training_batches(self.loader, count, self.subject.scope, self.seed)
 
     @property
     def fit(self) -> Batches:
@@ -82,7 +83,14 @@ class TrainingImages:
     @property
     def few(self) -> Batches:
         """Those of :attr:`fit` that the sensitivity is measured on."""
-        return self.fit[: batches_with(MAP_IMAGES, self.fit)]
+        # one image is one loss of a classifier, and hundreds of a detector
+        least = 64 if isinstance(self.subject.model, BaseClassifier) else 8
+        return self.fit[: batches_with(self._holding(MAP_PIXELS, least, 512), self.fit)]
+
+    def _holding(self, pixels: int, least: int, most: int) -> int:
+        """How many images have so many pixels."""
+        height, width = self.subject.input_shape[1:]
+        return min(max(pixels // (height * width), least), most)
 
     @cached_property
     def _parts(self) -> tuple[Batches, Batches]:
@@ -90,12 +98,11 @@ class TrainingImages:
         there = images_in(ready)
         if len(ready) == 1:
             ready = one_by_one(ready)
-        height, width = self.subject.input_shape[1:]
-        images = max(FIT_PIXELS // (height * width), MAP_IMAGES)
-        few = batches_with(min(images, IMAGES // 2, max(there // 2, 1)), ready)
+        few = min(self._holding(FIT_PIXELS, 8, 512), max(there // 2, 1))
+        few = batches_with(few, ready)
         fit, judging = ready[:few], ready[few:] or ready
         # of few images, the more parts, the better is it known what is chance
-        return fit, one_by_one(judging) if there < IMAGES else judging
+        return fit, one_by_one(judging) if there < 128 else judging
 
 
 def batches_with(images: int, batches: Batches) -> int:
