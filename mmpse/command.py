@@ -2,23 +2,17 @@
 
 import errno
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable
 
-from mmpse.errors import UserError
+from mmpse.errors import UserError, package_of
 
 CONFIG_ERRORS = KeyError, TypeError, ValueError, RuntimeError  # what MMEngine says of a config
-ARGUMENTS = re.compile(r'unexpected keyword argument|missing \d+ required|multiple values for')
 
 
 def run_command(main: Callable[[], None], again: str = 'start it again') -> None:
-    """Run a command's ``main``.
-
-    Args:
-        main: The command.
-        again: What to do after Ctrl-C.
+    """Run a command's ``main``; ``again`` is what to do after Ctrl-C.
 
     Raises:
         SystemExit: With one line in place of an error of :func:`of_user`, and of Ctrl-C.
@@ -58,12 +52,7 @@ def of_user(error: Exception) -> bool:
         return True
     if _config_being_read(error) is not None:
         return True
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    if isinstance(error, TypeError) and ARGUMENTS.search(str(error)):
-        # of a constructor, or of its base's that it passes them on to
-        frames = [frame for frame in frames if frame.f_code.co_name != '__init__']
-    room = frames[-1].f_globals.get('__name__', '')
-    return type(error) in CONFIG_ERRORS and room.partition('.')[0] == 'mmengine'
+    return type(error) in CONFIG_ERRORS and package_of(error) == 'mmengine'
 
 
 def _config_being_read(error: Exception) -> str | None:

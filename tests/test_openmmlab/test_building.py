@@ -182,6 +182,15 @@ def test_an_error_in_a_constructor_is_one_sentence(tmp_path):
         assert '\n' not in str(e.value)
 
 
+def test_a_bug_of_ours_is_no_fault_of_the_config(monkeypatch):
+    model = dict(type='mmpse.Pruned', architecture='mmpse.Part', subnet='no.json')
+    with pytest.raises(ConfigError, match='cannot build the model of .*SubnetError.*no.json'):
+        build_model(Config(dict(model=model)))
+    monkeypatch.setattr('mmpse.openmmlab.models.pruned.revert_sync_batchnorm', None)
+    with pytest.raises(TypeError, match='not callable'):
+        build_model(Config(dict(model=model)))
+
+
 # Images
 
 
