@@ -9,14 +9,10 @@ LENGTH = 80  # characters of a value
 
 
 def differences(there: Any, now: Any) -> str:
-    """The keys that differ, with both values; empty if none do.
-
-    Args:
-        there: What a file holds.
-        now: What was expected; anything that JSON has.
+    """The keys that differ between what a file holds and what was expected, with both values.
 
     Returns:
-        For instance ``'model.head.num_classes: 10 there, 20 now'``.
+        For instance ``'model.head.num_classes: 10 there, 20 now'``; empty if none differ.
     """
     found = list(_differences(there, now, ''))
     more = f' and {len(found) - MOST} more' if len(found) > MOST else ''

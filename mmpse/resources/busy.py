@@ -31,16 +31,15 @@ def busy(start: Clocks, end: Clocks, threads: int) -> float:
         threads: Threads that computed.
 
     Returns:
-        The factor: about 1 on an idle machine, 2 where another job took half of the time.
+        About 1 on an idle machine, 2 where another job took half of the time.
     """
     wall, thread, process = (after - before for before, after in zip(start, end))
     return max(wall / max(thread, process / threads, 1e-9), 1.0)
 
 
-AGAIN = 'measure latency again when nothing else runs'
-
-
-def busy_sentence(factor: float, again: str = AGAIN) -> str:
+def busy_sentence(
+    factor: float, again: str = 'measure latency again when nothing else runs'
+) -> str:
     """What to tell the user of a factor, and what to do; empty if the times are good."""
     if factor < BUSY:
         return ''

@@ -144,12 +144,8 @@ def weight_terms(
 def _operations(layer: nn.Module) -> int:
     """Operations for each entry of a weight and each output pixel, as mmengine counts them."""
     affine = layer._parameters.get('weight') is not None
-    if isinstance(layer, nn.GroupNorm):
-        return 4 + affine
-    if isinstance(layer, _NormBase):
-        if layer.track_running_stats:
-            return 1 + affine
-        return 4 + affine
+    if isinstance(layer, (nn.GroupNorm, _NormBase)):
+        return (1 if getattr(layer, 'track_running_stats', False) else 4) + affine
     return 0 if isinstance(layer, nn.PReLU) or hasattr(layer, 'n_dims') else 1
 
 

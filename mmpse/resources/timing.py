@@ -12,8 +12,6 @@ import torch
 
 from .busy import busy, clocks
 
-FEW, ENOUGH = 5, 60.0  # rounds that suffice after so many seconds
-
 
 class Latencies(dict[Any, list[float]]):
     """Seconds of every round, by the name of what was called.
@@ -31,8 +29,8 @@ def measure_latencies(
     rounds: int = 50,
     warmup: int = 5,
     track: Callable[[Iterable[int]], Iterable[int]] = iter,
-    few: int = FEW,
-    enough: float = ENOUGH,
+    few: int = 5,
+    enough: float = 60.0,
 ) -> Latencies:
     """Seconds that each of several calls takes, in every round.
 

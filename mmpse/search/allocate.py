@@ -39,8 +39,6 @@ def allocate(
     and so many standard deviations over the fits.
 
     Args:
-        space: The search space.
-        budget: The budget.
         losses: Loss of every candidate, ``(units, candidates)`` or ``(fits, units, candidates)``;
             rows of units with fewer candidates are padded with anything.
         errors: Standard deviations over the fits between the loss and its upper bound.

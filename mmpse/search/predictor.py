@@ -55,7 +55,6 @@ class Predictor:
     A predictor is not changed; a record that has grown is given to a new one (milliseconds).
 
     Args:
-        space: The search space.
         cost: The cost that is limited, of several that of the budget's first resource.
         reference: The subnet to improve on ``(units,)``, the uniform one of the budget, say.
         widths: Subnets of the record ``(n, units)``. One that was seen often (the fullnet, say)
@@ -120,10 +119,9 @@ class Predictor:
         return self._falls(widths) @ self._slopes.mean(axis=0) + self._constants.mean()
 
     def lower_bound_gain(self, widths: np.ndarray, errors: float = ERRORS) -> np.ndarray:
-        """By how much subnets lose less than the reference, at least.
+        """By how much subnets ``(subnets, units)`` lose less than the reference, at least.
 
         Args:
-            widths: Subnets ``(subnets, units)``.
             errors: By how many standard deviations over the refits the bound is below the gain.
 
         Returns:
@@ -143,12 +141,10 @@ class Predictor:
         """The subnets within a budget whose gain over the reference has the highest lower bound.
 
         Args:
-            budget: The budget.
             errors: See :meth:`lower_bound_gain`.
             reach: How many times wider or narrower than in the reference a unit can get; what is
                 far from it is predicted badly.
-            floor: See :func:`mmpse.search.allocate`.
-            count: Number of subnets.
+            floor, count: See :func:`mmpse.search.allocate`.
 
         Returns:
             Integer array ``(subnets, units)``, the best first. Only those whose bound is positive:

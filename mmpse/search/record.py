@@ -75,7 +75,6 @@ def refitted(predictor: Predictor, widths: np.ndarray, values: np.ndarray) -> Pr
     Where it contradicts them, or is too little to tell, the predictor stays as it is.
 
     Args:
-        predictor: The predictor of a training record.
         widths: Judged subnets ``(n, units)``.
         values: What they lost, or minus their scores ``(n,)``.
     """

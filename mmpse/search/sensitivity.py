@@ -20,7 +20,6 @@ class Curves:
     steeper: no unit is taken for free where nothing was measured.
 
     Args:
-        space: The search space.
         widths: Unit name -> measured widths, those of the fullnet left out. They need not be
             candidates. Units with a single candidate need none.
         losses: Unit name -> losses at these widths, minus that of the fullnet on the same images.

@@ -55,7 +55,6 @@ class Budget:
     inside.
 
     Args:
-        space: The search space.
         costs: Resource name -> cost.
         limit: Resource name -> amount, the first one with the window, e.g. ``{'flops': '50%'}`` or
             ``{'flops': '300M', 'latency': '5ms'}``. FLOPs are multiply-adds.

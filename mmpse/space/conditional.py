@@ -35,7 +35,6 @@ class ConditionalSampler:
 
     Args:
         probabilities: Of every unit's candidates, ``(units, candidates)``.
-        cost: The cost.
         low, high: The window.
 
     Attributes:

@@ -40,14 +40,7 @@ class Cost:
             self.quadratic[named[0], named[1]] += value
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
-        """Cost of subnets.
-
-        Args:
-            widths: Channels, integer array ``(subnets, units)``.
-
-        Returns:
-            Integer array ``(subnets,)``.
-        """
+        """Cost of subnets ``(subnets, units)``, integer array ``(subnets,)``."""
         return np.rint(self.exact(widths)).astype(np.int64)
 
     def exact(self, widths: np.ndarray) -> np.ndarray:
@@ -75,7 +68,6 @@ class TableCost:
     width and its output width.
 
     Args:
-        space: The search space.
         constant: What is added to every subnet.
 
     Attributes:

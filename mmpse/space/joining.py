@@ -38,10 +38,6 @@ def join(tables: Sequence[StageTable], limit: float) -> Iterator[Joined]:
     distances the stages behind it can still reach: only those that are not dominated matter. With
     these as bounds, which are tight, a best-first search goes straight to each next best subnet.
     Nothing is rounded, so that the order is exact and the limit never exceeded.
-
-    Args:
-        tables: The candidates of each stage.
-        limit: The budget.
     """
     fronts = _fronts(tables, limit)
     tie = itertools.count()
@@ -107,8 +103,6 @@ def split_cost(
     What belongs to several stages (the boundary's own share) counts in the first of them.
 
     Args:
-        space: The search space.
-        cost: The cost.
         stages: The units of each stage.
 
     Raises:

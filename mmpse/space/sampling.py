@@ -18,7 +18,6 @@ class WidthDistribution:
     ``P[u, w]`` is proportional to ``exp(-energy[u, w])``.
 
     Args:
-        space: The search space.
         energy: Array ``(units, candidates)``; ``None`` is the uniform distribution.
     """
 
@@ -79,7 +78,7 @@ def tilted(
 class UniformSampler:
     """Every unit's width independently and uniformly."""
 
-    def __init__(self, space: SearchSpace, cost: Cost) -> None:
+    def __init__(self, space: SearchSpace, cost: Cost) -> None:  # as all samplers of a training
         self._distribution = WidthDistribution(space)
 
     def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
@@ -92,10 +91,6 @@ class RatioSampler:
 
     A ratio is drawn evenly between the smallest of the space and 1; every unit takes the candidate
     nearest to it.
-
-    Args:
-        space: The search space.
-        cost: Not used; the samplers of training subnets are all built from space and cost.
     """
 
     def __init__(self, space: SearchSpace, cost: Cost) -> None:
@@ -116,7 +111,6 @@ class SpreadSampler:
     tilted to that target.
 
     Args:
-        space: The search space.
         cost: FLOPs of the subnets; only their ratios matter.
         low, high: Range as shares of the way from tinynet to fullnet.
         levels: Number of targets for which distributions are kept.
@@ -147,7 +141,6 @@ def expected_loss(
     worst E.
 
     Args:
-        space: The search space.
         widths: Subnets of the training record, ``(samples, units)``.
         losses: Their losses relative to the running mean of their time, ``(samples,)``.
 
@@ -180,8 +173,6 @@ class PriorSampler:
     inside are rejected and counted.
 
     Args:
-        space: The search space.
-        budget: The budget.
         energy: E[u, w] of :func:`expected_loss`; without it the prior is that of the cost alone.
         kind: ``'prior'``, from losses and cost; ``'cost'`` and ``'loss'``, from one of them;
             ``'uniform'``, from none.

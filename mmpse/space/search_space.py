@@ -20,17 +20,11 @@ DEFAULT_RATIOS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class WidthUnit:
-    """All layers that must keep the same number of channels.
-
-    Args:
-        name: Name of the unit.
-        max_width: Channels in the fullnet.
-        candidates: Widths to choose from, ascending, without repeats; the last is ``max_width``.
-    """
+    """All layers that must keep the same number of channels."""
 
     name: str
-    max_width: int
-    candidates: tuple[int, ...]
+    max_width: int  # channels in the fullnet
+    candidates: tuple[int, ...]  # widths to choose from, ascending; the last is `max_width`
 
     @classmethod
     def from_grid(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmpse.search.archive import Judged
@@ -11,23 +12,29 @@ from mmpse.search.pareto import pareto_front
 NAMED = 8  # units in a legend: those that lose most at their least width
 
 
+def _empty(width: float, height: float, x: str, y: str) -> tuple[Figure, Axes]:
+    """A figure of one diagram with the names of its axes; sizes in inches."""
+    figure = Figure(figsize=(width, height), layout='constrained')
+    axes = figure.subplots()
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
 def width_profile(subnets: Mapping[str, Mapping[str, int]], full: Mapping[str, int]) -> Figure:
     """Share of channels kept in every unit, one line per subnet (PSE-Net, Fig. 3's form).
 
     Args:
         subnets: Name in the legend -> subnet.
-        full: The fullnet.
     """
-    figure = Figure(figsize=(10, 3.6), layout='constrained')
-    axes = figure.subplots()
+    figure, axes = _empty(10, 3.6, '', 'share of channels kept')
     units = list(full)
     for name, subnet in subnets.items():
         shares = [subnet[unit] / full[unit] for unit in units]
         axes.plot(range(len(units)), shares, marker='o', markersize=4, label=name)
     axes.set_xticks(range(len(units)), units, rotation=60, ha='right', fontsize=8)
     axes.set_ylim(0, 1.05)
-    axes.set_ylabel('share of channels kept')
-    axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
@@ -86,10 +93,9 @@ def sensitivity_curves(
 
     Args:
         sensitivity: Unit -> width -> loss above that of the full model.
-        full: The fullnet.
     """
-    figure = Figure(figsize=(10, 4.2), layout='constrained')
-    axes = figure.subplots()
+    x, y = "share of the unit's channels kept", "loss above the full model's"
+    figure, axes = _empty(10, 4.2, x, y)
     order = sorted(sensitivity, key=lambda unit: -max(sensitivity[unit].values(), default=0.0))
     for k, unit in reversed(list(enumerate(order))):
         points = sorted({**sensitivity[unit], full[unit]: 0.0}.items())
@@ -97,9 +103,6 @@ def sensitivity_curves(
         if k >= NAMED:
             style = dict(color='0.75', linewidth=0.8)
         axes.plot([w / full[unit] for w, _ in points], [loss for _, loss in points], **style)
-    axes.set_xlabel("share of the unit's channels kept")
-    axes.set_ylabel("loss above the full model's")
-    axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], fontsize=8)
     return figure
@@ -120,32 +123,21 @@ def judged_candidates(
         errors: Standard error of each one's distance from the first one; 0 for that.
         chosen: The name of the one that was taken.
     """
-    figure = Figure(figsize=(7, 3.6), layout='constrained')
-    axes = figure.subplots()
+    figure, axes = _empty(7, 3.6, 'FLOPs (M multiply-adds)', 'loss on training images')
     for k, (name, x, y, error) in enumerate(zip(names, flops, losses, errors, strict=True)):
         label = f'{name} (chosen)' if name == chosen else name
         size = 10 if name == chosen else 6
         axes.errorbar(
             x / 1e6, y, error, fmt='o', markersize=size, capsize=4, color=f'C{k}', label=label
         )
-    axes.set_xlabel('FLOPs (M multiply-adds)')
-    axes.set_ylabel('loss on training images')
-    axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
 
 
 def training_losses(flops: np.ndarray, losses: np.ndarray, iterations: np.ndarray) -> Figure:
-    """Training losses of a supernet's subnets against their FLOPs, coloured by iteration.
-
-    Args:
-        flops, losses, iterations: One number per trained subnet.
-    """
-    figure = Figure(figsize=(6.5, 4), layout='constrained')
-    axes = figure.subplots()
+    """Training losses of a supernet's subnets against their FLOPs, coloured by iteration; all
+    ``(subnets,)``."""
+    figure, axes = _empty(6.5, 4, 'FLOPs (M multiply-adds)', 'label loss')
     points = axes.scatter(flops / 1e6, losses, c=iterations, s=6, alpha=0.6, cmap='viridis')
     figure.colorbar(points, label='iteration')
-    axes.set_xlabel('FLOPs (M multiply-adds)')
-    axes.set_ylabel('label loss')
-    axes.grid(alpha=0.3)
     return figure

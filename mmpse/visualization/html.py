@@ -71,13 +71,7 @@ def paragraph(text: str) -> str:
 
 
 def write_page(path: str | os.PathLike, title: str, sections: Sequence[tuple[str, str]]) -> None:
-    """Write a page.
-
-    Args:
-        path: The file; it is replaced in one go.
-        title: Title, plain text.
-        sections: Heading (plain text) and body (HTML) of every section.
-    """
+    """Write a page; ``sections`` are the heading (plain text) and the body (HTML) of each."""
     body = ''.join(f'<h2>{html.escape(heading)}</h2>{content}' for heading, content in sections)
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
