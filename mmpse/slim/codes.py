@@ -40,12 +40,7 @@ def mark_(y: Tensor, marks: Tensor, dim: int) -> None:
 
 
 def nan_of(x: Tensor, dim: int, images: int = 1) -> Tensor | None:
-    """Where marks are, bool ``(images, positions)``; ``None`` if there are none.
-
-    Args:
-        x: The input of a layer.
-        dim: Its dimension of channels.
-        images: Images of the batch.
+    """Where marks are in the input of a layer, bool ``(images, positions)``; ``None``: nowhere.
 
     Raises:
         IndistinctError: If there are some, and the images cannot be told apart.

@@ -100,13 +100,7 @@ def dims_of(layer: nn.Module) -> tuple[int, int | None]:
 
 
 def cut_of(layer: nn.Module, sides: LayerWidths, widths: Mapping[str, int]) -> LayerCut:
-    """What a subnet keeps of a full-width layer.
-
-    Args:
-        layer: The layer.
-        sides: Its sides in the layout.
-        widths: Unit -> channels.
-    """
+    """What a subnet keeps of a full-width layer."""
     outputs = kept(sides.outputs, widths)
     inputs = outputs if sides.inputs is None else kept(sides.inputs, widths)
     into, out_of = dims_of(layer)[::-1]
@@ -139,14 +133,6 @@ def cut_(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> nn.Modu
     It keeps the classes and names of its modules. It loads its own weights, and those of the full
     model, which are cut as they load.
 
-    Args:
-        model: The model.
-        layout: Its layout.
-        widths: Unit -> channels.
-
-    Returns:
-        The model.
-
     Raises:
         CutError: If the model has not the layers of the layout, or a width is impossible.
     """
@@ -175,11 +161,6 @@ def as_subnet(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> It
     """For the time of a ``with`` block the full model is the static network of a subnet, in place.
 
     BatchNorms have copies of their statistics, so that what is recalibrated inside is forgotten.
-
-    Args:
-        model: The full-width model.
-        layout: Its layout.
-        widths: Unit -> channels.
     """
     check_widths(layout, widths)
     layers = list(layers_in(model, layout))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,9 +43,7 @@ def check(
     it shares a batch with the tinynet. Weights, modes and statistics are left as they are.
 
     Args:
-        model: The full-width model.
-        layout: Its layout, with parts.
-        space: The search space of the layout.
+        layout: With parts.
         images: An image that the model takes ``(1, C, H, W)``; a small one saves time. Random
             values take the place of its own.
         run: Runs a model on images and returns everything that it predicts from, raw.
@@ -94,12 +94,7 @@ def check_cut(
 ) -> None:
     """Make sure that a cut model runs, and computes what the subnet computes in place.
 
-    Args:
-        model: The full-width model; it is left as it is.
-        layout: Its layout.
-        widths: Unit -> channels.
-        images: As of :func:`check`.
-        run: As of :func:`check`.
+    The model is left as it is; ``images`` and ``run`` are as of :func:`check`.
 
     Raises:
         GuardError: If the outputs differ or a run fails, with the first layer where it does.
@@ -121,41 +116,32 @@ def _noise_like(images: Tensor, number: int) -> Tensor:
     return torch.randn(shape, generator=generator, **like)
 
 
+@dataclass
 class _Record:
     """What every layer puts out in a forward, in order, and the model."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layout: Layout,
-        how: str,
-        run: Callable[[nn.Module, Tensor], Any] | None,
-    ) -> None:
-        self.model = model
-        self.layout = layout
-        self.how = how
-        self._run = run or (lambda model, images: model(images))
-        self.layers: list[tuple[str, Tensor]] = []
-        self.outputs: list[Tensor] = []
+    model: nn.Module
+    layout: Layout
+    how: str
+    forward: Callable[[nn.Module, Tensor], Any] | None
+    layers: list[tuple[str, Tensor]] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
 
     def run(self, images: Tensor) -> None:
-        handles = [
-            layer.register_forward_hook(
-                lambda _, __, y, name=name: self.layers.append((name, y.clone()))
-            )
-            for name, layer in layers_of(self.model).items()
-        ]
         try:
-            outputs = self._run(self.model, images)
+            with ExitStack() as stack:
+                for name, layer in layers_of(self.model).items():
+                    hook = layer.register_forward_hook(
+                        lambda _, __, y, name=name: self.layers.append((name, y.clone()))
+                    )
+                    stack.enter_context(hook)
+                outputs = (self.forward or nn.Module.__call__)(self.model, images)
         except Exception as error:  # whatever the model's forward raises
             last = self.layers[-1][0] if self.layers else 'its first layer'
             raise GuardError(
                 f'a subnet of {type(self.model).__name__} cannot be run {self.how} '
                 f'({type(error).__name__}: {error}), behind {last}; {self._remedy(last, True)}'
             ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
         self.outputs = [y for y in tensors_in(outputs) if y.is_floating_point() and y.dim()]
 
     def compare(self, lone: _Record, widths: Mapping[str, int]) -> None:

@@ -72,7 +72,6 @@ class Marks:
 
         Args:
             marks: Layer -> channels that each image marks, bool ``(images, channels)``.
-            images: Images of the batch.
             note: Is told every place, the tensor there and its dimension of channels.
         """
         calls = dict(resize=itertools.count(), norm=itertools.count())
@@ -110,7 +109,6 @@ class Marks:
 
         Args:
             images: Layers that are told apart in a forward, each in an image of its own.
-            track: Wraps an iterable of forwards.
 
         Raises:
             IndistinctError: If images cannot be told apart in a tensor that a mark reaches.

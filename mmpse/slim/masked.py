@@ -24,7 +24,6 @@ class masked:  # noqa: N801 (read as a word of a `with` line)
     """Run a part so for the time of a ``with`` block.
 
     Args:
-        part: The part.
         subnets: The subnet of each group.
         cuts: What each keeps of every layer.
         masks: Unit -> its channels that each group uses, bool ``(groups, channels)``.
@@ -53,7 +52,7 @@ class masked:  # noqa: N801 (read as a word of a `with` line)
                 stack.enter_context(exchanged(norm, forward))
             for layer, sides in self.part.leaky:
                 hook = partial(self._mask_input, self._mask(sides.inputs))
-                stack.callback(layer.register_forward_pre_hook(hook).remove)
+                stack.enter_context(layer.register_forward_pre_hook(hook))
             for row in self.part.not_plain:
                 forward = partial(self._by_subnet, row, row[1].forward)
                 stack.enter_context(exchanged(row[1], forward))
@@ -96,13 +95,7 @@ class masked:  # noqa: N801 (read as a word of a `with` line)
         return runs[0] if len(runs) == 1 else torch.cat(runs, 1)
 
     def _masked(self, x: Tensor, mask: Tensor, dim: int = 1) -> Tensor:
-        """Drop of every image what its group lacks.
-
-        Args:
-            x: Full-width tensor, images first.
-            mask: ``(groups, channels)``.
-            dim: Dimension of channels in ``x``.
-        """
+        """Drop of every image, first in ``x``, what its group lacks by ``(groups, channels)``."""
         share = len(x) // len(mask)
         mask = mask.repeat_interleave(share, 0) if self.chunked else mask.repeat(share, 1)
         shape = [1] * x.dim()

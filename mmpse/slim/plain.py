@@ -68,13 +68,11 @@ def by_subnet(
     inputs: Sequence[Tensor],
     *args,
 ) -> list[Tensor]:
-    """Run a layer with what each subnet keeps of it.
+    """Run a layer, by its own ``forward``, with what each subnet keeps of it.
 
     Args:
-        row: Name, layer and sides.
         cuts: What each subnet keeps of every layer.
-        widths: Unit -> channels, of each subnet.
-        forward: The layer's own forward.
+        widths: Of each subnet.
         inputs: Full-width inputs of each subnet.
         *args: The layer's other arguments.
 

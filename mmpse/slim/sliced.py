@@ -24,7 +24,6 @@ def sliced(
     """Run a part so for the time of a ``with`` block.
 
     Args:
-        part: The part.
         subnets: The subnet of each group.
         cuts: What each keeps of every layer.
     """

@@ -28,8 +28,6 @@ def importances(
     """How important the channels of every unit are.
 
     Args:
-        model: The full-width model.
-        layout: Its layout.
         by: ``'selection'``: how soon it is selected for what it tells of all that the layers which
             read the unit get, see :mod:`mmpse.slim.selection`.
             ``'group'``: the squared norms of the filters that write it, of the scales of its
@@ -126,11 +124,7 @@ def sort_(
     """Permute the channels of every unit, the most important first, in place.
 
     Writers, readers and what lies between are permuted alike, so that the model computes the same.
-
-    Args:
-        model: The full-width model.
-        layout: Its layout.
-        by, samples: See :func:`importances`.
+    ``by`` and ``samples`` are as of :func:`importances`.
 
     Returns:
         Unit -> its permutation: the new channel k was channel ``permutation[k]``.
@@ -142,11 +136,7 @@ def sort_(
 
 @torch.no_grad()
 def permute_(model: nn.Module, layout: Layout, order: Mapping[str, Tensor]) -> None:
-    """Permute the channels of units, in place.
-
-    Args:
-        order: Unit -> its channels in their new order.
-    """
+    """Permute the channels of units, in place; ``order``: unit -> its channels as they will be."""
     for _, layer, sides in layers_in(model, layout):
         outputs = _positions(sides.outputs, order)
         out_of, into = dims_of(layer)

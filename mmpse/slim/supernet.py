@@ -29,9 +29,7 @@ class Supernet:
     names and parameters: only the forwards of its parts are exchanged, for that time.
 
     Args:
-        model: The full-width model.
-        layout: Its layout, with the parts that hold the units.
-        space: The search space of the layout.
+        layout: With the parts that hold the units.
 
     Attributes:
         held: Units that must stay at full width, since a layer of theirs runs outside the parts (on
@@ -64,14 +62,8 @@ class Supernet:
                     'use BatchNorm (mmengine.model.revert_sync_batchnorm)'
                 )
         # a forward that is recomputed in the backward meets another subnet when sliced
-        self._recomputed = next(
-            (
-                name or type(module).__name__
-                for name, module in model.named_modules()
-                if getattr(module, 'with_cp', False)
-            ),
-            None,
-        )
+        recomputed = (n for n, m in model.named_modules() if getattr(m, 'with_cp', False))
+        self._recomputed = next((n or type(model).__name__ for n in recomputed), None)
         self.executions = ('masked',) if self._recomputed else EXECUTIONS
         self.active_subnets: tuple[Subnet, ...] = ()
         self.execution = ''

@@ -156,13 +156,11 @@ class _Units:
         members = [[self.writers[k] for k, _, _ in places] for places in self.intervals]
         while True:
             for number in sorted(self.alive):
-                reason = next(
-                    ((n, self.fixed[n]) for n in members[number] if n in self.fixed), None
-                )
-                if reason is not None:
+                first = next((n for n in members[number] if n in self.fixed), None)
+                if first is not None:
                     self.alive.remove(number)
                     for name in members[number]:
-                        self.fixed.setdefault(name, f'joined with {reason[0]}: {reason[1]}')
+                        self.fixed.setdefault(name, f'joined with {first}: {self.fixed[first]}')
             if not any(n in self.fixed for number in self.alive for n in members[number]):
                 break
 

@@ -124,9 +124,7 @@ class Forward:
     """A model that is watched, and how it is run.
 
     Args:
-        model: The model.
         images: An example of its input ``(1, C, H, W)``.
-        run: Runs the model on images.
         parts: Names of modules whose inputs and outputs are watched, too.
     """
 
@@ -146,7 +144,6 @@ class Forward:
         Args:
             see: See :func:`stubbed`.
             note: Is told what goes into and out of parts and carriers.
-            images: Size of the batch.
         """
         with ExitStack() as stack:
             stack.enter_context(stubbed(self.model, see, self.layers))
