@@ -21,7 +21,7 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from PIL import Image
 from pycocotools import mask as coco_mask
+from rich.progress import track
 
 from mmpse.errors import UserError
 from mmpse.registry import DATASETS
@@ -56,12 +57,6 @@ SEED = 1797
 SCHEMA_VERSION = 1
 SOURCE_DIGEST = '87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826'
 DIGEST = '46c1db165b4d82825e81baf0f2e76abb880128160bdfa603bcf564275ace725b'
-
-Progress = Callable[[str, int, int], None]
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    pass
 
 
 @DATASETS.register_module(name='DigitsDataset')
@@ -161,14 +156,11 @@ def split_digits(labels: np.ndarray) -> dict[str, np.ndarray]:
     return {'train': np.sort(rest), **splits}
 
 
-def prepare_digits(root: str | Path = 'data/digits', progress: Progress = _silent) -> dict:
+def prepare_digits(root: str | Path = 'data/digits') -> dict:
     """Verify the digits data in ``root``; write it if it is missing or damaged.
 
-    A killed run leaves no half-written ``root``; several processes may call this at once.
-
-    Args:
-        root: the folder; it is replaced as a whole if it is damaged.
-        progress: called as ``progress(what, done, total)``, counted in files.
+    A damaged ``root`` is replaced as a whole. A killed run leaves no half-written one; several
+    processes may call this at once.
 
     Returns:
         The manifest: ``schema_version``, ``digest``, ``source_digest``, ``counts`` and ``files``.
@@ -178,14 +170,14 @@ def prepare_digits(root: str | Path = 'data/digits', progress: Progress = _silen
         UserError: scikit-learn's digits, or what is made of them, have another digest.
     """
     root = Path(root).resolve()
-    if find_damage(root, progress):
+    if find_damage(root):
         root.parent.mkdir(parents=True, exist_ok=True)
         with open(root.parent / f'.{root.name}.lock', 'w') as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it if this process is killed
-            damage = find_damage(root, progress)  # again: another process may have been faster
+            damage = find_damage(root)  # again: another process may have been faster
             existed = root.exists()
             if damage:
-                _rebuild(root, progress)
+                _rebuild(root)
             if damage and existed:
                 listed = '; '.join(damage[:5]) + f'; {len(damage) - 5} more' * (len(damage) > 5)
                 message = f'{root} has been written again, because {listed}'
@@ -193,7 +185,7 @@ def prepare_digits(root: str | Path = 'data/digits', progress: Progress = _silen
     return _read_json(root / 'manifest.json')
 
 
-def find_damage(root: str | Path, progress: Progress = _silent) -> list[str]:
+def find_damage(root: str | Path) -> list[str]:
     """How ``root`` differs from what this version of mmpse writes; empty if it does not."""
     root = Path(root)
     try:
@@ -208,7 +200,7 @@ def find_damage(root: str | Path, progress: Progress = _silent) -> list[str]:
         return [f'manifest.json has not the digest {DIGEST} of this version of mmpse']
 
     damage = [f'{path} does not belong here' for path in _present(root) - files.keys()]
-    for done, (path, digest) in enumerate(files.items(), 1):
+    for path, digest in track(files.items(), 'verifying', transient=True):
         try:
             if _digest(_read(root / path)) != digest:
                 damage.append(f'{path} has changed')
@@ -216,11 +208,10 @@ def find_damage(root: str | Path, progress: Progress = _silent) -> list[str]:
             damage.append(f'{path} is missing')
         except (OSError, ValueError, SyntaxError):  # what Pillow and json raise for broken files
             damage.append(f'{path} is not readable')
-        progress('verifying', done, len(files))
     return damage
 
 
-def _rebuild(root: Path, progress: Progress) -> None:
+def _rebuild(root: Path) -> None:
     """Write everything beside ``root``, then put it in ``root``'s place, under the lock."""
     fresh = root.with_name(f'.{root.name}.partial')
     replaced = root.with_name(f'.{root.name}.replaced')
@@ -229,10 +220,9 @@ def _rebuild(root: Path, progress: Progress) -> None:
     try:
         files = {}
         total = sum(SPLITS.values()) + 2 * sum(SCENES.values()) + len(SCENES)
-        for path, content in _contents():
+        for path, content in track(_contents(), 'writing', total, transient=True):
             _write(fresh / path, content)
             files[path] = _digest(content)
-            progress('writing', len(files), total)
         manifest = _manifest(files)
         if manifest['digest'] != DIGEST:
             raise UserError(

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the checkout, installed or not
@@ -23,18 +22,10 @@ def main() -> None:
     from mmpse.errors import UserError
 
     console = Console()
-    with Progress(console=console) as bar:
-        tasks = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what)
-            bar.update(tasks[what], completed=done, total=total)
-
-        try:
-            manifest = prepare_digits(root, show)
-        except (OSError, UserError) as error:
-            sys.exit(f'prepare_digits: {error}')
+    try:
+        manifest = prepare_digits(root)
+    except (OSError, UserError) as error:
+        sys.exit(f'prepare_digits: {error}')
 
     table = Table('files below ' + root, 'count')
     for folder, count in sorted(manifest['counts'].items()):
