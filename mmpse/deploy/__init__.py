@@ -5,17 +5,3 @@ from .evaluate import calibration_images, evaluate, evaluate_onnx
 from .onnx import Exported, export_onnx, fingerprint, read_metadata
 from .quantize import quantize
 from .runtimes import RUNTIMES, prepared
-
-__all__ = [
-    'Exported',
-    'ExportError',
-    'RUNTIMES',
-    'calibration_images',
-    'evaluate',
-    'evaluate_onnx',
-    'export_onnx',
-    'fingerprint',
-    'prepared',
-    'quantize',
-    'read_metadata',
-]

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmpse.openmmlab.models.outputs import samples_of
+
 from .errors import ExportError
 from .graph import line
 from .network import Network, padded_to
@@ -122,8 +124,7 @@ class Agreement:
 
 def prepared_batch(network: Network, images: Tensor) -> tuple[Tensor, list | None]:
     """What the model gets for ``images``, made by its own data preprocessor, and its samples."""
-    batch, size = len(images), tuple(images.shape[-2:])
-    samples = [_sample(network, size) for _ in range(batch)]
+    samples = samples_of(_kind_of_samples(network), images)
     if network.before is None:
         return images, samples
     raw = list(images.flip(1))  # pipelines load BGR
@@ -135,21 +136,14 @@ def prepared_batch(network: Network, images: Tensor) -> tuple[Tensor, list | Non
     return data['inputs'], data['data_samples']
 
 
-def _sample(network: Network, size: tuple[int, int]) -> Any:
-    meta = dict(
-        img_shape=size,
-        ori_shape=size,
-        pad_shape=size,
-        batch_input_shape=size,
-        scale_factor=(1.0, 1.0),
-    )
+def _kind_of_samples(network: Network) -> type:
     if network.kind == 'detector':
         from mmdet.structures import DetDataSample as Sample
     elif network.kind == 'segmentor':
         from mmseg.structures import SegDataSample as Sample
     else:
         from mmengine.structures import BaseDataElement as Sample
-    return Sample(metainfo=meta)
+    return Sample
 
 
 def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:

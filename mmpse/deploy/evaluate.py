@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmpse.openmmlab.configs import evaluation
+from mmpse.openmmlab.configs.datasets import build_dataset
+from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import build_model
 
 from .errors import ExportError
@@ -74,18 +74,6 @@ def evaluate_onnx(
     return evaluate(model, cfg, split)
 
 
-def evaluate(model: nn.Module, cfg: Config, split: str = 'val') -> dict[str, float]:
-    """The metrics of a model of a config, in eval mode, on the config's split.
-
-    Raises:
-        ExportError: If the config lacks the dataloader or the evaluator.
-    """
-    for key in (f'{split}_dataloader', f'{split}_evaluator'):
-        if not cfg.get(key):
-            raise ExportError(f'the config has no {key} to evaluate with; give one that has')
-    return evaluation.evaluate(model, cfg, split)
-
-
 def calibration_images(
     cfg: Config, model: nn.Module, number: int, preprocess: bool = False
 ) -> Iterator[np.ndarray]:
@@ -110,16 +98,9 @@ def calibration_images(
             'val_dataloader; give one that has both'
         )
     dataset.update(pipeline=like.pipeline, test_mode=True)
-    loader = ConfigDict(
-        dataset=dataset,
-        batch_size=1,
-        num_workers=0,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-        collate_fn=dict(type='pseudo_collate'),
-    )
-    with _scope(cfg):
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
         try:
-            images = Runner.build_dataloader(loader, seed=0).dataset
+            images = build_dataset(dataset)
         except (OSError, ValueError) as error:
             raise ExportError(f'int8 needs calibration images: {line(error)}') from error
         for k in np.linspace(0, len(images) - 1, min(number, len(images))).astype(int):
@@ -137,7 +118,3 @@ def _dataset(dataloader: ConfigDict | None) -> ConfigDict | None:
     while dataset is not None and ('dataset' in dataset or 'datasets' in dataset):
         dataset = dataset.get('dataset') or dataset.datasets[0]
     return None if dataset is None else ConfigDict(dataset).copy()
-
-
-def _scope(cfg: Config) -> Any:
-    return DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))

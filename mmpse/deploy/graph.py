@@ -8,6 +8,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -166,14 +167,11 @@ def _traced(
 
     arguments = inspect.signature(module.forward).bind(*examples).arguments.values()
     shapes = tuple(map(free, arguments))
-    sized = len(axes) > 1
-    hooks = [m.register_forward_pre_hook(hurry) for m in module.modules()] if sized else []
-    try:
-        with compat.sizes_stay_symbols():
-            return torch.export.export(module, examples, dynamic_shapes=shapes, strict=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as stack:
+        for layer in module.modules() if len(axes) > 1 else ():
+            stack.enter_context(layer.register_forward_pre_hook(hurry))
+        stack.enter_context(compat.sizes_stay_symbols())
+        return torch.export.export(module, examples, dynamic_shapes=shapes, strict=False)
 
 
 def _symbols(program: torch.export.ExportedProgram) -> list[dict[int, str]]:

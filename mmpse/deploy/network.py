@@ -100,11 +100,9 @@ class Raw(nn.Module):
             outputs = dict(zip(list(parameters)[1:], outputs))
         elif not isinstance(outputs, Mapping):
             name = 'output' if isinstance(outputs, Tensor) else 'feature'
-            outputs = {RAW_NAMES.get(kind, name): outputs}
+            name = dict(classifier='scores', segmentor='logits').get(kind, name)
+            outputs = {name: outputs}
         return dict(pair for name, value in outputs.items() for pair in flat(value, name))
-
-
-RAW_NAMES = dict(classifier='scores', segmentor='logits')
 
 
 def kind_of(model: nn.Module) -> str:
@@ -150,7 +148,6 @@ class Preprocess(nn.Module):
     round belongs to a model that wants BGR.
 
     Args:
-        model: The model.
         divisor: Pictures are padded, right and below, to multiples of it.
 
     Raises:

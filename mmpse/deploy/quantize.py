@@ -33,7 +33,6 @@ def quantize(
 
     Args:
         path: A file of ``export_onnx``.
-        out: The file to write.
         images: Calibration images ``(B, C, H, W)``, as the file takes them.
 
     Returns:

@@ -25,6 +25,7 @@ from mmpse.deploy import (
 from mmpse.deploy.quantize import float_nodes
 from mmpse.deploy.runtimes import loaded
 from mmpse.errors import UserError
+from mmpse.openmmlab.errors import ConfigError
 
 
 @pytest.fixture(scope='module')
@@ -104,7 +105,7 @@ def test_int8_without_data(convs, cfg, tmp_path):
     with pytest.raises(ExportError, match='config lacks train_dataloader or val_dataloader'):
         next(calibration_images(cfg, model, 5))
     cfg.val_evaluator = None
-    with pytest.raises(ExportError, match='the config has no val_evaluator'):
+    with pytest.raises(ConfigError, match='the config has no val_evaluator'):
         evaluate(model, cfg)
 
 

@@ -28,8 +28,11 @@ def evaluate(
         track: Wraps the iterable of batches, for a progress bar.
 
     Raises:
-        ConfigError: If the evaluator cannot be built.
+        ConfigError: If the dataloader or the evaluator is missing, or that cannot be built.
     """
+    for key in (f'{split}_dataloader', f'{split}_evaluator'):
+        if not cfg.get(key):
+            raise ConfigError(f'the config has no {key} to evaluate with; give one that has')
     settings = cfg[f'{split}_evaluator']
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         with silent():

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from mmpse.errors import UserError
 from mmpse.slim.watch import exchanged, map_tensors, tensors_in
 
+from .outputs import parts
+
 
 class Call(NamedTuple):
     """A call of a part of a model."""
@@ -29,17 +31,6 @@ class Call(NamedTuple):
 
 class CallError(UserError):
     """A call that cannot be repeated in another model."""
-
-
-def parts(model: nn.Module) -> dict[str, nn.Module]:
-    """The parts of a model: backbone, neck, heads; the heads of a cascade are parts each."""
-    found = {}
-    for name, child in model.named_children():
-        if isinstance(child, nn.ModuleList):
-            found |= {f'{name}.{k}': part for k, part in enumerate(child)}
-        elif name != 'data_preprocessor':
-            found[name] = child
-    return found
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def raw_outputs(
     if hasattr(model, 'encode_decode'):  # a segmentor
         from mmseg.structures import SegDataSample
 
-        features, samples = model.extract_feat(images), _samples(SegDataSample, images)
+        features, samples = model.extract_feat(images), samples_of(SegDataSample, images)
         heads = [model.decode_head]
         if not deployed:
             heads.append(getattr(model, 'auxiliary_head', None))
@@ -36,7 +36,7 @@ def raw_outputs(
     if hasattr(model, 'with_bbox') and hasattr(model, 'extract_feat'):  # a detector
         from mmdet.structures import DetDataSample
 
-        samples = _samples(DetDataSample, images)
+        samples = samples_of(DetDataSample, images)
         if not getattr(model, 'with_roi_head', False):
             return model(images, samples, mode='tensor')
         features = model.extract_feat(images)
@@ -88,7 +88,7 @@ def _unrefined(roi_head: nn.Module) -> Iterator[None]:
             del stage.regress_by_class
 
 
-def _samples(kind: type, images: Tensor) -> list:
+def samples_of(kind: type, images: Tensor) -> list:
     """What a model is told of each image in a test."""
     size = tuple(images.shape[2:])
     sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
@@ -106,6 +106,17 @@ def _cascade(head: nn.Module, features: Any, samples: list) -> list:
     return outputs
 
 
+def parts(model: nn.Module) -> dict[str, nn.Module]:
+    """The parts of a model: backbone, neck, heads; the heads of a cascade are parts each."""
+    found = {}
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList):
+            found |= {f'{name}.{k}': part for k, part in enumerate(child)}
+        elif name != 'data_preprocessor':
+            found[name] = child
+    return found
+
+
 def parts_of(model: nn.Module) -> list[str]:
     """Names of the parts that a model runs on whole images: backbone, neck, heads.
 
@@ -114,15 +125,11 @@ def parts_of(model: nn.Module) -> list[str]:
     """
     if not hasattr(model, 'data_preprocessor'):
         return ['']
-    parts = []
-    for name, child in model.named_children():
-        if name in REGION_HEADS or not any(True for _ in child.parameters()):
-            continue
-        if isinstance(child, nn.ModuleList):
-            parts += [f'{name}.{k}' for k in range(len(child))]
-        else:
-            parts.append(name)
-    return parts
+    return [
+        name
+        for name, part in parts(model).items()
+        if name not in REGION_HEADS and any(True for _ in part.parameters())
+    ]
 
 
 def image_channels(model: nn.Module) -> list[int]:

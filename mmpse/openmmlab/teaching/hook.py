@@ -1,14 +1,12 @@
 """A teacher for any model of OpenMMLab: the model that it was cut from."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import DefaultScope
@@ -17,8 +15,10 @@ from torch import Tensor, nn
 
 from mmpse.errors import UserError
 from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
-from mmpse.openmmlab.models.calls import Call, CallError, noted_calls, parts, repeat
-from mmpse.registry import HOOKS, MODELS
+from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.models.calls import Call, CallError, noted_calls, repeat
+from mmpse.openmmlab.models.outputs import parts
+from mmpse.registry import HOOKS
 from mmpse.slim.watch import map_tensors, tensors_in
 
 from .head_distance import head_distance
@@ -84,14 +84,8 @@ class DistillationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         model = runner.model
         self.model = model.module if is_model_wrapper(model) else model
-        self.teaching = Teaching(
-            'DistillationHook',
-            self.model,
-            self.teacher_cfg,
-            self.checkpoint,
-            self.every,
-            self.weight,
-        )
+        how = self.teacher_cfg, self.checkpoint, self.every, self.weight
+        self.teaching = Teaching('DistillationHook', self.model, *how)
         self.teacher = self.teaching.teacher
         self._listening = ExitStack()
 
@@ -114,7 +108,6 @@ class Teaching:
     Args:
         who: For messages, what uses the teacher.
         student: The other model, not wrapped.
-        teacher, checkpoint, every, weight: See :class:`DistillationHook`.
 
     Attributes:
         teacher: The frozen model.
@@ -168,12 +161,11 @@ class Teaching:
                 return None
             return {**output, 'loss_distill': factor * self._loss(noted, groups)}
 
-        with noted_calls(self.student) as calls:
-            handle = self.student.register_forward_hook(join, with_kwargs=True)
-            try:
-                yield
-            finally:
-                handle.remove()
+        with (
+            noted_calls(self.student) as calls,
+            self.student.register_forward_hook(join, with_kwargs=True),
+        ):
+            yield
 
     def _loss(self, calls: Sequence[Call], groups: int) -> Tensor:
         with torch.no_grad():
@@ -246,22 +238,15 @@ class Teaching:
 def build_teacher(teacher: str | Mapping[str, Any], checkpoint: str) -> BaseModel:
     """A frozen model with the weights of a checkpoint, whose parts give what they do in training.
 
-    Args:
-        teacher, checkpoint: See :class:`DistillationHook`.
-
     Raises:
-        ValueError: If the checkpoint does not fit.
+        ConfigError, CheckpointError: If the config cannot be used, or the checkpoint does not fit.
     """
-    scope = None
     if isinstance(teacher, str):
-        cfg = get_config(teacher) if '::' in teacher else Config.fromfile(teacher)
-        scope, config = cfg.get('default_scope'), cfg.model
-        if 'data_preprocessor' in cfg:  # the runner hands it to the model
-            config.setdefault('data_preprocessor', cfg.data_preprocessor)
-    else:
-        config = ConfigDict(copy.deepcopy(teacher))  # detectors read theirs by attributes
-    with DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.build(config)
+        cfg = load_config(teacher)
+    else:  # in the scope of the model that it teaches
+        scope = DefaultScope.get_current_instance()
+        cfg = Config(dict(model=teacher, default_scope=scope and scope.scope_name))
+    model = build_model(cfg)
     check_whole(model, load_weights(model, checkpoint), f'the teacher, a {type(model).__name__}')
     model.requires_grad_(False).eval()
     for part in parts(model).values():
