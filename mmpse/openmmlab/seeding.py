@@ -14,12 +14,8 @@ from mmpse.registry import HOOKS
 
 
 def seed_iteration(seed: int, iteration: int) -> None:
-    """Make the random numbers of an iteration independent of what came before it.
-
-    Args:
-        seed: The runner's.
-        iteration: Its number; every process draws other numbers.
-    """
+    """Make the random numbers of an iteration independent of what came before it; every process
+    draws other ones."""
     entropy = np.random.SeedSequence([seed, dist.get_rank(), iteration])
     set_random_seed(int(entropy.generate_state(1)[0]))
 

@@ -15,11 +15,7 @@ from mmpse.registry import MODELS
 
 
 def find_type(config: Any, registry: Registry = MODELS) -> Callable | None:
-    """The class or function that would be built, in the default scope.
-
-    Args:
-        config: A config with a ``type``, or a type.
-        registry: Where such types are registered.
+    """The class or function that a config, or a type in one, stands for in the default scope.
 
     Returns:
         ``None`` for a config without a type and for a type that nothing is registered as, such as
@@ -42,7 +38,6 @@ def is_type(config: Any, expected: Any, registry: Registry = MODELS) -> bool:
         config: A config with a ``type``, or a type.
         expected: A type as a config may name it, e.g. ``'mmdet.RetinaNet'`` or the class; or a
             tuple of them.
-        registry: Where such types are registered.
 
     Examples:
         >>> is_type(dict(type='BN'), torch.nn.BatchNorm2d)

@@ -1,8 +1,9 @@
 """Watching a forward: layers compute nothing, and carry marks (NaN) from channel to channel."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -120,6 +121,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@dataclass
 class Forward:
     """A model that is watched, and how it is run.
 
@@ -128,15 +130,14 @@ class Forward:
         parts: Names of modules whose inputs and outputs are watched, too.
     """
 
-    def __init__(
-        self, model: nn.Module, images: Tensor, run: Callable[[Tensor], Any], parts: Iterable[str]
-    ) -> None:
-        self.model = model
-        self.images = images
-        self.parts = tuple(parts)
-        self.layers = layers_of(model)
-        self.carriers = carriers_of(model)
-        self._run = run
+    model: nn.Module
+    images: Tensor
+    run: Callable[[Tensor], Any]
+    parts: Sequence[str]
+
+    def __post_init__(self) -> None:
+        self.layers = layers_of(self.model)
+        self.carriers = carriers_of(self.model)
 
     def __call__(self, see: See, note: Note, images: int = 1) -> Any:
         """Run it on so many images, with layers that compute nothing, and return its outputs.
@@ -149,7 +150,7 @@ class Forward:
             stack.enter_context(stubbed(self.model, see, self.layers))
             for name in {*self.parts, *self.carriers}:
                 stack.enter_context(_boundaries(name, self.model.get_submodule(name), note))
-            return self._run(self.images.repeat(images, 1, 1, 1))  # some write into them
+            return self.run(self.images.repeat(images, 1, 1, 1))  # some write into them
 
 
 @contextmanager

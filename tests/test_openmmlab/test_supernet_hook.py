@@ -238,7 +238,6 @@ def test_empty_batch_is_named(supernet_cfg):
         (dict(n=0), 'n must be a positive whole number'),
         (dict(n=1), 'n=1 subnets cannot hold fullnet=True and tinynet=True'),
         (dict(execution='serial'), "must be one of .* got 'serial'"),
-        (dict(record_size=0), 'record_size must be positive'),
         (dict(groups=4), "unexpected keyword argument 'groups'"),
     ],
 )

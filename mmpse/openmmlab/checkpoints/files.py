@@ -74,7 +74,9 @@ def _read_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError:  # it names classes; mmengine's own checkpoints do
-        reader = SimpleNamespace(__name__='mmpse', Unpickler=_Unpickler, load=_load)
+        reader = SimpleNamespace(
+            __name__='mmpse', Unpickler=_Unpickler, load=lambda *a, **k: _Unpickler(*a, **k).load()
+        )
         return torch.load(path, map_location='cpu', weights_only=False, pickle_module=reader)
 
 
@@ -126,10 +128,6 @@ class _Unpickler(pickle.Unpickler):
         if dtype or name in self.ALLOWED.get(module, ()):
             return super().find_class(module, name)
         return type(name, (Blank,), {'__module__': module})
-
-
-def _load(file: Any, **kwargs) -> Any:
-    return _Unpickler(file, **kwargs).load()
 
 
 @CheckpointLoader.register_scheme(prefixes='timm://')

@@ -109,8 +109,7 @@ def load_cut(
     Args:
         model: The full-width model; it may be the one that is cut.
         widths: Unit -> channels.
-        checkpoint: Its path, URL or name.
-        optional: As of :func:`load_weights`.
+        checkpoint, optional: As of :func:`load_weights`.
 
     Returns:
         The cut model, what it was given, and whether these weights are its own, with statistics.
@@ -133,12 +132,8 @@ def load_cut(
 
 
 def check_whole(model: nn.Module, report: Report, what: str) -> None:
-    """Make sure that a checkpoint filled all of a model: the backbone alone would leave a random
-    head.
-
-    Args:
-        report: What :func:`load_weights` gave to it.
-        what: What errors call the model.
+    """Make sure that a checkpoint filled all of a model, which errors call ``what``: the backbone
+    alone would leave a random head.
 
     Raises:
         CheckpointError: If weights are missing, but for heads that only training needs.

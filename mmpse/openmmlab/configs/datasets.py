@@ -37,11 +37,7 @@ def subset(dataset: dict, images: Sequence[int], of: int, rest: bool = False) ->
             f'{len(images)} images were chosen when the {type(built).__name__} had {of}; now it '
             f'has {len(built)}: bring the old data back, or hold images out anew'
         )
-    kept = list(images)
-    if rest:
-        others = set(kept)
-        kept = [k for k in range(of) if k not in others]
-    built.get_subset_(kept)
+    built.get_subset_(sorted(set(range(of)) - set(images)) if rest else list(images))
     return built
 
 

@@ -58,9 +58,7 @@ def python_source(value: Any, indent: int = 0) -> str:
             (f'{key}=' if call else f'{key!r}: ') + python_source(item, indent + 4)
             for key, item in value.items()
         ]
-        scalars = not call and not any(
-            isinstance(v, (Mapping, list, tuple)) for v in value.values()
-        )
+        scalars = not call and _flat(value.values())
     elif isinstance(value, (list, tuple)):
         start, end = '[]' if isinstance(value, list) else '()'
         items = [python_source(item, indent + 4) for item in value]

@@ -47,7 +47,6 @@ def measure_subnets(
         model: The full-width model.
         input_shape: ``(C, H, W)`` of the image.
         runtime: See :func:`mmpse.deploy.runtimes.prepared`.
-        track: Wraps the iterator over rounds, for a progress bar.
 
     Returns:
         Number of a subnet -> its seconds in every round.
@@ -84,8 +83,7 @@ def measure_latency(
 ) -> dict[str, Any]:
     """Measure some subnets, and fit what all others take; see :mod:`mmpse.resources.latency`.
 
-    Args:
-        (the others): See :func:`measure_subnets`.
+    Arguments are as of :func:`measure_subnets`.
 
     Returns:
         For JSON: ``cost``, see :func:`latency_cost`; ``error``, its mean relative error on subnets
@@ -134,7 +132,6 @@ def read_latency(
     """Read a file of what :func:`measure_latency` gave.
 
     Args:
-        path: The file.
         space, input_shape: What it should be of.
         runtime: In which it should have been measured, on this device with as many threads;
             ``None``: it may be of any device.

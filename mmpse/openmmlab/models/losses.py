@@ -40,7 +40,7 @@ def training_batches(
         dataloader: Config of the dataloader; its sampler's order is fixed.
         images: Images in all, or fewer if there are not so many.
         scope: Default scope of the config.
-        seed: Seed of the augmentation.
+        seed: Of the augmentation.
 
     Raises:
         UserError: If its dataset has none.

@@ -26,11 +26,10 @@ class StageWiseClassifier(ImageClassifier):
     State and checkpoint keys are those of ``ImageClassifier``; without active subnets it is one.
 
     Args:
-        *args: See ``ImageClassifier``.
         stages: Modules of the backbone behind which a stage ends, see
             :class:`mmpse.openmmlab.stagewise.stages.Stages`.
         stage_weight: Weight of the stages' losses beside the label loss.
-        **kwargs: See ``ImageClassifier``.
+        *args, **kwargs: See ``ImageClassifier``.
 
     Attributes:
         supernet (Supernet | None): The supernet of this model; the hook sets it.
@@ -51,11 +50,7 @@ class StageWiseClassifier(ImageClassifier):
         self.subnet_losses: Tensor | None = None
 
     def loss(self, inputs: Tensor, data_samples: list[Any]) -> dict[str, Tensor]:
-        """The label loss of the fullnet, and the loss of every stage.
-
-        Args:
-            inputs: Images ``(B, 3, H, W)``.
-            data_samples: Their annotations.
+        """The label loss of the fullnet, and the loss of every stage, of images ``(B, 3, H, W)``.
 
         Returns:
             ``loss`` as the head gives it, and ``loss_STAGE``: the distance of the stage's output to

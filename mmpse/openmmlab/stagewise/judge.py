@@ -26,7 +26,7 @@ class StageJudge:
     ) -> None:
         self.stages = stages
         self.supernet = supernet
-        self.images = list(images)
+        self.images = images
         self.fp16 = fp16
         self._execution = 'sliced' if 'sliced' in supernet.executions else 'masked'
         self.targets = [self._features(x) for x in self.images]

@@ -117,8 +117,7 @@ class StageWiseSearchLoop(SearchLoop):
         for round_ in range(self.rounds):
             rng = np.random.default_rng([self.seed, round_])
             rows = self._more(rows, self.candidates * (round_ + 1), parents, rng)
-            self._judge_stages(judge, rows, round_, archived)
-            found = np.array([archived[tuple(row)] for row in rows.tolist()])
+            found = self._judge_stages(judge, rows, round_, archived)
             parents = self._joined = self._join(rows, found, units)
 
     def _more(
@@ -201,8 +200,9 @@ class StageWiseSearchLoop(SearchLoop):
         rows: np.ndarray,
         round_: int,
         archived: dict[tuple[int, ...], tuple[float, ...]],
-    ) -> None:
-        """Judge the candidates that the archive lacks."""
+    ) -> np.ndarray:
+        """The distances of candidates' stages ``(subnets, stages)``; what the archive lacks is
+        judged."""
         logger = self.runner.logger
         keys = [key for key in map(tuple, rows.tolist()) if key not in archived]
         logger.info(
@@ -236,6 +236,7 @@ class StageWiseSearchLoop(SearchLoop):
                 )
             logger.info(f'stage {name}: distances {finite.min():.4f} to {finite.max():.4f}')
         logger.info(f'round {round_ + 1}: {clock.text(0)}')
+        return found
 
     def _supernet(self) -> Supernet:
         """The supernet with the stages' parts."""

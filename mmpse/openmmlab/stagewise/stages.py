@@ -8,7 +8,7 @@ Source: stage-wise pruning, arXiv 2011.04908; see docs/stagewise.md.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from mmengine.model import BaseModel
@@ -116,17 +116,12 @@ class Stages:
                 )
             return handle(y)
 
-        hooks = [
-            self.model.get_submodule(end).register_forward_hook(
-                lambda _, __, y, end=end: on_end(end, y)
-            )
-            for end in self.ends
-        ]
-        try:
+        with ExitStack() as stack:
+            for end in self.ends:
+                module = self.model.get_submodule(end)
+                hook = module.register_forward_hook(lambda _, __, y, end=end: on_end(end, y))
+                stack.enter_context(hook)
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
     def scores(self, images: Tensor) -> Tensor:
         """The scores ``(B, classes)`` of the model."""

@@ -36,7 +36,6 @@ def find_supernet(
 
     Args:
         model: The model, not wrapped.
-        cfg: The config that it was built from.
         grid: ``ratios``, ``divisor`` and ``grids`` of the search space, where they are given; next
             are those of a backbone that has them.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
@@ -92,8 +91,8 @@ def supernet_of(
 
     Args:
         model: The model, not wrapped.
-        checkpoint: The content of the checkpoint; its weights are not loaded.
-        cfg, input_shape: As of :func:`find_supernet`.
+        checkpoint: Its content; its weights are not loaded.
+        input_shape: As of :func:`find_supernet`.
 
     Raises:
         ConfigError: If nothing tells the size of the images.

@@ -75,7 +75,6 @@ class SupernetHook(SeedHook):
             ``'auto'``: whichever a few steps before the first iteration show to be faster, and to
             fit into memory. They give the same gradients to rounding; name one for runs that must
             repeat bit by bit.
-        record_size: Losses kept for the prior; the oldest go first.
         teacher: Arguments of :class:`mmpse.DistillationHook`: subnets of any model learn from a
             frozen one too, whose distance from each is recorded in the place of the label loss.
             So only iterations with a teacher are recorded; without one, those of a classifier.
@@ -102,7 +101,6 @@ class SupernetHook(SeedHook):
         serial: bool = False,
         distillation: Mapping[str, Any] | None = None,
         execution: str = 'auto',
-        record_size: int = 50_000,
         teacher: Mapping[str, Any] | None = None,
         ratios: Sequence[float] | None = None,
         divisor: int | None = None,
@@ -136,7 +134,7 @@ class SupernetHook(SeedHook):
                 'distillation=None'
             )
         self.execution = execution
-        self.record = LossRecord(record_size)
+        self.record = LossRecord()
         self.teacher_cfg = None if teacher is None else dict(teacher)
         grid = dict(ratios=ratios, divisor=divisor, grids=grids)
         self.grid = {key: value for key, value in grid.items() if value is not None}

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpse.errors import UserError
 from mmpse.openmmlab.checkpoints.supernet import supernet_state
 
 MOMENTUM = 0.01  # weight of a new loss in the running mean
+SIZE = 50_000
 
 
 class LossRecord:
@@ -18,14 +18,9 @@ class LossRecord:
 
     A late loss is lower merely for being late: the running mean of the losses of its time is kept
     beside each one.
-
-    Args:
-        size: Entries kept.
     """
 
-    def __init__(self, size: int) -> None:
-        if size < 1:
-            raise UserError(f'record_size must be positive, got {size}')
+    def __init__(self, size: int = SIZE) -> None:
         self.size = size
         self._mean: float | None = None
         self._rows: list[tuple[int, tuple[int, ...], float, float]] = []
