@@ -55,7 +55,7 @@ def allocate(
 
     Raises:
         BudgetError: If the narrowest widths that the floor allows are above the budget.
-        ValueError: If ``losses`` are not of the space, or not finite.
+        ValueError: If ``losses`` are not finite.
     """
     problem = _Problem(space, budget, losses, errors, floor, ceiling)
     begin = [problem.cut(problem.widest)]
@@ -85,13 +85,7 @@ class _Problem:
         ceiling: float | Sequence[float],
     ) -> None:
         table = width_table(space)
-        fits = np.asarray(losses, dtype=float)
-        if fits.shape[-2:] != table.shape or fits.ndim not in (2, 3):
-            raise UserError(
-                f'expected losses (units, candidates) = {table.shape}, or (fits, units, '
-                f'candidates), got {fits.shape}'
-            )
-        fits = fits.reshape(-1, *table.shape)
+        fits = np.asarray(losses, dtype=float).reshape(-1, *table.shape)
         listed = table > 0
         if not np.isfinite(fits[:, listed]).all():
             raise UserError('expected a finite loss for every candidate, got some that are not')

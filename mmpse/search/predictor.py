@@ -19,6 +19,7 @@ POWERS = (0.25, 0.0, 0.5, 1.0)  # of the widths; the first one unless another is
 # Standard deviations of the refits between a gain and its lower bound. tools/evidence/simulate.py:
 # 0 gains a little more, but is worse than uniform up to three times as often; 1 gains less.
 ERRORS = 0.5
+REACH = 3.0  # times that a unit gets wider or narrower at most: what is far is predicted badly
 
 
 class Notch(NamedTuple):
@@ -71,8 +72,7 @@ class Predictor:
         record: Widths, losses and weights that it was fitted to.
 
     Raises:
-        ValueError: If the record is empty or of another space, has losses that are not finite, or
-            weights that are negative or all zero.
+        ValueError: If the record has losses that are not finite.
     """
 
     def __init__(
@@ -86,7 +86,14 @@ class Predictor:
         refits: int = 30,
         seed: int = 0,
     ) -> None:
-        widths, losses, weights = self.record = _checked(space, widths, losses, weights)
+        widths, losses = np.asarray(widths), np.asarray(losses, dtype=float)
+        weights = np.ones(len(losses)) if weights is None else np.asarray(weights, dtype=float)
+        if not np.isfinite(losses).all():
+            raise UserError(
+                f'expected finite losses, got {(~np.isfinite(losses)).sum()} that are not; leave '
+                'those subnets out of the record'
+            )
+        self.record = widths, losses, weights
         self.space, self.reference = space, np.asarray(reference)
         self._cost = cost.tables(space)
         self.shares = cost_shares(self._cost, self.reference)
@@ -134,17 +141,13 @@ class Predictor:
         self,
         budget: Budget,
         errors: float = ERRORS,
-        reach: float = 3.0,
-        floor: float | Sequence[float] = 0.0,
         count: int = 1,
     ) -> np.ndarray:
         """The subnets within a budget whose gain over the reference has the highest lower bound.
 
         Args:
             errors: See :meth:`lower_bound_gain`.
-            reach: How many times wider or narrower than in the reference a unit can get; what is
-                far from it is predicted badly.
-            floor, count: See :func:`mmpse.search.allocate`.
+            count: Number of subnets.
 
         Returns:
             Integer array ``(subnets, units)``, the best first. Only those whose bound is positive:
@@ -156,8 +159,8 @@ class Predictor:
             budget,
             self.tables(),
             errors=errors,
-            floor=np.maximum(floor, share / reach),
-            ceiling=share * reach,
+            floor=share / REACH,
+            ceiling=share * REACH,
             starts=self.reference[None],
             count=count,
         )
@@ -236,28 +239,3 @@ def _power(errors: dict[float, np.ndarray]) -> float:
     best = min(errors, key=lambda power: errors[power].mean())
     better = errors[POWERS[0]] - errors[best]
     return best if better.mean() > better.std() / np.sqrt(len(better)) else POWERS[0]
-
-
-def _checked(
-    space: SearchSpace, widths: np.ndarray, losses: Sequence[float], weights: Sequence[float] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    widths, losses = np.asarray(widths), np.asarray(losses, dtype=float)
-    weights = np.ones(len(losses)) if weights is None else np.asarray(weights, dtype=float)
-    count = len(losses)
-    if not count or widths.shape != (count, len(space)) or weights.shape != (count,):
-        raise UserError(
-            f'expected a record of widths (n, {len(space)}), losses (n,) and weights (n,) of at '
-            f'least one subnet, got {widths.shape}, {losses.shape} and {weights.shape}'
-        )
-    bad = (~np.isfinite(losses)).sum() + (widths <= 0).sum()
-    if bad:
-        raise UserError(
-            f'expected finite losses and positive widths, got {bad} that are not; leave those '
-            'subnets out of the record'
-        )
-    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-        raise UserError(
-            'expected weights that are finite, none negative and not all zero, got '
-            f'{weights.min():g} to {weights.max():g}'
-        )
-    return widths, losses, weights

@@ -107,22 +107,15 @@ def best_few(predictor: Predictor, budget: Budget, count: int) -> np.ndarray:
 
 
 def best_widths(
-    space: SearchSpace,
-    budget: Budget,
-    reference: np.ndarray,
-    iterations: np.ndarray,
-    widths: np.ndarray,
-    losses: np.ndarray,
-    count: int = 1,
+    space: SearchSpace, budget: Budget, reference: np.ndarray, *record: np.ndarray, count: int = 1
 ) -> np.ndarray:
     """Subnets ``(subnets, units)`` whose gain over a reference is the surest by the record.
 
-    Args:
-        count: How many at most; see :func:`predictor_of` for the others.
+    Arguments are as of :func:`predictor_of`; ``count`` is how many there are at most.
 
     Returns:
         The best first; the reference where nothing is surely better.
     """
-    predictor = predictor_of(space, budget, reference, iterations, widths, losses)
+    predictor = predictor_of(space, budget, reference, *record)
     found = predictor.best(budget, count=count)
     return found if len(found) else reference[None]

@@ -25,8 +25,7 @@ class Curves:
         losses: Unit name -> losses at these widths, minus that of the fullnet on the same images.
 
     Raises:
-        ValueError: If a unit is unknown or not measured, a width is not below the unit's full
-            width, or a loss is not finite.
+        ValueError: If a loss is not finite.
     """
 
     def __init__(
@@ -35,14 +34,6 @@ class Curves:
         widths: Mapping[str, Sequence[int]],
         losses: Mapping[str, Sequence[float]],
     ) -> None:
-        needed = {unit.name for unit in space.units if len(unit.candidates) > 1}
-        known = set(space.names)
-        if not needed <= set(widths) <= known or set(losses) != set(widths):
-            missing = sorted((needed - set(widths)) | (set(widths) ^ set(losses)))
-            raise UserError(
-                'expected widths and losses of every unit with several candidates; missing '
-                f'{missing or "none"}, unknown {sorted(set(widths) - known) or "none"}'
-            )
         self.space = space
         self.points = {
             unit.name: _points(unit, widths.get(unit.name, ()), losses.get(unit.name, ()))
@@ -52,7 +43,8 @@ class Curves:
             name: float(np.max(-np.diff(loss) / np.diff(octaves), initial=0.0))
             for name, (octaves, loss) in self.points.items()
         }
-        usual = float(np.median([steepest[name] for name in needed])) if needed else 0.0
+        chosen = [steepest[unit.name] for unit in space.units if len(unit.candidates) > 1]
+        usual = float(np.median(chosen or [0.0]))
         self._slopes = {name: max(slope, usual) for name, slope in steepest.items()}
 
     def loss(self, unit: str, widths: Sequence[int]) -> np.ndarray:
@@ -78,18 +70,11 @@ def _points(
 ) -> tuple[np.ndarray, np.ndarray]:
     """``log2(width / full width)``, ascending up to 0, and monotone losses down to 0."""
     widths, losses = np.asarray(widths, dtype=float), np.asarray(losses, dtype=float)
-    if widths.shape != losses.shape or widths.ndim != 1:
+    if not np.isfinite(losses).all():
         raise UserError(
-            f'expected a loss for each measured width of {unit.name}, got {widths.size} widths and '
-            f'{losses.size} losses'
+            f'expected finite losses at the measured widths of {unit.name}, got losses '
+            f'{losses.tolist()} at {widths.tolist()}'
         )
-    if not ((0 < widths) & (widths < unit.max_width)).all() or not np.isfinite(losses).all():
-        raise UserError(
-            f'expected finite losses at widths between 0 and {unit.max_width} (full) of '
-            f'{unit.name}, got losses {losses.tolist()} at {widths.tolist()}'
-        )
-    if not widths.size and len(unit.candidates) > 1:
-        raise UserError(f'expected at least one measured width of {unit.name}, got none')
     distinct, group, counts = np.unique(widths, return_inverse=True, return_counts=True)
     means = np.bincount(group, losses, len(distinct)) / counts if widths.size else losses
     monotone = np.maximum(falling(means, counts), 0.0)

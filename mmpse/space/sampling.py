@@ -131,12 +131,10 @@ class SpreadSampler:
         return np.concatenate([self._levels[level].sample(rng, 1) for level in levels])
 
 
-def expected_loss(
-    space: SearchSpace, widths: np.ndarray, losses: np.ndarray, share: float = 0.2
-) -> np.ndarray:
+def expected_loss(space: SearchSpace, widths: np.ndarray, losses: np.ndarray) -> np.ndarray:
     """E[u, w]: how well subnets with width w in unit u did in training.
 
-    The mean of the lowest ``share`` of their losses. A share, where BCNet takes a fixed number of
+    The mean of the lowest fifth of their losses. A share, where BCNet takes a fixed number of
     losses, so that a width seen more often does not look better for it. A width never seen gets the
     worst E.
 
@@ -156,7 +154,7 @@ def expected_loss(
         for c, width in enumerate(unit.candidates):
             seen = ranked_losses[ranked_widths[:, u] == width]
             if len(seen):
-                energy[u, c] = seen[: max(1, round(share * len(seen)))].mean()
+                energy[u, c] = seen[: max(1, round(len(seen) / 5))].mean()
     spread = np.nanstd(energy)
     energy = (energy - np.nanmean(energy)) / (spread if spread > 0 else 1.0)
     energy = np.where(np.isnan(energy), np.nanmax(energy), energy)

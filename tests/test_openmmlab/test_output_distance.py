@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from mmpse.openmmlab.teaching.head_distance import detection_distance, head_distance
-from mmpse.openmmlab.teaching.output_distance import output_distance
+from mmpse.openmmlab.teaching.output_distance import difference, output_distance
 
 
 def test_distance_is_zero_of_itself_and_one_of_the_mean():
@@ -56,8 +56,7 @@ def test_distance_is_by_image_with_a_gradient():
     ],
 )
 def test_outputs_that_cannot_be_compared(outputs, others, message):
-    with pytest.raises(ValueError, match=message):
-        output_distance(outputs, others)
+    assert message in difference(outputs, others)
 
 
 # Heads

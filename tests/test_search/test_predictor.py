@@ -71,7 +71,7 @@ def test_noise_widens_the_bound_and_a_longer_record_narrows_it(rng):
     assert widths_of_bounds(0.2, 1000) < widths_of_bounds(0.2, 60)
 
 
-def test_best_is_better_than_the_reference(rng):
+def test_best_is_better_than_the_reference(rng, monkeypatch):
     case = Case(rng, noise=0.05, count=100)
     predictor = case.predictor()
     best = predictor.best(case.budget, count=5)
@@ -83,9 +83,9 @@ def test_best_is_better_than_the_reference(rng):
     assert uniform - chosen > 0.1
     ratios = best / case.reference
     assert ratios.max() <= 3 and ratios.min() >= 1 / 3
-    near = predictor.best(case.budget, reach=1.3)[0] / case.reference
+    monkeypatch.setattr('mmpse.search.predictor.REACH', 1.3)
+    near = predictor.best(case.budget)[0] / case.reference
     assert near.max() <= 1.3 and near.min() >= 1 / 1.3 - 1e-9
-    assert (predictor.best(case.budget, floor=0.55)[0] >= 44).all()
 
 
 def test_nothing_is_surely_better_where_uniform_is_best():
@@ -218,18 +218,7 @@ def test_the_same_record_gives_the_same_predictor(rng):
     assert (first.tables() != case.predictor(seed=4).tables()).any()
 
 
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
-        (dict(widths=np.zeros((0, 6)), losses=[]), r'of at least one subnet, got \(0, 6\)'),
-        (dict(widths=np.full((3, 5), 8), losses=[1.0] * 3), r'widths \(n, 6\).* got \(3, 5\)'),
-        (dict(losses=[np.nan, 1.0]), 'got 1 that are not'),
-        (dict(weights=[1.0, -1.0]), 'none negative and not all zero, got -1 to 1'),
-        (dict(weights=[0.0, 0.0]), 'got 0 to 0'),
-    ],
-)
-def test_errors(rng, change, message):
-    case = Case(rng)
-    record = dict(dict(widths=np.full((2, 6), 40), losses=[1.0, 2.0]), **change)
-    with pytest.raises(ValueError, match=message):
-        Predictor(case.space, case.cost, case.reference, **record)
+def test_losses_that_are_not_finite(rng):
+    case, widths = Case(rng), np.full((2, 6), 40)
+    with pytest.raises(ValueError, match='got 1 that are not'):
+        Predictor(case.space, case.cost, case.reference, widths, [np.nan, 1.0])
