@@ -117,8 +117,8 @@ class SearchLoop(BaseLoop):
         if isinstance(budget, Mapping) and 'latency' in budget:
             self.costs['latency'] = on_main(lambda: latency_of(trained, runner, latency, runtime))
         self.budget = Budget(self.space, self.costs, budget, window)
-        rows = [self.space.array([self.space.fullnet])[0], uniform_within(self.space, self.budget)]
-        self.fullnet, self.uniform = (tuple(row.tolist()) for row in rows)
+        self.fullnet = tuple(self.space.fullnet.values())
+        self.uniform = tuple(uniform_within(self.space, self.budget).tolist())
         self.limits = dict(budget)
         self.history: dict[Widths, Judged] = {}
 

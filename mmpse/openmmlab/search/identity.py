@@ -15,9 +15,7 @@ def identity_of(runner: Runner, space: SearchSpace, **judging: Any) -> dict[str,
     """What scores depend on, and so an archive is bound to; the budget is not among it.
 
     Args:
-        runner: Of the search.
-        space: Its search space.
-        **judging: How it judges.
+        **judging: How the search judges.
     """
     cfg = runner.cfg
     model = cfg.model.to_dict()

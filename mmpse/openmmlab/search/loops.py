@@ -176,8 +176,7 @@ class Generation:
 
     def take(self, origin: str, rows: np.ndarray, count: int) -> int:
         """Take up to ``count`` of the subnets ``(subnets, units)``; how many are missing."""
-        for row in rows[self._budget.contains(rows)]:
-            widths = tuple(map(int, row))
+        for widths in map(tuple, rows[self._budget.contains(rows)].tolist()):
             if count and widths not in self._taken:
                 self._taken.add(widths)
                 self.candidates.append((origin, widths))
@@ -206,7 +205,7 @@ class GreedySearchLoop(SearchLoop):
     @property
     def max_iters(self) -> int:
         """Cutting the units in turn, every one of them tried at each step."""
-        row, count, unit = self._full(), 0, 0
+        row, count, unit = np.array(self.fullnet), 0, 0
         while not self.within(row[None])[0]:
             cuts = self._cuts(row)
             count += len(cuts)
@@ -216,16 +215,12 @@ class GreedySearchLoop(SearchLoop):
 
     def propose(self, generation: int) -> list[Candidate]:
         if not generation:
-            self._proposed = [self._full()]
-        best = min((self.archived[tuple(map(int, row))] for row in self._proposed), key=ranking_key)
-        best = np.array(best.widths)
+            self._proposed = [self.fullnet]
+        best = np.array(min(map(self.archived.get, self._proposed), key=ranking_key).widths)
         if self.within(best[None])[0]:
             return []
-        self._proposed = self._cuts(best)
-        return [('cut', tuple(map(int, row))) for row in self._proposed]
-
-    def _full(self) -> np.ndarray:
-        return self.space.array([self.space.fullnet])[0]
+        self._proposed = [tuple(row.tolist()) for row in self._cuts(best)]
+        return [('cut', widths) for widths in self._proposed]
 
     def _cuts(self, row: np.ndarray) -> list[np.ndarray]:
         """The subnets that are one candidate narrower in one unit."""
@@ -256,7 +251,7 @@ class UniformSearchLoop(SearchLoop):
     def propose(self, generation: int) -> list[Candidate]:
         if generation:
             return []
-        return [('uniform', tuple(map(int, row))) for row in self._rows()]
+        return [('uniform', tuple(row)) for row in self._rows().tolist()]
 
     def _rows(self) -> np.ndarray:
         rows = self.space.uniform_rows()
