@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -291,19 +291,15 @@ def randomize_(model: nn.Module) -> nn.Module:
     return model
 
 
-class norms_in:  # noqa: N801 (read as a word of a `with` line)
+@contextmanager
+def norms_in(model: nn.Module, training: bool) -> Iterator[None]:
     """BatchNorms in training or eval mode for the time of a ``with`` block, all else in eval."""
-
-    def __init__(self, model: nn.Module, training: bool) -> None:
-        self._norms = [m for m in model.modules() if isinstance(m, _BatchNorm)] * training
-
-    def __enter__(self) -> None:
-        for norm in self._norms:
-            norm.train()
-
-    def __exit__(self, *_) -> None:
-        for norm in self._norms:
-            norm.eval()
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    for norm in norms:
+        norm.train(training)
+    yield
+    for norm in norms:
+        norm.eval()
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

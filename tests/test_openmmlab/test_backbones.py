@@ -50,8 +50,6 @@ def test_old_names_build_the_stock_backbone(name, scope):
     stock = f'mmpse.{stock}' if stock == 'ResNetCIFAR' else stock
     theirs = MODELS.build(dict(type=stock, **OLD[name]))
     assert ours.state_dict().keys() == theirs.state_dict().keys()
-    with pytest.raises(ValueError, match=r'takes no subnet any more.*mmpse.Pruned'):
-        MODELS.build(dict(type=f'mmpse.{name}', subnet='best_subnet.json', **OLD[name]))
 
 
 def test_widths_of_the_backbone_are_taken_where_none_are_given():

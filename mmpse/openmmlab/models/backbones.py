@@ -1,6 +1,5 @@
 """Backbones that mmpretrain lacks, and the names that configs of slimmable backbones have."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +8,6 @@ from mmpretrain.models import VGG, MobileNetV2, ResNet, ResNet_CIFAR
 from mmpretrain.models.backbones.resnet import BasicBlock
 from torch import Tensor, nn
 
-from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.registry import MODELS
 
@@ -71,14 +69,10 @@ class WithGrid:
 
     Args:
         *args, **kwargs: Of the stock backbone.
-        subnet: Not taken any more.
         ratios, divisor, grids: What :class:`mmpse.SupernetHook` takes where it is given nothing.
 
     Attributes:
         grid (dict): Those of the three that are given, or that the class has.
-
-    Raises:
-        ValueError: If there is a subnet.
     """
 
     default_grid: Mapping[str, Any] = {}
@@ -86,18 +80,11 @@ class WithGrid:
     def __init__(
         self,
         *args,
-        subnet: str | os.PathLike | Mapping[str, Any] | None = None,
         ratios: Sequence[float] | None = None,
         divisor: int | None = None,
         grids: Mapping[str, Mapping[str, Any]] | None = None,
         **kwargs,
     ) -> None:
-        if subnet is not None:
-            raise UserError(
-                f'{type(self).__name__} takes no subnet any more, since the whole model is cut: '
-                "set model=dict(type='mmpse.Pruned', architecture='ImageClassifier', subnet=...) "
-                'and a stock backbone'
-            )
         super().__init__(*args, **kwargs)
         given = dict(ratios=ratios, divisor=divisor, grids=grids)
         given = {key: value for key, value in given.items() if value is not None}
