@@ -12,7 +12,8 @@ from mmpse.slim.cutting import layers_in
 from mmpse.slim.reuse import noted_outputs, reused_outputs
 from mmpse.space import SearchSpace
 
-RATIOS = (0.25, 0.5)  # of a unit's full width, at which it is measured: a third one changed no choice
+# of a unit's full width, at which it is measured; a third one changed no choice
+RATIOS = (0.25, 0.5)
 
 
 def measure_sensitivity(
