@@ -13,10 +13,10 @@ from mmpse.openmmlab.models.losses import (
     training_batches,
 )
 from mmpse.openmmlab.models.outputs import raw_outputs
-from mmpse.slim.reuse import noted_outputs, reused_outputs
 from mmpse.openmmlab.pruning.sensitivity import measure_sensitivity
 from mmpse.openmmlab.pruning.subject import examine
 from mmpse.slim import Reconstruction, as_subnet
+from mmpse.slim.reuse import noted_outputs, reused_outputs
 
 
 @pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
