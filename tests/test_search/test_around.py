@@ -67,7 +67,7 @@ def test_all_units_move_around_a_subnet_at_about_the_budget(space, costs, rng):
     steps = np.array(space.units[0].candidates)
     moved = np.searchsorted(steps, rows) - np.searchsorted(steps, start)
     assert rows.shape == (200, UNITS) and set(np.unique(moved)) == {-2, -1, 0, 1, 2}
-    assert np.abs(np.corrcoef(moved.T) - np.eye(UNITS)).max() < 0.3  # each tells of its own
+    assert np.linalg.cond(moved - moved.mean(0)) < 3  # each tells of its own
     shares = budget.cost(rows) / budget.high
     assert (0.75 <= shares).all() and (shares <= 1.25).all()
     same = around(space, budget, start, 200, np.random.default_rng(5))
