@@ -4,5 +4,5 @@ from .allocate import allocate
 from .around import BudgetSampler, around
 from .gains import Gain, paired_gain
 from .predictor import Notch, Predictor, notch_table
-from .record import best_few, best_widths, levelled, merged, predictor_of, refitted
+from .record import best_few, predictor_of, refitted
 from .sensitivity import Curves

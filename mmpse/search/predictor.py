@@ -19,6 +19,7 @@ POWERS = (0.25, 0.0, 0.5, 1.0)  # of the widths; the first one unless another is
 # Standard deviations of the refits between a gain and its lower bound. tools/evidence/simulate.py:
 # 0 gains a little more, but is worse than uniform up to three times as often; 1 gains less.
 ERRORS = 0.5
+REACH = 3  # times as wide or narrow as in the reference: what is farther is predicted badly
 
 
 class Notch(NamedTuple):
@@ -136,18 +137,15 @@ class Predictor:
         self,
         budget: Budget,
         errors: float = ERRORS,
-        reach: float = 3.0,
-        floor: float | Sequence[float] = 0.0,
         count: int = 1,
     ) -> np.ndarray:
         """The subnets within a budget whose gain over the reference has the highest lower bound.
 
+        No unit is more than three times as wide or as narrow as in the reference.
+
         Args:
             budget: The budget.
             errors: See :meth:`lower_bound_gain`.
-            reach: How many times wider or narrower than in the reference a unit can get; what is
-                far from it is predicted badly.
-            floor: See :func:`mmpse.search.allocate`.
             count: Number of subnets.
 
         Returns:
@@ -160,8 +158,8 @@ class Predictor:
             budget,
             self.tables(),
             errors=errors,
-            floor=np.maximum(floor, share / reach),
-            ceiling=share * reach,
+            floor=share / REACH,
+            ceiling=share * REACH,
             starts=self.reference[None],
             count=count,
         )
