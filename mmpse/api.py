@@ -77,10 +77,8 @@ def prune(
         runtime: What latency is measured in, see :func:`mmpse.deploy.runtimes.prepared`.
         how: ``'uniform'``: one ratio for all units. ``'sensitivity'``: by what the model loses
             where a unit is cut, unless that is no better than uniform on other training images.
-            ``'search'``: by what subnets lose while the model is trained as a supernet, taught by
-            itself, in the first quarter of the fine-tuning's schedule. The two others are judged
-            beside them. The winner goes on with the supernet's weights, or with those of the model
-            as it was, reconstructed: which of them has less loss.
+            ``'search'``: by what subnets near those lose, all units cut at once and reconstructed,
+            unless that is no better.
         epochs: Length of the fine-tuning; by default a quarter of the config's own training.
         finetune: Whether it is fine-tuned; otherwise it is cut and reconstructed only.
         teacher: Whether the model as it was teaches the fine-tuning.

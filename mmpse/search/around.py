@@ -1,11 +1,11 @@
-"""Drawing a supernet's subnets around a budget, and around the best widths that are known."""
+"""Drawing subnets around a budget, and around the best widths that are known."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mmpse.space import Budget, Cost, SearchSpace, TableCost, uniform_within
-from mmpse.space.sampling import WidthDistribution, tilted
+from mmpse.space.sampling import WidthDistribution, tilted, width_table
 
 from .record import best_widths
 
@@ -15,6 +15,36 @@ AROUND = 0.5  # share of the training after which half of the subnets are near t
 MOVED = 0.25  # share of the units that differ from the best widths, by one candidate
 LEVELS = 8
 FEWEST = 50  # losses that tell of best widths
+FAR, WITHIN, TRIALS = 2, (0.75, 1.25), 50  # candidates up or down; budgets; draws of a subnet
+
+
+def around(
+    space: SearchSpace,
+    budget: Budget,
+    widths: Sequence[int],
+    count: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Subnets that differ from one in all units, by up to two candidates.
+
+    They cost about as much as the budget: the best widths are to be found between them.
+
+    Args:
+        widths: The subnet ``(units,)``.
+        count: How many.
+
+    Returns:
+        Integer array ``(count, units)``. One may be there twice in a small space.
+    """
+    table = width_table(space)
+    last = np.array([len(unit.candidates) - 1 for unit in space.units])
+    at = (table == np.asarray(widths)[:, None]).argmax(axis=1)
+    moved = at + rng.integers(-FAR, FAR + 1, size=(count, TRIALS, len(at)))
+    rows = np.take_along_axis(table[None, None], np.clip(moved, 0, last)[..., None], 3)[..., 0]
+    costs = budget.cost(rows.reshape(-1, len(at))).reshape(count, TRIALS) / budget.high
+    low, high = WITHIN
+    outside = np.maximum(np.maximum(low - costs, costs - high), 0)  # the first that is inside, else
+    return rows[np.arange(count), outside.argmin(axis=1)]  # the nearest
 
 
 class BudgetSampler:
@@ -23,15 +53,13 @@ class BudgetSampler:
     Costs are spread evenly, in proportion, over 0.4 to 2 times the budget at first; the range
     narrows to 0.8 to 1.1 times. In the second half of the training every other subnet is drawn
     around the widths that the losses so far predict to be the best, one candidate up or down in a
-    quarter of the units. With a start, every other subnet of the first half is drawn around that.
-    Source: this project.
+    quarter of the units. Source: this project.
 
     Args:
         space: The search space.
         costs: Resource -> cost.
         budget: Resource -> limit, see :class:`mmpse.space.Budget`; the first one's costs are
             spread.
-        start: Widths to improve on, unit -> channels; ``None``: the uniform ones of the budget.
 
     Raises:
         BudgetError: If no subnet meets the budget.
@@ -42,12 +70,10 @@ class BudgetSampler:
         space: SearchSpace,
         costs: Mapping[str, Cost | TableCost],
         budget: Mapping[str, str | float],
-        start: Mapping[str, int] | None = None,
     ) -> None:
         self.space = space
         self.budget = Budget(space, costs, budget)
-        self.start = None if start is None else space.array([start])[0]
-        self.reference = uniform_within(space, self.budget) if start is None else self.start
+        self.reference = uniform_within(space, self.budget)
         self._t = -1.0
         self.narrow(0.0, np.empty(0), np.empty((0, len(space))), np.empty(0))
 
@@ -68,7 +94,7 @@ class BudgetSampler:
             tiny, full = cost(self.space.array([self.space.tinynet, self.space.fullnet]))
             targets = np.clip(np.geomspace(low, high, LEVELS), tiny, full)
             self._levels: list[WidthDistribution] = [tilted(self.space, cost, x) for x in targets]
-        self.best = self.start
+        self.best: np.ndarray | None = None
         if share >= AROUND and len(losses) >= FEWEST:
             record = iterations, widths, losses
             self.best = best_widths(self.space, self.budget, self.reference, *record)[0]

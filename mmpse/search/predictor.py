@@ -19,7 +19,7 @@ POWERS = (0.25, 0.0, 0.5, 1.0)  # of the widths; the first one unless another is
 # Standard deviations of the refits between a gain and its lower bound. tools/evidence/simulate.py:
 # 0 gains a little more, but is worse than uniform up to three times as often; 1 gains less.
 ERRORS = 0.5
-REACH = 3.0  # times that a unit gets wider or narrower at most: what is far is predicted badly
+REACH = 3  # times as wide or narrow as in the reference: what is farther is predicted badly
 
 
 class Notch(NamedTuple):
@@ -144,6 +144,8 @@ class Predictor:
         count: int = 1,
     ) -> np.ndarray:
         """The subnets within a budget whose gain over the reference has the highest lower bound.
+
+        No unit is more than three times as wide or as narrow as in the reference.
 
         Args:
             errors: See :meth:`lower_bound_gain`.

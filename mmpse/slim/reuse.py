@@ -26,9 +26,7 @@ Notes = dict[nn.Module, list[Noted]]
 
 
 @contextmanager
-def noted_outputs(
-    model: nn.Module, modules: Iterable[nn.Module] | None = None
-) -> Iterator[Notes]:
+def noted_outputs(model: nn.Module, modules: Iterable[nn.Module] | None = None) -> Iterator[Notes]:
     """Inside, the calls of modules are noted.
 
     The notes of all hold as much memory as the same forward takes in training. Outputs that are

@@ -10,12 +10,12 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.openmmlab.configs.building import neutral
 from mmpse.openmmlab.configs.files import (
     ConfigError,
     build_model,
     default_input_shape,
     load_config,
-    neutral,
     write_config,
 )
 from mmpse.registry import MODELS

@@ -6,24 +6,24 @@ from mmengine.registry import DefaultScope
 from tiny_tasks import write_task
 from torch import nn
 
-from mmpse.openmmlab.configs.splits import held_out
+from mmpse.openmmlab.configs.splits import all_training
 from mmpse.openmmlab.models.losses import (
     batch_losses,
     preprocessed,
     training_batches,
 )
 from mmpse.openmmlab.models.outputs import raw_outputs
-from mmpse.slim.reuse import noted_outputs, reused_outputs
 from mmpse.openmmlab.pruning.sensitivity import measure_sensitivity
 from mmpse.openmmlab.pruning.subject import examine
 from mmpse.slim import Reconstruction, as_subnet
+from mmpse.slim.reuse import noted_outputs, reused_outputs
 
 
 @pytest.mark.parametrize('task', ['classification', 'detection', 'segmentation'])
 def test_reuse_changes_no_loss(task, digits, tmp_path):
     subject = examine(*write_task(task, digits, tmp_path))
     model, layout, space = subject.model, subject.layout, subject.space
-    loader = dict(held_out(subject.cfg).calibration, batch_size=2)
+    loader = dict(all_training(subject.cfg), batch_size=2)
     batches = preprocessed(model, training_batches(loader, 16, subject.scope))[:2]
     with DefaultScope.overwrite_default_scope(subject.scope):
         images = torch.cat([batch['inputs'] for batch in batches])

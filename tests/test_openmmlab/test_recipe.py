@@ -53,10 +53,8 @@ def test_stock_configs_inherit_their_recipe(name):
     recipe = finetune(old)
     new = inherited(name, recipe.changes)
     total, unit, lr = STOCK[name]
-    assert (recipe.total, recipe.unit) == (total, unit)
     assert new.optim_wrapper.optimizer.lr == pytest.approx(lr)
-    length = new.train_cfg['max_epochs' if unit == 'epoch' else 'max_iters']
-    assert length == total
+    assert new.train_cfg['max_epochs' if unit == 'epoch' else 'max_iters'] == total
     assert old.to_dict() == stock(name).to_dict()  # left as it was
 
     # the rest of the optimizer, and of the config
@@ -82,9 +80,6 @@ def test_the_shorter_the_lower_is_the_learning_rate(epochs, factor):
     assert optimizer['lr'] == pytest.approx(0.004 * factor)
     between = finetune(stock(RTMDET), 112).changes['optim_wrapper']['optimizer']['lr']
     assert 0.3 < between / 0.004 < 1
-    given = finetune(stock(RTMDET), epochs, lr_factor=0.5)
-    assert given.changes['optim_wrapper']['optimizer']['lr'] == pytest.approx(0.002)
-    assert '0.5 of its lr 0.004' in given.text
 
 
 def test_the_peak_of_one_cycle():
@@ -109,6 +104,9 @@ def test_phases_of_training_keep_their_share():
     assert hook(cfg, 'EMAHook').momentum == pytest.approx(0.002)  # 0.0002 of ten times as long
     assert cfg.default_hooks.checkpoint.interval == 7  # of 10: at least four
     assert cfg.default_hooks.checkpoint.max_keep_ckpts == 3
+    cfg = stock(RTMDET)
+    cfg.custom_hooks[0].begin_iter = 1000  # iterations, in a config that counts epochs
+    assert finetune(cfg, 30).changes['custom_hooks'][0]['begin_iter'] == 100
     # the shortest training is all last phase
     cfg = inherited(RTMDET, finetune(stock(RTMDET), 1).changes)
     assert hook(cfg, 'PipelineSwitchHook').switch_epoch == 0
@@ -192,10 +190,6 @@ def test_bad_input():
     for epochs in (0, -1, 2.5):
         with pytest.raises(ValueError, match=f'epochs={epochs} must be a whole number'):
             finetune(cfg, epochs)
-    with pytest.raises(ValueError, match='lr_factor=0 must be above 0'):
-        finetune(cfg, lr_factor=0)
-    with pytest.raises(ValueError, match='begin=3, end=3 is no part of a schedule of 3 epochs'):
-        finetune(cfg, begin=3)
     del cfg.optim_wrapper.optimizer.lr
     with pytest.raises(ValueError, match='no optim_wrapper.optimizer.lr'):
         finetune(cfg)
@@ -280,27 +274,14 @@ def test_one_warmup_and_one_cosine(tmp_path):
 
 def test_by_iteration(tmp_path):
     cfg = config(400, by_epoch=False)
-    found = rates(cfg, finetune(cfg, lr_factor=1).changes, tmp_path / 'run')
-    assert len(found) == 100 and max(found) == found[4] == pytest.approx(0.1, rel=0.01)
+    found = rates(cfg, finetune(cfg).changes, tmp_path / 'run')
+    assert len(found) == 100 and max(found) == found[4] == pytest.approx(0.03, rel=0.01)
     assert found[-1] < 1e-4
 
 
 def test_a_warmup_shorter_than_an_iteration_is_none(tmp_path):
-    found = rates(config(), finetune(config(), 1, lr_factor=1).changes, tmp_path / 'run')
-    assert found[0] == pytest.approx(0.1) and len(found) == 4
-
-
-@pytest.mark.parametrize('by_epoch', [True, False])
-def test_two_runs_share_one_schedule(by_epoch, tmp_path):
-    def run(name, **part):
-        cfg = config(40, by_epoch)
-        epochs = dict(epochs=5) if by_epoch else dict(epochs=20, steps_per_epoch=1)
-        return rates(cfg, finetune(cfg, **epochs, **part).changes, tmp_path / name)
-
-    whole = run('whole')
-    assert len(whole) == 20
-    cut = 2 if by_epoch else 8
-    assert run('first', end=cut) + run('second', begin=cut) == pytest.approx(whole)
+    found = rates(config(), finetune(config(), 1).changes, tmp_path / 'run')
+    assert found[0] == pytest.approx(0.01) and len(found) == 4
 
 
 def test_a_resumed_run_goes_on_with_the_schedule(tmp_path):
@@ -315,27 +296,3 @@ def test_a_resumed_run_goes_on_with_the_schedule(tmp_path):
         load_from=str(tmp_path / 'whole/epoch_3.pth'),
     )
     assert rest == whole[12:]
-
-
-def test_hooks_in_the_parts_of_a_schedule():
-    first, second = (
-        finetune(stock(RTMDET), 30, **part).changes for part in (dict(end=10), dict(begin=10))
-    )
-    kinds = [[one['type'] for one in changes['custom_hooks']] for changes in (first, second)]
-    assert kinds == [['EMAHook'], ['EMAHook', 'PipelineSwitchHook']]
-    assert second['custom_hooks'][1]['switch_epoch'] == 18
-    assert second['train_cfg'] == dict(max_epochs=20, dynamic_intervals=[(18, 1)])
-    assert first['train_cfg']['max_epochs'] == 10
-    cfg = stock(RTMDET)
-    cfg.custom_hooks[0].begin_iter = 1000  # iterations, in a config that counts epochs
-    assert finetune(cfg, 30, end=10).changes['custom_hooks'][0]['begin_iter'] == 100
-
-    first, second, last = (
-        finetune(stock(YOLOX), 30, **part).changes['custom_hooks']
-        for part in (dict(end=10), dict(begin=10, end=29), dict(begin=29))
-    )
-    counts = [
-        [one['num_last_epochs'] for one in hooks if 'num_last_epochs' in one]
-        for hooks in (first, second, last)
-    ]
-    assert counts == [[], [1], [2]]  # the last two epochs, over whichever run they fall in

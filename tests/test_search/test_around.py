@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmpse.search.around import BudgetSampler
+from mmpse.search.around import BudgetSampler, around
 from mmpse.search.record import best_widths, levelled
 from mmpse.space import Budget, BudgetError, Cost, SearchSpace, uniform_within
 
@@ -60,15 +60,18 @@ def test_half_of_the_subnets_are_near_the_best_widths(space, costs, rng):
     assert set(np.unique(rows)) <= set(steps.ravel())
 
 
-def test_a_start_is_what_others_are_drawn_around_from_the_beginning(space, costs, rng):
-    start = dict(zip(space.names, (64, 16, 16, 32, 32, 32)))
-    sampler = BudgetSampler(space, costs, dict(flops='40%'), start)
-    assert sampler.reference.tolist() == list(start.values())
-    rows = sampler.sample(rng, 1000)
-    near = [abs(row - sampler.reference).max() <= 8 for row in rows]
-    assert 0.4 < np.mean(near) < 0.6
-    sampler.narrow(0.9, *record(space, rng))
-    assert sampler.best.tolist() != list(start.values())
+def test_all_units_move_around_a_subnet_at_about_the_budget(space, costs, rng):
+    budget = Budget(space, costs, dict(flops='40%'))
+    start = uniform_within(space, budget)
+    rows = around(space, budget, start, 200, rng)
+    steps = np.array(space.units[0].candidates)
+    moved = np.searchsorted(steps, rows) - np.searchsorted(steps, start)
+    assert rows.shape == (200, UNITS) and set(np.unique(moved)) == {-2, -1, 0, 1, 2}
+    assert np.linalg.cond(moved - moved.mean(0)) < 3  # each tells of its own
+    shares = budget.cost(rows) / budget.high
+    assert (0.75 <= shares).all() and (shares <= 1.25).all()
+    same = around(space, budget, start, 200, np.random.default_rng(5))
+    assert (same == around(space, budget, start, 200, np.random.default_rng(5))).all()
 
 
 def test_the_same_record_draws_the_same(space, costs):

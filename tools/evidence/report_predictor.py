@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from frame import read_json
-from report_ranking import beside_flops, tau
+from report_ranking import tau
 from tables import note, table
 from whole import MODELS
 
@@ -17,31 +17,30 @@ def predictor_section(folder: Path) -> str:
     for path in sorted(folder.glob('*.json')):
         record = read_json(path)
         truth, flops = np.array(record['scores']), np.array(record['flops'], float)
-        predicted = -np.array(record['predicted'])
+        ways = [-np.array(record['predicted']), -np.array(record['losses']), flops]
         draws = np.random.default_rng(0).choice(len(truth), (2000, len(truth)))
-        taus = np.array([[tau(x[d], truth[d]) for x in (predicted, flops)] for d in draws])
-        both = tau(predicted, truth), tau(flops, truth)
-        errors = np.nanstd(np.column_stack([taus, taus[:, 0] - taus[:, 1]]), axis=0)
-        ahead = *both, both[0] - both[1]
+        taus = np.array([[tau(x[d], truth[d]) for x in ways] for d in draws])
+        values = [tau(x, truth) for x in ways]
+        values.append(values[0] - values[2])
+        errors = np.nanstd(np.column_stack([taus, taus[:, 0] - taus[:, 2]]), axis=0)
         lines.append(
             [
                 MODELS[record['name']].title.partition(',')[0],
                 f'{record["budget"][:-1]} %',
-                record['losses_recorded'],
-                *(f'{value:.2f} ± {error:.2f}' for value, error in zip(ahead, errors)),
-                f'{beside_flops(predicted, truth, flops):.2f}',
+                record['explored'],
+                *(f'{value:.2f} ± {error:.2f}' for value, error in zip(values, errors)),
                 f'{record["seconds_of_a_candidate"]:.1f}',
             ]
         )
     if not lines:
-        return '\nNot run: `python tools/evidence/predictor.py`\n'
-    header = '', 'around', 'losses', 'τ of the predictor', 'of FLOPs alone', 'difference'
+        return '\nNot run: `python tools/evidence/predictor.py MODEL`\n'
+    header = '', 'around', 'explored', 'predictor', 'loss', 'FLOPs alone', 'predictor - FLOPs'
     return (
-        '\nBefore it chooses, `search` trains the model as a supernet, and fits a predictor to the '
-        'losses of its subnets. 24 random subnets, spread over a tenth to all of the FLOPs, were '
-        'judged with the shared weights, recalibrated, on training images held out. Agreement of '
-        "the two rankings (Kendall's τ), ± with other subnets:\n"
-        + table((*header, 'beside FLOPs', 's a candidate'), lines)
+        '\n`search` judges subnets around the widths of `sensitivity`, and fits a predictor to '
+        'their losses. 24 other subnets of 0.75 to 1.25 times the budget were cut, reconstructed '
+        'and validated. Agreement with their metric (Kendall\'s τ), ± with other subnets; "loss" '
+        'is that on training images, which the search would have seen had it judged them:\n'
+        + table((*header, 's a candidate'), lines)
         + note(folder, 'notes')
-        + '\nRerun: `python tools/evidence/predictor.py MODEL --epochs EPOCHS`\n'
+        + '\nRerun: `python tools/evidence/predictor.py MODEL --flops BUDGET`\n'
     )

@@ -27,8 +27,7 @@ NAMES = {
 
 FIRST = next(iter(MODELS))  # the model of the figure
 PARTS = {  # of a pruning's time -> the steps of whole.py
-    'choosing': ('sensitivity', 'choice'),
-    'supernet': ('supernet',),
+    'choosing': ('sensitivity', 'exploring', 'choice'),
     'fine-tuning': ('fine-tuning',),
     'the rest': ('evaluation', 'sorting', 'cut', 'report'),
 }

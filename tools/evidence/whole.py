@@ -59,8 +59,8 @@ ALONE = ('unpruned', 'unpruned-taught')
 STEPS = {  # of a pruning, in its order -> what it leaves in its folder when it is done
     'evaluation': 'before.json',
     'sorting': 'sorted.pth',
-    'sensitivity': 'start.json',  # a search begins with it
-    'supernet': 'supernet.json',
+    'sensitivity': 'sensitivity.json',
+    'exploring': 'explored.json',
     'choice': 'choice.json',
     'cut': 'cut.json',
     'fine-tuning': 'finetuned.json',

@@ -1,44 +1,17 @@
 """Datasets in configs: those that have the images, in those that join, repeat or mix them."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import HOOKS
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.types import default_of, is_kind, is_type
 from mmpse.registry import DATASETS
-
-
-@DATASETS.register_module(name='Subset')
-def subset(dataset: dict, images: Sequence[int], of: int, rest: bool = False) -> BaseDataset:
-    """Some images of a dataset, or the rest.
-
-    What is built is the dataset itself, so that all that hooks, samplers and wrappers look for in a
-    dataset is there (an outer ``KFoldDataset`` would hide the pipeline from
-    ``PipelineSwitchHook``).
-
-    Args:
-        dataset: Config of a dataset that derives from ``BaseDataset``, or of a ``KFoldDataset``.
-        images: Indices into it, after its filter.
-        of: Length that it had when they were chosen.
-        rest: Whether to keep all others instead.
-
-    Raises:
-        ValueError: If the dataset has another length, or no subsets.
-    """
-    built = build_leaf(dataset)
-    if len(built) != of:
-        raise UserError(
-            f'{len(images)} images were chosen when the {type(built).__name__} had {of}; now it '
-            f'has {len(built)}: bring the old data back, or hold images out anew'
-        )
-    built.get_subset_(sorted(set(range(of)) - set(images)) if rest else list(images))
-    return built
 
 
 def build_dataset(config: Mapping[str, Any]) -> Any:
@@ -65,33 +38,9 @@ def build_dataset(config: Mapping[str, Any]) -> Any:
     return built
 
 
-def build_leaf(config: Mapping[str, Any]) -> BaseDataset:
-    """A dataset that can be cut to a subset in place."""
-    built = build_dataset(config)
-    if is_kind(config, 'mmpretrain.KFoldDataset', DATASETS):
-        built = built.dataset  # its fold
-    if not hasattr(built, 'get_subset_') or not hasattr(built, 'get_data_info'):
-        raise UserError(
-            f'images cannot be held out of a {type(built).__name__}, which has no get_subset_ and '
-            'get_data_info; derive it from mmengine.dataset.BaseDataset'
-        )
-    return built
-
-
 def batch_size_of(dataloader: Mapping[str, Any]) -> int:
     """Images of a batch, whether the dataloader says so or its batch sampler."""
     return dataloader.get('batch_size') or dataloader['batch_sampler']['batch_size']
-
-
-def leaves_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The datasets inside a dataset that have the images, in order."""
-    if is_type(config, ConcatDataset, DATASETS):
-        for dataset in config['datasets']:
-            yield from leaves_of(dataset)
-    elif _is_wrapper(config):
-        yield from leaves_of(config['dataset'])
-    else:
-        yield config
 
 
 def replace_leaves(config: Mapping[str, Any], change: Callable[[Mapping], dict]) -> dict:
@@ -121,11 +70,6 @@ def _is_wrapper(config: Mapping[str, Any]) -> bool:
     return repeated or is_kind(config, mix, DATASETS)
 
 
-def pipeline_of(config: Mapping[str, Any]) -> list:
-    """The pipeline of a leaf."""
-    return pipeline_of(config['dataset']) if _is_fold(config) else config.get('pipeline', [])
-
-
 def with_pipeline(config: Mapping[str, Any], pipeline: list) -> dict:
     """A leaf with another pipeline."""
     if _is_fold(config):
@@ -143,7 +87,7 @@ def last_phase(config: Mapping[str, Any], hooks: Sequence[Mapping[str, Any]]) ->
     for hook in hooks:
         if is_kind(hook, 'mmdet.PipelineSwitchHook', HOOKS):
             # it sets the pipeline of the outermost dataset, and a wrapper has none
-            if next(leaves_of(config)) is config:
+            if not (_is_wrapper(config) or is_type(config, ConcatDataset, DATASETS)):
                 config = with_pipeline(config, hook['switch_pipeline'])
         elif is_kind(hook, 'mmpretrain.SwitchRecipeHook', HOOKS):
             schedule = sorted(hook['schedule'], key=lambda item: item['action_epoch'])

@@ -16,7 +16,7 @@ from mmpse.files import written
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
 
-from .building import build_model, merged, neutral
+from .building import build_model, merged
 from .images import default_input_shape
 from .source import WIDTH, plain, python_source
 
@@ -27,7 +27,6 @@ __all__ = [
     'default_input_shape',
     'importing',
     'load_config',
-    'neutral',
     'write_config',
 ]
 
@@ -154,13 +153,13 @@ def _resolve(value: Any) -> None:
 # Writing
 
 
-def importing(cfg: Config, module: str = 'mmpse') -> dict[str, Any]:
-    """The change by which a config imports one more module, whatever it imports so far."""
+def importing(cfg: Config) -> dict[str, Any]:
+    """The change by which a config imports mmpse, too, whatever it imports so far."""
     old = cfg.get('custom_imports') or {}
     imports = old.get('imports') or []
     imports = [imports] if isinstance(imports, str) else list(imports)
-    if module not in imports:
-        imports.append(module)
+    if 'mmpse' not in imports:
+        imports.append('mmpse')
     failing = bool(old.get('allow_failed_imports'))
     return dict(custom_imports=dict(imports=imports, allow_failed_imports=failing))
 

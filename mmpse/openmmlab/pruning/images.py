@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmpretrain.models import BaseClassifier
 from torch import Tensor
 
-from mmpse.openmmlab.configs.splits import HeldOut, all_training, held_out
+from mmpse.openmmlab.configs.splits import all_training
 from mmpse.openmmlab.models.losses import (
     images_in,
     images_of,
@@ -21,7 +21,7 @@ from mmpse.openmmlab.models.losses import (
 )
 from mmpse.openmmlab.silence import silent
 
-from .subject import Subject, validates
+from .subject import Subject
 
 FIT_PIXELS = 2**21  # of the images to fit to, 8 to 512; there are as many to judge by, at least 64
 MAP_PIXELS = 2**18  # of those to measure the sensitivity on, at least 8, or 64 of a classifier
@@ -34,7 +34,7 @@ class TrainingImages:
 
     Args:
         subject: The model.
-        seed: Seed of what is held out, and of the augmentation.
+        seed: Seed of their order and augmentation.
     """
 
     def __init__(self, subject: Subject, seed: int) -> None:
@@ -42,26 +42,14 @@ class TrainingImages:
         self.seed = seed
 
     @cached_property
-    def split(self) -> HeldOut | None:
-        """The training images, with some held out; ``None`` if the config does not validate."""
-        if not validates(self.subject.cfg):
-            return None
-        with silent():
-            return held_out(self.subject.cfg, seed=self.seed)
-
-    @cached_property
     def loader(self) -> Mapping[str, Any]:
         """The dataloader that the images come from."""
-        if self.split is not None:
-            return self.split.calibration
         with silent():
             return all_training(self.subject.cfg, self.seed)
 
     @property
     def total(self) -> int:
         """Images of the whole training set."""
-        if self.split is not None:
-            return self.split.total
         return images_of(self.loader, self.subject.scope)
 
     @cached_property
@@ -113,6 +101,4 @@ def batches_with(images: int, batches: Batches) -> int:
 def together(batches: Sequence[Tensor]) -> Tensor:
     """Batches of images as one, padded with zeros to the size of the largest."""
     height, width = (max(batch.shape[dim] for batch in batches) for dim in (2, 3))
-    return torch.cat(
-        [F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2])) for x in batches]
-    )
+    return torch.cat([F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2])) for x in batches])

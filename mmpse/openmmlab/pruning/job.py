@@ -16,7 +16,7 @@ from torch import nn
 
 from mmpse.files import write_json
 from mmpse.openmmlab.checkpoints.files import read_checkpoint, save_checkpoint
-from mmpse.openmmlab.checkpoints.loading import load_cut, load_weights
+from mmpse.openmmlab.checkpoints.loading import load_weights
 from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
@@ -37,15 +37,14 @@ from .images import TrainingImages, together
 from .latency import fit_latency, within_latency
 from .order import Order
 from .reach import NAMES, in_words, reachable
-from .recipe import finetune
+from .recipe import Recipe, finetune
 from .report import footnote, summary, write_report
-from .searching import choose_by_record, supernet_changes, supernet_end, unseen_batches
+from .searching import by_search, explore
 from .sensitivity import measure_sensitivity
-from .steps import LOG, PruneError, Steps
+from .steps import LOG, Steps
 from .subject import (
     check_batches,
     dataset_meta,
-    grids_of,
     is_hopeless,
     metrics_of,
     validates,
@@ -87,21 +86,13 @@ class Pruning:
         )
         self.log.info(f'weights: {self.subject.weights}')
         self.table: dict[str, dict[str, float]] = {}
-        self.begin = 0  # of the fine-tuning, in the schedule
-        self.supernet: str | None = None
 
     def check(self) -> None:
         """Make sure, before there is a folder, that the budget can be met.
 
         Raises:
             BudgetError: If it cannot.
-            PruneError: If a search has nothing to judge by.
         """
-        if self.order.how == 'search' and not validates(self.cfg):
-            raise PruneError(
-                'a search holds training images out as the config validates, and it has no '
-                'val_dataloader or val_evaluator; add them, or choose by sensitivity'
-            )
         limits = {name: limit for name, limit in self.order.limits.items() if name != 'latency'}
         self.reach = reachable(self.subject, limits)
 
@@ -109,8 +100,6 @@ class Pruning:
         """The pruned model, its widths, and the table of what came of it."""
         self.look()
         self.sort()
-        if self.order.how == 'search':
-            self.train_supernet()
         subnet = self.choose()
         model = self.cut(subnet)
         if self.order.finetune:
@@ -139,9 +128,7 @@ class Pruning:
                 'the config has no val_dataloader and val_evaluator: no metric can be shown'
             )
         if order.finetune:  # so does a training that cannot be
-            total = self.schedule().total
-            if order.how == 'search':
-                self.begin = supernet_end(total)
+            self.schedule()
         self.evaluate('before', subject.model)
         if validates(self.cfg) and (metric := is_hopeless(self.table['before'], subject.model)):
             self.log.warning(
@@ -149,13 +136,13 @@ class Pruning:
                 'The config, or the classes and their order in it, may not fit the checkpoint'
             )
 
-    def schedule(self, **part: int):
-        """The recipe of the fine-tuning, or of a part of its schedule."""
+    def schedule(self) -> Recipe:
+        """The recipe of the fine-tuning."""
         total, size = self.images.total, batch_size_of(self.cfg.train_dataloader)
         if total < size:
             check_batches(self.cfg, self.subject.scope)
         steps = -(-total // size)
-        return finetune(self.cfg, self.order.epochs, steps_per_epoch=steps, **part)
+        return finetune(self.cfg, self.order.epochs, steps_per_epoch=steps)
 
     @property
     def whole(self) -> Path:
@@ -189,32 +176,6 @@ class Pruning:
         sort_by(subject.model, subject.layout, self.order.sort, self.images.fit)
         save_checkpoint(self.whole, subject.model, dataset_meta(subject))
 
-    def train_supernet(self) -> None:
-        """Train the model in parallel subnets, for the first part of the schedule."""
-        subject, order = self.subject, self.order
-        recipe = self.schedule(end=self.begin)
-        self.log.info(f'supernet: {recipe.text}')
-        budget = Budget(subject.space, subject.costs, order.limits)
-        start = Subnet.load(
-            self.steps.once('start', lambda: self._by_sensitivity(budget).to_dict())
-        )
-        changes = supernet_changes(
-            subject,
-            self.images.split,
-            recipe,
-            budget,
-            list(start.values()),
-            self.teacher,
-            order.divisor,
-            grids_of(order.keep, order.grids),
-            order.seed,
-        )
-        path = self.steps.folder / 'supernet.py'
-        write_config(path, self.config, changes, 'The training of the model as a supernet.')
-        self.supernet = self.steps.once(
-            'supernet', lambda: self.crew.train(path, path.with_suffix(''))
-        )
-
     def choose(self) -> Subnet:
         """The widths."""
         order = self.order
@@ -235,7 +196,7 @@ class Pruning:
             return subject.subnet(uniform_within(subject.space, budget), how='uniform')
         if self.order.how == 'sensitivity':
             return self._by_sensitivity(budget)
-        return self._by_record(budget)
+        return self._by_search(budget)
 
     @cached_property
     def reconstruction(self) -> Reconstruction:
@@ -268,16 +229,21 @@ class Pruning:
     def _by_sensitivity(self, budget: Budget) -> Subnet:
         return self._best(self._candidates(budget), self.images.judging)
 
-    def _by_record(self, budget: Budget) -> Subnet:
-        """What the supernet's training predicts; what it began with, unless that is beaten."""
-        name = self.steps.read('start')['source']['how']
-        start = dict(self._candidates(budget))[name]
-        found = choose_by_record(self.subject, budget, start, self.supernet)
-        self.log.info(f'from {found.losses} losses of subnets:\n{found.notches}')
-        candidates = [(name, start)]
-        candidates += [(f'search {k}', row) for k, row in enumerate(found.widths, 1)]
-        unseen = unseen_batches(self.subject, self.images.split, self.order.seed)
-        return self._best(candidates, unseen)
+    def _by_search(self, budget: Budget) -> Subnet:
+        """What a predictor takes for better than sensitivity's widths; they stay unless beaten."""
+        subject, start = self.subject, self._by_sensitivity(budget)
+        name, widths = start.source['how'], list(start.values())
+        batches, bar = self.images.fit, progress('exploring')
+        explored = self.steps.once(
+            'explored',
+            lambda: explore(
+                subject, self.reconstruction, budget, widths, batches, self.order.seed, bar
+            ),
+        )
+        found, notches = by_search(subject, budget, widths, explored)
+        self.log.info(f'from {len(explored)} judged subnets, what a unit costs:\n{notches}')
+        candidates = [(name, widths), *((f'search {k}', row) for k, row in enumerate(found, 1))]
+        return self._best(candidates, self.images.judging)
 
     def _best(self, candidates: Sequence[tuple[str, Sequence[int]]], batches: list[Any]) -> Subnet:
         """The best of the candidates on the batches; the first one, unless it is surely beaten."""
@@ -313,28 +279,21 @@ class Pruning:
         return model
 
     def reconstructed(self, subnet: Subnet) -> nn.Module:
-        """The cut model with its layers fitted, unless what it is else has less loss.
-
-        That is its share of the supernet, or else the cut weights, with BatchNorms recalibrated.
-        """
+        """The cut model with its layers fitted, unless recalibrated BatchNorms alone do better."""
         subject = self.subject
         model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
         fitted = self.reconstruction.fit_(copy.deepcopy(model), subnet)
-        if self.supernet is not None:
-            model = copy.deepcopy(subject.model)
-            model, *_ = load_cut(model, subject.layout, subnet, self.supernet)
         recalibrate(model, self.images.batches)
-        whose = 'full model' if self.supernet is None else 'supernet'
         losses = [float(batch_losses(m, self.images.judging).mean()) for m in (fitted, model)]
         self.log.info(
-            f'cut and reconstructed: loss {losses[0]:.4f} on other training images; with the '
-            f'weights of the {whose}, recalibrated: {losses[1]:.4f}'
+            f'cut and reconstructed: loss {losses[0]:.4f} on other training images; only '
+            f'recalibrated: {losses[1]:.4f}'
         )
         return fitted if losses[0] < losses[1] else model
 
     def tune(self, model: nn.Module) -> None:
         """Fine-tune the cut model, taught by the model as it was."""
-        recipe = self.schedule(begin=self.begin)
+        recipe = self.schedule()
         self.log.info(f'fine-tuning: {recipe.text}')
         folder, path = self.steps.folder, self.steps.folder / 'finetune.py'
         start = str((folder / 'cut.pth').resolve())

@@ -71,7 +71,6 @@ class Order:
             self.input_shape,
             self.divisor,
             self.grids,
-            shared=self.how == 'search',
             show=True,
             keep=self.keep,
         )

@@ -25,7 +25,7 @@ CHECKPOINTS = 4  # at least, in a run
 AMP_ONLY = ('loss_scale', 'dtype', 'use_fp16')  # arguments of AmpOptimWrapper
 MOST_MOMENTUM = 0.1  # of an average of weights
 # arguments of hooks: the epoch or iteration from which they act
-POSITIONS = dict(switch_epoch='epoch', begin_epoch='epoch', begin_iter='iteration')
+POSITIONS = 'switch_epoch', 'begin_epoch', 'begin_iter'
 
 
 class Recipe(NamedTuple):
@@ -33,8 +33,6 @@ class Recipe(NamedTuple):
 
     changes: dict[str, Any]  # of the config, for one that has it as ``_base_``
     text: str  # what was decided and why, in one line
-    total: int  # length of the whole schedule
-    unit: str  # of that length: 'epoch' or 'iteration', as the config counts
 
     def run(
         self, cfg: Config, start: str, seed: int, hooks: Sequence[Mapping[str, Any]]
@@ -50,13 +48,7 @@ class Recipe(NamedTuple):
 
 
 def finetune(
-    cfg: Config,
-    epochs: int | None = None,
-    lr_factor: float | None = None,
-    *,
-    steps_per_epoch: int | None = None,
-    begin: int = 0,
-    end: int | None = None,
+    cfg: Config, epochs: int | None = None, *, steps_per_epoch: int | None = None
 ) -> Recipe:
     """Make the training of a config a fine-tuning of a pruned model.
 
@@ -72,36 +64,22 @@ def finetune(
     * All else stays: optimizer, paramwise settings, batch size, clipping, data, how often it
       validates. Mixed precision that needs a GPU becomes float32 where there is none.
 
-    A supernet and the fine-tuning after it may share one schedule: ``finetune(cfg, 12, end=4)`` and
-    ``finetune(cfg, 12, begin=4)`` are its two parts, each for a run of its own.
-
     Args:
         cfg: The config that trained the model.
         epochs: Length of the fine-tuning.
-        lr_factor: Peak learning rate, as a factor of the config's.
         steps_per_epoch: Iterations that make an epoch; needed for ``epochs`` with a config that
             counts iterations.
-        begin: Where in the schedule the run begins, in the unit in which the config counts.
-        end: Where it ends; by default with the schedule.
 
     Raises:
-        ValueError: If the config has no length or no learning rate, or an argument makes no sense.
+        ValueError: If the config has no length or no learning rate, or ``epochs`` makes no sense.
     """
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        plan = _Plan.of(cfg, epochs, steps_per_epoch, begin, end)
+        plan = _Plan.of(cfg, epochs, steps_per_epoch)
         rate, peak = _peak(cfg)
         share = plan.total / plan.original
-        why = ''
-        if lr_factor is None:
-            why = (
-                ' (0.1 of it for a tenth of its training, 0.3 for a quarter, all of it from a half '
-                'on: another lr in the config moves it)'
-            )
-            lr_factor = float(np.interp(share, SHARES, FACTORS))
-        elif not lr_factor > 0:
-            raise UserError(f'lr_factor={lr_factor} must be above 0; it is usually 0.1 to 1')
+        factor = float(np.interp(share, SHARES, FACTORS))
         notes: list[str] = []
-        optim_wrapper = _optim_wrapper(cfg, peak * lr_factor, notes)
+        optim_wrapper = _optim_wrapper(cfg, peak * factor, notes)
         changes: dict[str, Any] = dict(
             train_cfg=_train_cfg(cfg.train_cfg, plan),
             optim_wrapper=optim_wrapper,
@@ -116,27 +94,22 @@ def finetune(
             changes['default_hooks'] = dict(checkpoint=checkpoint)
     text = (
         f'{plan.count(plan.total)}, {share:.2g} of the {plan.original} of the config; peak '
-        f'learning rate {peak * lr_factor:.3g}, {lr_factor:.3g} of its {rate} {peak:.3g}{why}; '
-        f'a warm-up over {plan.count(plan.warmup)}, then one cosine to 0'
+        f'learning rate {peak * factor:.3g}, {factor:.3g} of its {rate} {peak:.3g} (0.1 of it for '
+        'a tenth of its training, 0.3 for a quarter, all of it from a half on: another lr in the '
+        f'config moves it); a warm-up over {plan.count(plan.warmup)}, then one cosine to 0'
     )
-    if plan.length < plan.total:
-        text += f'; of these, {plan.begin} to {plan.end}'
-    return Recipe(changes, '; '.join([text, *notes]), plan.total, plan.unit)
+    return Recipe(changes, '; '.join([text, *notes]))
 
 
 class _Plan(NamedTuple):
     """Lengths, in the unit in which a config counts."""
 
     original: int  # of the config's training
-    total: int  # of the schedule
-    begin: int  # of the run, a part of it
-    end: int
+    total: int  # of the fine-tuning
     unit: str  # 'epoch' or 'iteration'
 
     @classmethod
-    def of(
-        cls, cfg: Config, epochs: int | None, steps_per_epoch: int | None, begin: int, end: Any
-    ) -> _Plan:
+    def of(cls, cfg: Config, epochs: int | None, steps_per_epoch: int | None) -> _Plan:
         train_cfg = cfg.get('train_cfg') or {}
         unit = 'epoch' if train_cfg.get('max_epochs') else 'iteration'
         original = train_cfg.get(f'max_{_short(unit)}s')
@@ -158,27 +131,16 @@ class _Plan(NamedTuple):
             )
         else:
             total = int(epochs) * steps_per_epoch
-        end = total if end is None else end
-        if not 0 <= begin < end <= total:
-            raise UserError(
-                f'begin={begin}, end={end} is no part of a schedule of {total} {unit}s; choose '
-                f'0 <= begin < end <= {total}'
-            )
-        return cls(original, total, begin, end, unit)
-
-    @property
-    def length(self) -> int:
-        return self.end - self.begin
+        return cls(original, total, unit)
 
     @property
     def warmup(self) -> float:
         most = WARMUP_EPOCHS if self.unit == 'epoch' else WARMUP_ITERS
         return min(round(WARMUP * self.total, 3), most)
 
-    def move(self, position: int, unit: str | None = None) -> int:
-        """Where in the run is what was somewhere in the config's training; below 0: before it."""
-        moved = position * self.total // self.original
-        return moved - self.begin if unit in (None, self.unit) else moved
+    def move(self, position: int) -> int:
+        """Where in the fine-tuning is what was somewhere in the config's training."""
+        return position * self.total // self.original
 
     def count(self, length: float) -> str:
         return f'{length:g} {self.unit}{"s" * (length != 1)}'
@@ -221,20 +183,18 @@ def _optim_wrapper(cfg: Config, lr: float, notes: list[str]) -> dict[str, Any]:
 
 def _scheduler(plan: _Plan) -> dict[str, Any]:
     scheduler = dict(type='mmpse.WarmupCosineLR', total=plan.total, warmup=plan.warmup)
-    if plan.begin:
-        scheduler['start'] = plan.begin
     if plan.unit == 'epoch':
         return dict(scheduler, by_epoch=True, convert_to_iter_based=True)
     return dict(scheduler, by_epoch=False)
 
 
 def _train_cfg(train_cfg: Mapping[str, Any], plan: _Plan) -> dict[str, Any]:
-    changes: dict[str, Any] = {f'max_{_short(plan.unit)}s': plan.length}
+    changes: dict[str, Any] = {f'max_{_short(plan.unit)}s': plan.total}
     if 'val_begin' in train_cfg:
         changes['val_begin'] = max(1, plan.move(train_cfg['val_begin']))
     if train_cfg.get('dynamic_intervals'):
         changes['dynamic_intervals'] = [
-            (max(0, plan.move(milestone)), interval)
+            (plan.move(milestone), interval)
             for milestone, interval in train_cfg['dynamic_intervals']
         ]
     return changes
@@ -244,7 +204,7 @@ def _checkpoint(cfg: Config, plan: _Plan) -> dict[str, Any]:
     """Changes of the hook that saves checkpoints."""
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     changes: dict[str, Any] = {}
-    most = max(1, plan.length // CHECKPOINTS)
+    most = max(1, plan.total // CHECKPOINTS)
     if hook.get('by_epoch', True) == (plan.unit == 'epoch') and hook.get('interval', -1) > most:
         changes['interval'] = most
     if hook.get('save_best'):
@@ -256,29 +216,20 @@ def _checkpoint(cfg: Config, plan: _Plan) -> dict[str, Any]:
 
 
 def _moved(hook: Mapping[str, Any], plan: _Plan, notes: list[str]) -> dict[str, Any] | None:
-    """A hook in a shorter training, or in a part of it; None: it has no place there."""
+    """A hook in a shorter training; None: it has no place there."""
     hook, name = dict(hook), getattr(find_type(hook, HOOKS), '__name__', hook['type'])
     if is_type(hook, EarlyStoppingHook, HOOKS):
         notes.append(f'no {name}')
         return None
-    known = {'schedule', 'num_last_epochs', *POSITIONS}
-    for key, unit in POSITIONS.items():
-        position = hook.get(key, default_of(hook, key, HOOKS))
-        if position:
-            hook[key] = max(0, plan.move(position, unit))
-            if unit == plan.unit and hook[key] >= plan.length and plan.end < plan.total:
-                return None  # not in this part
+    known = {'num_last_epochs', *POSITIONS}
+    for key in POSITIONS:
+        if position := hook.get(key, default_of(hook, key, HOOKS)):
+            hook[key] = plan.move(position)
     last = hook.get('num_last_epochs', default_of(hook, 'num_last_epochs', HOOKS))
     if last is not None:
-        after = plan.total - plan.end
-        last = math.ceil(last * plan.total / plan.original) - after
-        if last < 0 or last == 0 and after:
-            return None
-        hook['num_last_epochs'] = last
+        hook['num_last_epochs'] = math.ceil(last * plan.total / plan.original)
     if is_kind(hook, 'mmpretrain.SwitchRecipeHook', HOOKS):
         hook['schedule'] = _switches(hook['schedule'], plan)
-        if not hook['schedule']:
-            return None
     if is_type(hook, EMAHook, HOOKS):
         _shorten_average(hook, plan)
     for key, value in hook.items():
@@ -292,9 +243,8 @@ def _switches(schedule: Sequence[Mapping[str, Any]], plan: _Plan) -> list[dict[s
     """Switches of a SwitchRecipeHook, which count epochs from 1; later ones of one epoch win."""
     switches: dict[int, dict[str, Any]] = {}
     for item in sorted(schedule, key=lambda item: item['action_epoch']):
-        epoch = max(0, plan.move(item['action_epoch'] - 1)) + 1
-        if epoch <= plan.length:
-            switches[epoch] = {**switches.get(epoch, {}), **item, 'action_epoch': epoch}
+        epoch = plan.move(item['action_epoch'] - 1) + 1
+        switches[epoch] = {**switches.get(epoch, {}), **item, 'action_epoch': epoch}
     return list(switches.values())
 
 

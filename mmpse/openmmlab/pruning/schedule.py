@@ -1,4 +1,4 @@
-"""The learning rate of a fine-tuning, or of a supernet and the fine-tuning after it."""
+"""The learning rate of a fine-tuning."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ from mmpse.registry import PARAM_SCHEDULERS
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupCosineLR(_ParamScheduler):
-    """One warm-up and one cosine to zero, of which a run may be any part.
+    """One warm-up and one cosine to zero.
 
     At time t the rate is ``lr * min(1, (t + 1) / warmup) * (1 + cos(pi t / total)) / 2``, where
-    ``lr`` is that of the optimizer's config. It is computed from t alone, so that a run that starts
-    at ``start`` goes on where another one ended, and so that a warm-up shorter than a step is none
-    (MMEngine's ``LinearLR`` keeps the rate low for ever then).
+    ``lr`` is that of the optimizer's config. It is computed from t alone, so that a warm-up shorter
+    than a step is none (MMEngine's ``LinearLR`` keeps the rate low for ever then).
 
     Args:
-        total: Length of the whole schedule: epochs, or iterations with ``by_epoch=False``.
+        total: Length of the schedule: epochs, or iterations with ``by_epoch=False``.
         warmup: Length of the warm-up, in the same unit.
-        start: Where in the schedule this run begins.
         **kwargs: ``by_epoch`` and the like, see ``mmengine.optim._ParamScheduler``. With
             ``convert_to_iter_based=True`` the rate changes at every iteration.
     """
@@ -33,12 +31,10 @@ class WarmupCosineLR(_ParamScheduler):
         optimizer: Optimizer | OptimWrapper,
         total: float,
         warmup: float = 0,
-        start: float = 0,
         **kwargs: Any,
     ) -> None:
         self.total = total
         self.warmup = warmup
-        self.start = start
         super().__init__(optimizer, 'lr', **kwargs)
 
     @classmethod
@@ -48,18 +44,17 @@ class WarmupCosineLR(_ParamScheduler):
         total: float,
         epoch_length: int,
         warmup: float = 0,
-        start: float = 0,
         by_epoch: bool = True,
         **kwargs: Any,
     ) -> WarmupCosineLR:
         """The same schedule in iterations; MMEngine calls this for ``convert_to_iter_based``."""
         for key in kwargs.keys() & {'begin', 'end'}:
             kwargs[key] *= epoch_length
-        lengths = (length * epoch_length for length in (total, warmup, start))
+        lengths = (length * epoch_length for length in (total, warmup))
         return cls(optimizer, *lengths, by_epoch=False, **kwargs)
 
     def _get_value(self) -> list[float]:
-        t = min(self.start + self.last_step, self.total)
+        t = min(self.last_step, self.total)
         factor = (1 + math.cos(math.pi * t / self.total)) / 2
         if t + 1 < self.warmup:
             factor *= (t + 1) / self.warmup

@@ -15,15 +15,15 @@ from mmengine.registry import DATA_SAMPLERS, DefaultScope
 from torch import Tensor, nn
 
 from mmpse.openmmlab.checkpoints.loading import Report, check_whole, load_weights
-from mmpse.openmmlab.configs.datasets import batch_size_of
+from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset
 from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
 from mmpse.openmmlab.errors import listed, name_of
-from mmpse.openmmlab.models.losses import images_of, progress
+from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.models.outputs import deployed_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.silence import silent
-from mmpse.openmmlab.supernet.building import whole_costs, whole_supernet
+from mmpse.openmmlab.supernet.building import whole_costs
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import DATASETS
 from mmpse.slim.layout import Layout
@@ -84,7 +84,6 @@ def examine(
     input_shape: Sequence[int] | None = None,
     divisor: int = 8,
     grids: Mapping[str, Mapping[str, Any]] | None = None,
-    shared: bool = False,
     show: bool = False,
     keep: Sequence[str] = (),
 ) -> Subject:
@@ -97,7 +96,6 @@ def examine(
             config's tests.
         divisor: Widths are multiples of it.
         grids: Units that need other widths, see :class:`mmpse.space.SearchSpace`.
-        shared: Whether subnets are to share batches: the widths are those of a supernet then.
         show: Whether to show progress.
         keep: Patterns of names of units that keep their width.
 
@@ -121,21 +119,11 @@ def examine(
                 f'keep (--keep): {pattern!r} matches no unit; `mmpse units CONFIG` lists them, the '
                 f'first ones are {listed(layout.units)}'
             )
-    grids = grids_of(keep, grids)
-    if shared:
-        space = whole_supernet(model, layout, RATIOS, divisor, grids).space
-    else:
-        space = layout.space(RATIOS, divisor, grids, model=type(model).__name__)
+    grids = {**(grids or {}), **{pattern: dict(ratios=[1.0]) for pattern in keep}}
+    space = layout.space(RATIOS, divisor, grids, model=type(model).__name__)
     costs = whole_costs(model, layout, space, shape)
     images = images.to(get_device())
     return Subject(cfg, model.to(get_device()), weights, layout, space, costs, shape, images)
-
-
-def grids_of(
-    keep: Sequence[str], grids: Mapping[str, Mapping[str, Any]] | None
-) -> dict[str, Mapping[str, Any]] | None:
-    """The grids of a search space in which some units keep their width."""
-    return {**(grids or {}), **{pattern: dict(ratios=[1.0]) for pattern in keep}} or None
 
 
 def dataset_meta(subject: Subject) -> dict[str, Any] | None:
@@ -160,8 +148,9 @@ def check_batches(cfg: Config, scope: str) -> None:
         PruneError: If the training set is smaller than a batch, and ``drop_last`` leaves that out.
     """
     loader = cfg.train_dataloader
-    images, size = images_of(loader, scope), batch_size_of(loader)  # repeated ones count
     with DefaultScope.overwrite_default_scope(scope):
+        with silent():
+            images, size = len(build_dataset(loader['dataset'])), batch_size_of(loader)
         endless = is_type(loader.get('sampler'), InfiniteSampler, DATA_SAMPLERS)
     drops = loader.get('drop_last') or (loader.get('batch_sampler') or {}).get('drop_last')
     if drops and images < size and not endless:
