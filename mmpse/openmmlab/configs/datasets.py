@@ -13,6 +13,9 @@ from mmpse.openmmlab import compat
 from mmpse.openmmlab.types import default_of, is_kind, is_type
 from mmpse.registry import DATASETS
 
+REPEATING = RepeatDataset, ClassBalancedDataset
+MIXING = 'mmdet.MultiImageMixDataset', 'mmseg.MultiImageMixDataset'
+
 
 def build_dataset(config: Mapping[str, Any]) -> Any:
     """A dataset that is ready, and has images.
@@ -43,42 +46,32 @@ def batch_size_of(dataloader: Mapping[str, Any]) -> int:
     return dataloader.get('batch_size') or dataloader['batch_sampler']['batch_size']
 
 
+def _with_inner(config: Mapping[str, Any], change: Callable[[Mapping], Mapping]) -> dict | None:
+    """A dataset that joins, repeats or mixes others, with each of them changed; None: a leaf."""
+    if is_type(config, ConcatDataset, DATASETS):
+        return dict(config, datasets=[change(one) for one in config['datasets']])
+    if is_type(config, REPEATING, DATASETS) or is_kind(config, MIXING, DATASETS):
+        return dict(config, dataset=change(config['dataset']))
+    return None
+
+
 def replace_leaves(config: Mapping[str, Any], change: Callable[[Mapping], dict]) -> dict:
     """A dataset with each of its leaves changed, in order."""
-    if is_type(config, ConcatDataset, DATASETS):
-        return dict(config, datasets=[replace_leaves(one, change) for one in config['datasets']])
-    if _is_wrapper(config):
-        return dict(config, dataset=replace_leaves(config['dataset'], change))
-    return change(config)
+    return _with_inner(config, partial(replace_leaves, change=change)) or change(config)
 
 
 def unrepeated(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """A dataset without what repeats its images."""
-    if is_type(config, ConcatDataset, DATASETS):
-        return dict(config, datasets=[unrepeated(one) for one in config['datasets']])
-    if is_type(config, (RepeatDataset, ClassBalancedDataset), DATASETS):
+    if is_type(config, REPEATING, DATASETS):
         return unrepeated(config['dataset'])
-    if _is_wrapper(config):
-        return dict(config, dataset=unrepeated(config['dataset']))
-    return config
-
-
-def _is_wrapper(config: Mapping[str, Any]) -> bool:
-    """Whether a dataset has the images of another one, repeated or mixed."""
-    mix = ('mmdet.MultiImageMixDataset', 'mmseg.MultiImageMixDataset')
-    repeated = is_type(config, (RepeatDataset, ClassBalancedDataset), DATASETS)
-    return repeated or is_kind(config, mix, DATASETS)
+    return _with_inner(config, unrepeated) or config
 
 
 def with_pipeline(config: Mapping[str, Any], pipeline: list) -> dict:
     """A leaf with another pipeline."""
-    if _is_fold(config):
+    if is_kind(config, 'mmpretrain.KFoldDataset', DATASETS):
         return dict(config, dataset=with_pipeline(config['dataset'], pipeline))
     return dict(config, pipeline=pipeline)
-
-
-def _is_fold(config: Mapping[str, Any]) -> bool:
-    return is_kind(config, 'mmpretrain.KFoldDataset', DATASETS)
 
 
 def last_phase(config: Mapping[str, Any], hooks: Sequence[Mapping[str, Any]]) -> dict:
@@ -87,7 +80,7 @@ def last_phase(config: Mapping[str, Any], hooks: Sequence[Mapping[str, Any]]) ->
     for hook in hooks:
         if is_kind(hook, 'mmdet.PipelineSwitchHook', HOOKS):
             # it sets the pipeline of the outermost dataset, and a wrapper has none
-            if not (_is_wrapper(config) or is_type(config, ConcatDataset, DATASETS)):
+            if _with_inner(config, dict) is None:
                 config = with_pipeline(config, hook['switch_pipeline'])
         elif is_kind(hook, 'mmpretrain.SwitchRecipeHook', HOOKS):
             schedule = sorted(hook['schedule'], key=lambda item: item['action_epoch'])
