@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from mmpse.errors import UserError
 from mmpse.space import SearchSpace, WidthUnit
@@ -77,16 +78,6 @@ def _points(
         )
     distinct, group, counts = np.unique(widths, return_inverse=True, return_counts=True)
     means = np.bincount(group, losses, len(distinct)) / counts if widths.size else losses
-    monotone = np.maximum(falling(means, counts), 0.0)
+    falling = isotonic_regression(means, weights=counts, increasing=False).x
+    monotone = np.maximum(falling, 0.0)
     return np.append(np.log2(distinct / unit.max_width), 0.0), np.append(monotone, 0.0)
-
-
-def falling(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The nearest sequence that never rises, by weighted squares (pool adjacent violators)."""
-    pools: list[tuple[float, float, int]] = []  # mean, weight, length
-    for value, weight in zip(values, weights):
-        pools.append((float(value), float(weight), 1))
-        while len(pools) > 1 and pools[-2][0] < pools[-1][0]:
-            (a, wa, na), (b, wb, nb) = pools[-2:]
-            pools[-2:] = [((a * wa + b * wb) / (wa + wb), wa + wb, na + nb)]
-    return np.repeat([mean for mean, _, _ in pools], [length for *_, length in pools])
