@@ -240,7 +240,10 @@ def config(epochs: int = 40, by_epoch: bool = True) -> Config:
             default_scope='mmengine',
             train_cfg=dict(by_epoch=by_epoch, **length),
             train_dataloader=dict(
-                batch_size=2, dataset=Eight(), sampler=dict(type='DefaultSampler', shuffle=False)
+                batch_size=2,
+                dataset=Eight(),
+                # by iteration MMEngine sleeps two seconds whenever a finite sampler has run out
+                sampler=dict(type='DefaultSampler' if by_epoch else 'InfiniteSampler'),
             ),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
             param_scheduler=dict(type='MultiStepLR', milestones=[30]),

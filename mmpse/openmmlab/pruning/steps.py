@@ -85,8 +85,4 @@ class Steps:
         path = self.folder / f'{name}.json'
         if not path.exists():
             write_json(path, call())
-        return self.read(name)
-
-    def read(self, name: str) -> Any:
-        """What a step that is done returned, as JSON has it."""
-        return json.loads((self.folder / f'{name}.json').read_text())
+        return json.loads(path.read_text())
