@@ -93,10 +93,9 @@ def parser() -> argparse.ArgumentParser:
         help='only cut the model, and fit its layers to what they were',
     )
     one.add_argument(
-        '--no-teacher',
-        dest='teacher',
-        action='store_false',
-        help='the original model does not teach the fine-tuning',
+        '--teacher',
+        action='store_true',
+        help='the original model teaches the fine-tuning, which takes longer then',
     )
     one.add_argument(
         '--sort',

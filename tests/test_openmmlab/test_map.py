@@ -6,7 +6,7 @@ from mmengine.registry import DefaultScope
 from tiny_tasks import write_task
 from torch import nn
 
-from mmpse.openmmlab.configs.splits import all_training
+from mmpse.openmmlab.configs.datasets import all_training
 from mmpse.openmmlab.models.losses import (
     batch_losses,
     preprocessed,

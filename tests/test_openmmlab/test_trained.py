@@ -9,9 +9,9 @@ from tiny_tasks import write_task
 import mmpse
 from mmpse.cli import main
 from mmpse.deploy import fingerprint, read_metadata
+from mmpse.openmmlab.configs.datasets import all_training
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes
-from mmpse.openmmlab.configs.splits import all_training
 from mmpse.openmmlab.errors import CheckpointError
 from mmpse.openmmlab.models.losses import training_batches
 from mmpse.openmmlab.models.recalibration import recalibrate

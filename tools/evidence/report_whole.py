@@ -13,15 +13,15 @@ from whole import MODELS, percent, points, records
 NAMES = {
     'trained': 'as it was trained',
     'unpruned': 'trained as much longer',
-    'unpruned-taught': 'trained as much longer, taught by itself',
     'uniform': '`uniform`',
     'torch-pruning': 'Torch-Pruning, group norm',
+    'torch-pruning-alone': 'Torch-Pruning, group norm, without a teacher',
     'torch-pruning-taylor': 'Torch-Pruning, Taylor',
     'torch-pruning-fifth': 'Torch-Pruning, group norm, floor of a fifth',
     'torch-pruning-taylor-fifth': 'Torch-Pruning, Taylor, floor of a fifth',
     'sensitivity': '`sensitivity` (the default)',
     'search': '`search`',
-    'sensitivity-alone': '`sensitivity`, without a teacher',
+    'sensitivity-taught': '`sensitivity`, taught by the unpruned model',
 }
 
 

@@ -7,7 +7,7 @@ training images, over all layers at once, until the FLOPs are within the budget.
 multiples of eight, no layer loses more than `--most` of them, and layers that put out predictions
 are kept. `--importance none` prunes nothing: the full model is trained as much longer.
 
-Evaluation, recalibration, recipe, teacher and report are those of `mmpse prune`, by its own code.
+Evaluation, recalibration, recipe and report are those of `mmpse prune`, by its own code.
 OUT holds the same files, so that tools/test.py takes `pruned.py` and `pruned.pth` where this folder
 is on the PYTHONPATH.
 """
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--flops', required=True, help='budget, e.g. 10%%')
     parser.add_argument('--importance', choices=['norm', 'taylor', 'none'], required=True)
     parser.add_argument('--most', type=float, default=0.875, help='max_pruning_ratio')
-    parser.add_argument('--no-teacher', dest='teacher', action='store_false')
+    parser.add_argument('--teacher', action='store_true')
     parser.add_argument('--epochs', type=int)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('-o', '--out', type=Path, required=True)

@@ -3,7 +3,7 @@
 python tools/evidence/whole.py retinanet-r18_bccd [--only '*_10_*']
 
 The trained model is given to all, and after it all have the same fine-tuning: as many epochs, one
-schedule, one teacher. Each pruning is one `mmpse prune` command; Torch-Pruning chooses channels and
+schedule. Each pruning is one `mmpse prune` command; Torch-Pruning chooses channels and
 shares the rest (rivals.py); `unpruned` is the full model trained as much longer. The test
 split is read once, by the result.
 
@@ -37,25 +37,26 @@ RECORDS, WORK = Path('docs/results/whole'), Path('work_dirs/whole')
 RIVAL = HERE / 'rivals.py'
 HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'trained': [],
-    'unpruned': [RIVAL, '--importance', 'none', '--no-teacher'],
-    'unpruned-taught': [RIVAL, '--importance', 'none'],
+    'unpruned': [RIVAL, '--importance', 'none'],
     'uniform': ['-m', 'mmpse', 'prune', '--how', 'uniform'],
-    'torch-pruning': [RIVAL, '--importance', 'norm', '--most', '0.875'],
-    'torch-pruning-fifth': [RIVAL, '--importance', 'norm', '--most', '0.8'],
-    'torch-pruning-taylor': [RIVAL, '--importance', 'taylor', '--most', '0.875'],
-    'torch-pruning-taylor-fifth': [RIVAL, '--importance', 'taylor', '--most', '0.8'],
+    'torch-pruning': [RIVAL, '--importance', 'norm', '--most', '0.875', '--teacher'],
+    'torch-pruning-alone': [RIVAL, '--importance', 'norm', '--most', '0.875'],
+    'torch-pruning-fifth': [RIVAL, '--importance', 'norm', '--most', '0.8', '--teacher'],
+    'torch-pruning-taylor': [RIVAL, '--importance', 'taylor', '--most', '0.875', '--teacher'],
+    'torch-pruning-taylor-fifth': [RIVAL, '--importance', 'taylor', '--most', '0.8', '--teacher'],
     'sensitivity': ['-m', 'mmpse', 'prune', '--how', 'sensitivity'],
     'search': ['-m', 'mmpse', 'prune', '--how', 'search'],
-    'sensitivity-alone': ['-m', 'mmpse', 'prune', '--how', 'sensitivity', '--no-teacher'],
+    'sensitivity-taught': ['-m', 'mmpse', 'prune', '--how', 'sensitivity', '--teacher'],
 }
 MAIN = ('uniform', 'torch-pruning', 'sensitivity', 'search')
 VARIANTS = (
+    'torch-pruning-alone',
     'torch-pruning-fifth',
     'torch-pruning-taylor',
     'torch-pruning-taylor-fifth',
-    'sensitivity-alone',
+    'sensitivity-taught',
 )
-ALONE = ('unpruned', 'unpruned-taught')
+ALONE = ('unpruned',)
 STEPS = {  # of a pruning, in its order -> what it leaves in its folder when it is done
     'evaluation': 'before.json',
     'sorting': 'sorted.pth',

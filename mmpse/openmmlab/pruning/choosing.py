@@ -19,6 +19,8 @@ from mmpse.space import Budget, uniform_within
 
 from .subject import Subject
 
+BEST = 3  # of the widths by sensitivity, that are judged
+
 
 class Judgement(NamedTuple):
     """How a candidate did on images that its choice did not see."""
@@ -34,7 +36,6 @@ def by_sensitivity(
     subject: Subject,
     budget: Budget,
     sensitivity: Mapping[str, Mapping[int, float]],
-    count: int = 3,
 ) -> np.ndarray:
     """Widths that should lose least, each unit taken by itself; the best few ``(subnets, units)``.
 
@@ -45,7 +46,7 @@ def by_sensitivity(
     losses = {unit: list(points.values()) for unit, points in sensitivity.items()}
     table = Curves(subject.space, widths, losses).table()
     starts = uniform_within(subject.space, budget)[None]
-    return allocate(subject.space, budget, table, starts=starts, count=count)
+    return allocate(subject.space, budget, table, starts=starts, count=BEST)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from mmpretrain.models import BaseClassifier
 from torch import Tensor
 
-from mmpse.openmmlab.configs.splits import all_training
+from mmpse.openmmlab.configs.datasets import all_training
 from mmpse.openmmlab.models.losses import (
     images_in,
     images_of,

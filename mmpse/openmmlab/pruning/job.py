@@ -292,7 +292,7 @@ class Pruning:
         return fitted if losses[0] < losses[1] else model
 
     def tune(self, model: nn.Module) -> None:
-        """Fine-tune the cut model, taught by the model as it was."""
+        """Fine-tune the cut model."""
         recipe = self.schedule()
         self.log.info(f'fine-tuning: {recipe.text}')
         folder, path = self.steps.folder, self.steps.folder / 'finetune.py'

@@ -30,7 +30,7 @@ class Order:
     runtime: str = 'torch'
     how: str = 'sensitivity'
     epochs: int | None = None
-    teacher: bool = True
+    teacher: bool = False
     finetune: bool = True
     sort: str = 'selection'
     divisor: int = 8

@@ -26,11 +26,12 @@ from .subject import Subject
 
 SCORE = 0.3  # boxes below are not drawn
 TOP = 3  # classes that are named
+IMAGES = 4
 SIDE = 320  # pixels, up to which images with boxes are enlarged
 
 
 @torch.no_grad()
-def predictions(subject: Subject, models: Mapping[str, nn.Module], count: int = 4) -> str:
+def predictions(subject: Subject, models: Mapping[str, nn.Module]) -> str:
     """A few validation images, spread evenly, with the predictions of every model.
 
     Boxes and masks are drawn by mmdet's and mmseg's own visualizers; of a classifier's scores the
@@ -39,13 +40,12 @@ def predictions(subject: Subject, models: Mapping[str, nn.Module], count: int = 
     Args:
         subject: Whose validation data it is.
         models: Column -> model in eval mode.
-        count: Images.
     """
     with DefaultScope.overwrite_default_scope(subject.scope):
         with silent():
             dataset = DATASETS.build(copy.deepcopy(subject.cfg.val_dataloader['dataset']))
         rows = []
-        for k in np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int):
+        for k in np.linspace(0, len(dataset) - 1, min(IMAGES, len(dataset))).astype(int):
             item = dataset[int(k)]
             found = {
                 name: model.val_step(pseudo_collate([copy.deepcopy(item)]))[0].cpu()

@@ -21,7 +21,7 @@ from task_data import (
     write_voc_boxes,
 )
 
-from mmpse.openmmlab.configs.splits import all_training
+from mmpse.openmmlab.configs.datasets import all_training
 from mmpse.openmmlab.models.losses import images_of
 
 COCO = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
