@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from mmcv.cnn.bricks import ConvAWS2d
 from torch import nn
 
 from mmpse.slim import find_units
 from mmpse.slim.cutting import cut_
+from mmpse.testing import SlimTester
 
 
 class Pool(nn.Module):
@@ -62,3 +64,14 @@ def test_attention_mixes_and_computes_nothing(batch_first, monkeypatch):
     layout = find_units(Attends(), torch.zeros(1, 3, 8, 8))
     assert list(layout.units) == ['hidden']
     assert layout.fixed['conv'] == 'its channels are mixed before hidden'
+
+
+class TestWeightsWithBuffersOfOutputs(SlimTester):
+    """Standardised weights, scaled by a buffer ``(outputs, 1, 1, 1)``."""
+
+    image = (3, 8, 8)
+    units = {'0': 12, '1': 10}
+    counted = False
+
+    def build(self):
+        return nn.Sequential(ConvAWS2d(3, 12, 3), ConvAWS2d(12, 10, 3), nn.Conv2d(10, 4, 1))
