@@ -44,7 +44,8 @@ def build(
     from mmpse.openmmlab.checkpoints.loading import load_weights
     from mmpse.openmmlab.configs.files import build_model, load_config
 
-    model = build_model(load_config(config)).eval()
+    model = build_model(load_config(config))
+    model.eval()  # of a distilled one it returns nothing
     if checkpoint is not None:
         load_weights(model, checkpoint)
     return model

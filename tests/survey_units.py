@@ -2,7 +2,7 @@
 
     python tests/survey_units.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py ...
 
-Without names it goes through `CONFIGS`.
+Without names it goes through `CONFIGS`. "Lowest" is at the least widths of `mmpse prune`.
 """
 
 import sys
@@ -15,6 +15,7 @@ import torch
 from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.pruned import look
+from mmpse.openmmlab.pruning.subject import RATIOS
 from mmpse.resources.cost import model_cost
 from mmpse.slim import GuardError, Supernet, check
 
@@ -115,13 +116,13 @@ def row_of(name):
     if layout.unseen:
         reasons['not run in prediction'] = len(layout.unseen)
     why = ', '.join(f'{n} {why}' for why, n in reasons.most_common())
-    space = layout.space()
+    space = layout.space(RATIOS)
     costs = model_cost(model, layout, space, images, partial(raw_outputs, model, deployed=True))
     rows = {k: c.exact(space.array([space.fullnet, space.tinynet])) for k, c in costs.items()}
     lowest = [f'{tiny / full:.0%}' for full, tiny in (rows['flops'], rows['params'])]
     held = Supernet(model, layout, space).held
     if held:
-        space = layout.space(grids={unit: dict(ratios=[1.0]) for unit in held})
+        space = layout.space(RATIOS, grids={unit: dict(ratios=[1.0]) for unit in held})
     try:
         check(model, layout, space, images, raw_outputs)
     except GuardError as error:

@@ -47,7 +47,8 @@ def evaluate_onnx(
     source = INPUTS if about['preprocess'] else 'images'
     part = between(onnx.load(path), source, about['raw'])
     network = loaded(part, runtime)
-    model = build_model(cfg).eval()
+    model = build_model(cfg)
+    model.eval()
     kind = kind_of(model)
     if kind == 'module' or kind != about['kind']:
         raise ExportError(

@@ -87,7 +87,8 @@ def transfer(
         32
     """
     cfg, subnet, out = load_config(config), Subnet.load(subnet), Path(out)
-    model = build_model(cfg).eval()
+    model = build_model(cfg)
+    model.eval()
     layout, images = look(model)
     widths, kept_units, new = _widths(model, layout, subnet, name_of(cfg))
     space = layout.space(model=type(model).__name__)

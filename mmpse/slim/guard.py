@@ -135,6 +135,8 @@ class _Record:
                         lambda _, __, y, name=name: self.layers.append((name, y.clone()))
                     )
                     stack.enter_context(hook)
+                stack.enter_context(torch.random.fork_rng())
+                torch.manual_seed(0)  # what a forward draws is the same each time
                 outputs = (self.forward or nn.Module.__call__)(self.model, images)
         except Exception as error:  # whatever the model's forward raises
             last = self.layers[-1][0] if self.layers else 'its first layer'

@@ -21,13 +21,18 @@ STOCK = (nn.Linear.forward, nn.Conv2d.forward, nn.ConvTranspose2d.forward)
 
 def not_plain(rows: Sequence[Row]) -> list[Row]:
     """The layers that a masked pass cannot run as they are; one of each class is tried."""
+
+    def size(row: Row) -> tuple[bool, int]:
+        _, layer, sides = row
+        return not any(s.unit for s in sides.inputs), layer.weight.numel()  # inputs may be dropped
+
     smallest: dict[type, Row] = {}
     for row in rows:
         _, layer, _ = row
         own = type(layer)
         if not is_mixing(layer) or (own.forward in STOCK and not _changes_convolving(own)):
             continue
-        if own not in smallest or layer.weight.numel() < smallest[own][1].weight.numel():
+        if own not in smallest or size(row) < size(smallest[own]):
             smallest[own] = row
     classes = {own for own, row in smallest.items() if not _is_plain(row)}
     return [row for row in rows if type(row[1]) in classes]

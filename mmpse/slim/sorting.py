@@ -145,7 +145,8 @@ def permute_(model: nn.Module, layout: Layout, order: Mapping[str, Tensor]) -> N
                 continue
             dim = out_of if tensor.dim() > 1 else 0
             new = tensor.index_select(dim, outputs.to(tensor.device))
-            if tensor.dim() > 1 and into is not None:
+            if tensor.dim() > 1 and into is not None and tensor.shape[into] > 1:
+                # of one entry: a buffer that only outputs have values of their own in
                 inputs = _positions(sides.inputs, order)
                 new = new.index_select(into, inputs.to(tensor.device))
             tensor.copy_(new)

@@ -29,6 +29,7 @@ def find_units(
     run: Callable[[Tensor], Any] | None = None,
     parts: Sequence[str] = (),
     track: Callable[[Iterable], Iterable] = iter,
+    also: Callable[[Tensor], Any] | None = None,
 ) -> Layout:
     """Find the width units of a model.
 
@@ -43,6 +44,7 @@ def find_units(
             ``None``: ``model(images)``.
         parts: Names of modules that are run as wholes, whose inputs and outputs are to be known.
         track: Wraps an iterable of forwards, for a progress bar.
+        also: Runs the model once more, in training mode: what it puts out then, too, has layers.
 
     Returns:
         The layout.
@@ -54,7 +56,7 @@ def find_units(
     torch.set_num_threads(1)  # to wait for each other would take longer than these tensors
     try:
         with torch.no_grad(), evaluating(model):
-            forward = Forward(model, images, run or model, parts)
+            forward = Forward(model, images, run or model, parts, also)
             marks = Marks(forward, track)
             with torch.device('cpu'):  # whatever the default is
                 units = _Units(marks)
@@ -182,6 +184,23 @@ class _Units:
             unit[at], channel[at] = units[found[at]], channels[found[at]]
         return sides_of(unit, channel, self.alive, self.names, self.sizes)
 
+    def _twin(self, carrier: str) -> str:
+        """A carrier, or one beside it in a list that runs instead: a cascade may leave out in its
+        prediction what its loss runs."""
+        carriers, ran = self.marks.forward.carriers, self.marks.positions
+
+        def kind(name: str) -> tuple:
+            beside, _, number = name.rpartition('.')
+            return (
+                beside,
+                number.isdigit() or name,
+                type(carriers[name]),
+                carriers[name].out_channels,
+            )
+
+        alike = [name for name in carriers if kind(name) == kind(carrier)]
+        return next((n for n in (carrier, *alike) if ('out of', (n, 0)) in ran), carrier)
+
     def layout(self, parts: Sequence[str]) -> Layout:
         """What was found, as data."""
         positions, order = self.marks.positions, self.marks.order
@@ -197,7 +216,7 @@ class _Units:
             if sides.units:
                 layers[name] = sides
         for name in self.marks.forward.carriers:
-            sides = LayerWidths(None, self._side(('out of', (name, 0))))
+            sides = LayerWidths(None, self._side(('out of', (self._twin(name), 0))))
             if sides.units:
                 layers[name] = sides
 

@@ -110,10 +110,13 @@ def loose_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """All modules in eval mode for the time of a ``with`` block; then each is in its own again."""
+def evaluating(model: nn.Module, training: bool = False) -> Iterator[None]:
+    """All modules in eval mode for the time of a ``with`` block, or in training mode.
+
+    Then each is in its own mode again.
+    """
     before = [(module, module.training) for module in model.modules()]
-    model.eval()
+    model.train(training)
     try:
         yield
     finally:
@@ -128,12 +131,14 @@ class Forward:
     Args:
         images: An example of its input ``(1, C, H, W)``.
         parts: Names of modules whose inputs and outputs are watched, too.
+        also: Runs next what only a training runs, whose parts are not watched.
     """
 
     model: nn.Module
     images: Tensor
     run: Callable[[Tensor], Any]
     parts: Sequence[str]
+    also: Callable[[Tensor], Any] | None = None
 
     def __post_init__(self) -> None:
         self.layers = layers_of(self.model)
@@ -146,11 +151,17 @@ class Forward:
             see: See :func:`stubbed`.
             note: Is told what goes into and out of parts and carriers.
         """
+        batch = self.images.repeat(images, 1, 1, 1)
         with ExitStack() as stack:
             stack.enter_context(stubbed(self.model, see, self.layers))
-            for name in {*self.parts, *self.carriers}:
-                stack.enter_context(_boundaries(name, self.model.get_submodule(name), note))
-            return self.run(self.images.repeat(images, 1, 1, 1))  # some write into them
+            with ExitStack() as watched:
+                for name in {*self.parts, *self.carriers}:
+                    watched.enter_context(_boundaries(name, self.model.get_submodule(name), note))
+                outputs = self.run(batch.clone())  # some write into them
+            if self.also is None:
+                return outputs
+            stack.enter_context(evaluating(self.model, training=True))
+            return outputs, self.also(batch)
 
 
 @contextmanager
@@ -192,17 +203,21 @@ def stubbed(
 ) -> Iterator[None]:
     """Let every layer put out zeros of the right shape, and report what goes in and out.
 
-    A layer that keeps channels apart passes NaNs on, channel by channel. ``see`` may write NaNs
-    into an output. ``layers``: :func:`layers_of` the model, if they are known.
+    A layer that keeps channels apart passes NaNs on, channel by channel. Attention computes nothing
+    either, and mixes all that it gets of an image. ``see`` may write NaNs into an output.
+    ``layers``: :func:`layers_of` the model, if they are known.
     """
     layers = layers_of(model) if layers is None else layers
+    attentions = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
     for name, layer in layers.items():
         layer.forward = _stub(name, layer, see)
+    for attention in attentions:
+        attention.forward = _attention_stub(attention)
     try:
         with _Functions(see):
             yield
     finally:
-        for layer in layers.values():
+        for layer in (*layers.values(), *attentions):
             del layer.forward
 
 
@@ -241,6 +256,15 @@ def _stub(name: str, layer: nn.Module, see: See) -> Callable[..., Tensor]:
             return own(*args, **kwargs)
 
     return unwatched
+
+
+def _attention_stub(layer: nn.MultiheadAttention) -> Callable[..., tuple[Tensor, Tensor]]:
+    def forward(query: Tensor, key: Tensor, value: Tensor, *_, **__) -> tuple[Tensor, Tensor]:
+        over = -1 if query.dim() == 2 else (1, 2) if layer.batch_first else (0, 2)
+        marks = sum(x.sum(over, keepdim=True) for x in (query, key, value)) * 0  # NaN stays NaN
+        return query.new_zeros(query.shape) + marks, marks
+
+    return forward
 
 
 class _Functions(TorchFunctionMode):

@@ -57,6 +57,7 @@ class SlimTester:
         divisor: Widths are multiples of it.
         executions: Those of :class:`mmpse.slim.Supernet` that the model can be run in.
         counted: Whether mmengine counts all that the model does, so that costs can be compared.
+        costed: Random subnets whose costs are compared, beside the full and the least one.
     """
 
     units: Mapping[str, int] | None = None
@@ -65,6 +66,7 @@ class SlimTester:
     divisor: int = 1
     executions: Sequence[str] = EXECUTIONS
     counted: bool = True
+    costed: int = 2
 
     def build(self) -> nn.Module:
         """The full model."""
@@ -189,7 +191,7 @@ class SlimTester:
         costs = model_cost(
             case.model, case.layout, case.space, images, lambda x: self.run_deployed(case.model, x)
         )
-        for subnet in case.subnets:
+        for subnet in subnets_of(case.space, 2 + self.costed):
             ours = {key: int(cost(case.space.array([subnet]))[0]) for key, cost in costs.items()}
             static = cut_(copy.deepcopy(case.model), case.layout, subnet)
             flops = FlopAnalyzer(Deployed(static, self.run_deployed), images)

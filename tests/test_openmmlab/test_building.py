@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+import mmpse
 from mmpse.openmmlab.configs.building import neutral
 from mmpse.openmmlab.configs.files import (
     ConfigError,
@@ -253,3 +254,8 @@ def test_size_by_the_first_image_or_an_error(digits: Path):
     cfg = Config(dict(model=toy(), test_dataloader=dict(dataset=dataset)))
     with pytest.raises(ConfigError, match='its test data cannot be read .*; give the input'):
         default_input_shape(cfg, model)
+
+
+def test_a_distilled_model_whose_train_returns_nothing():
+    model = mmpse.build('mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py')
+    assert not any(module.training for module in model.modules())

@@ -12,6 +12,7 @@ from torch import nn
 from mmpse.openmmlab.models.outputs import image_channels, parts_of, raw_outputs
 from mmpse.openmmlab.models.pruned import LookError, Pruned, look
 from mmpse.registry import MODELS
+from mmpse.slim.cutting import cut_
 from mmpse.space import SubnetError
 
 CLASSIFIER = ConfigDict(
@@ -141,6 +142,42 @@ def test_a_model_is_tried_on_larger_images(full):
     layout, images = look(model)
     assert images.shape[2:] == (128, 128)
     assert layout.layers['head.fc'].inputs[0].repeat == 16
+
+
+def test_a_model_is_tried_on_larger_images_where_a_layer_minds_as_it_computes(full):
+    model = copy.deepcopy(full)
+    stock = model.backbone.layer4.forward
+
+    def picky(x):  # as a deformable convolution; one that computes nothing takes any image
+        if x.any() and x.shape[-1] < 8:
+            raise RuntimeError('input image is smaller than kernel')
+        return stock(x)
+
+    model.backbone.conv1.bias = nn.Parameter(torch.ones(8))
+    model.backbone.layer4.forward = picky
+    assert look(model)[1].shape[2:] == (128, 128)
+
+
+def test_heads_that_run_in_training_alone_are_seen():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
+            self.auxiliary = nn.Sequential(
+                nn.Conv2d(16, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+            )
+
+        def forward(self, x):
+            x = self.stem(x)
+            return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
+
+    model = Auxiliary().train()
+    layout, images = look(model)
+    assert not layout.unseen and set(layout.units) == {'stem', 'auxiliary.0'}
+    cut_(model, layout, {'stem': 6, 'auxiliary.0': 3})
+    shapes = [y.shape[1] for y in model(torch.randn(2, 3, 8, 8))]
+    assert shapes == [4, 4] and model.training
+    assert model.auxiliary[1].running_mean.shape == (3,)
 
 
 def test_images_of_other_channels(full):

@@ -92,3 +92,18 @@ def test_linear_layers_on_pixels():
     assert '3.up' in layout.units
     check(model, layout, space, IMAGES)
     check_cut(model, layout, space.tinynet, IMAGES)
+
+
+class Draws(nn.Module):
+    """As a head that starts from random bases."""
+
+    def forward(self, x):
+        return x * torch.rand(x.shape[1], 1, 1)
+
+
+def test_what_a_forward_draws_is_the_same_in_both_runs():
+    model = chain(Draws())
+    layout, space = found(model)
+    state = torch.random.get_rng_state()
+    check_cut(model, layout, space.tinynet, IMAGES)
+    assert torch.equal(torch.random.get_rng_state(), state)

@@ -18,6 +18,7 @@ class ModelTester(SlimTester):
     config: str
     narrow: dict = {}
     divisor = 2
+    costed = 20
 
     def build(self):
         config = load_config(self.config)

@@ -54,7 +54,8 @@ def measure_subnets(
     image = torch.zeros(1, *input_shape, device=next(model.parameters()).device)
     calls = {}
     for number, widths in enumerate(subnets):
-        static = cut_(copy.deepcopy(model), layout, widths).eval()
+        static = cut_(copy.deepcopy(model), layout, widths)
+        static.eval()
         calls[number] = call_of(static, image, runtime)
     return measure_latencies(calls, ROUNDS, track=track)
 

@@ -32,7 +32,8 @@ def raw_outputs(
         heads = [model.decode_head]
         if not deployed:
             heads.append(getattr(model, 'auxiliary_head', None))
-        return [_cascade(head, features, samples) for head in heads if head is not None]
+        cfg = model.test_cfg
+        return [_cascade(head, features, samples, cfg) for head in heads if head is not None]
     if hasattr(model, 'with_bbox') and hasattr(model, 'extract_feat'):  # a detector
         from mmdet.structures import DetDataSample
 
@@ -41,13 +42,23 @@ def raw_outputs(
             return model(images, samples, mode='tensor')
         features = model.extract_feat(images)
         sides = images.new_tensor(_region_sides(model.roi_head))[:, None]
+        queries = getattr(getattr(model, 'rpn_head', None), 'num_proposals', None)
+        regions = regions if queries is None else queries
         if regions is not None:
             sides = sides.repeat(-(-regions // len(sides)), 1)[:regions]
         boxes = torch.cat([torch.zeros(len(sides), 2).to(sides), sides, sides], 1)
         proposals = [InstanceData(bboxes=boxes) for _ in images]
-        rpn = [model.rpn_head(features)] if model.with_rpn else []
+        outputs = [model.rpn_head(features)] if model.with_rpn and queries is None else []
         with _unrefined(model.roi_head):
-            return [*rpn, model.roi_head.forward(features, proposals, samples)]
+            if queries is None:
+                outputs.append(model.roi_head.forward(features, proposals, samples))
+            else:
+                for region, query in zip(proposals, model.rpn_head.predict(features, samples)):
+                    region.features = query.features
+                outputs += _by_queries(model.roi_head, features, proposals, samples)
+        if getattr(model, 'with_semantic_head', False):
+            outputs.append(model.semantic_head(features))
+        return outputs
     if hasattr(model, 'data_preprocessor'):
         return model(images, mode='tensor')
     return model(images)
@@ -88,6 +99,24 @@ def _unrefined(roi_head: nn.Module) -> Iterator[None]:
             del stage.regress_by_class
 
 
+def _by_queries(roi_head: nn.Module, features: Any, regions: list, samples: list) -> list:
+    """Outputs of a head whose regions have features of their own, as in Sparse R-CNN."""
+    from mmdet.structures.bbox import bbox2roi
+
+    rois = bbox2roi([region.bboxes for region in regions])
+    queries = torch.stack([region.features for region in regions])
+    infos = [sample.metainfo for sample in samples]
+    outputs = []
+    for stage in range(roi_head.num_stages):
+        found = roi_head._bbox_forward(stage, features, rois, queries, infos)
+        queries = found['object_feats']
+        outputs.append(found['cls_score'])
+        if roi_head.with_mask:
+            attended = found['attn_feats'].flatten(0, 1)
+            outputs.append(roi_head._mask_forward(stage, features, rois, attended))
+    return outputs
+
+
 def samples_of(kind: type, images: Tensor) -> list:
     """What a model is told of each image in a test."""
     size = tuple(images.shape[2:])
@@ -95,11 +124,15 @@ def samples_of(kind: type, images: Tensor) -> list:
     return [kind(metainfo=dict(sizes, scale_factor=(1.0, 1.0))) for _ in images]
 
 
-def _cascade(head: nn.Module, features: Any, samples: list) -> list:
+def _cascade(head: nn.Module, features: Any, samples: list, test_cfg: Any) -> list:
     """Outputs of a segmentor's head, or of several: of a cascade, each reads the last one's."""
     outputs: list = []
     for one in head if isinstance(head, nn.ModuleList) else [head]:
         takes = inspect.signature(type(one).forward).parameters
+        if outputs and 'coarse_point_feats' in takes:  # it refines points of the last map
+            infos = [sample.metainfo for sample in samples]
+            outputs.append(one.predict(features, outputs[-1], infos, test_cfg))
+            continue
         also = [outputs[-1]] if outputs and 'prev_output' in takes else []
         also += [samples] if 'batch_data_samples' in takes else []
         outputs.append(one.forward(features, *also))

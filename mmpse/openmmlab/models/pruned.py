@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from mmpse.space import Subnet, SubnetError
 
 from .outputs import image_channels, parts_of, raw_outputs
 
-SIZES = (64, 128, 224, 320)  # of the watched images; the smallest that the model takes
+SIZES = (64, 128, 224, 320, 512)  # of the watched images; the smallest that the model takes
 
 
 class LookError(UserError):
@@ -53,19 +54,24 @@ def look(
     parts = parts_of(model) if parts is None else parts
     weight = next(model.parameters())
     sizes = [(side, side) for side in SIZES] + ([] if size is None else [tuple(size)])
-    errors = []
+    run = partial(raw_outputs, model)
     for shape in [(c, *size) for size in sizes for c in image_channels(model)]:
         images = torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype)
-        run = partial(raw_outputs, model)
-        try:
-            return find_units(model, images, run, parts, track), images
-        except Exception as found:
-            error = _failure(model, partial(run, images.repeat(2, 1, 1, 1)))
-            if error is None:
-                raise
-            # what the watching says to users names the layer
-            errors.append((shape, found if isinstance(found, UserError) else error))
-    shape, error = errors[-1]
+        # layers that compute nothing take smaller images than layers that do
+        error = _failure(model, partial(run, images.repeat(2, 1, 1, 1)))
+        if error is None:
+            layout = find_units(model, images, run, parts, track)
+            if layout.unseen:  # are there heads that run in training alone?
+                with suppress(Exception):  # a forward may need more then than images
+                    more = find_units(model, images, run, parts, track, also=run)
+                    layout = more if len(more.unseen) < len(layout.unseen) else layout
+            return layout, images
+    try:
+        find_units(model, images, run, parts)
+    except UserError as found:  # what the watching says to users names the layer
+        error = found
+    except Exception:  # the forward's own error, in other words
+        pass
     raise LookError(
         f'the forward of {type(model).__name__} fails on images of {shape[1]}x{shape[2]} pixels '
         f'({type(error).__name__}: {error}), so that its units cannot be found'

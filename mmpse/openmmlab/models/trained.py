@@ -45,7 +45,8 @@ def trained_model(
             checkpoint without a subnet, for instance.
     """
     cfg, path = load_config(config), os.fspath(checkpoint)
-    model = build_model(cfg).eval()
+    model = build_model(cfg)
+    model.eval()
     if subnet is not None:
         subnet = Subnet.load(subnet)
         try:

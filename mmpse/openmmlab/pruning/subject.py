@@ -105,7 +105,8 @@ def examine(
         ValueError: If nothing of it can be pruned, or no unit is of a pattern.
     """
     cfg = load_config(config)
-    model = build_model(cfg).eval()
+    model = build_model(cfg)
+    model.eval()  # not chained: train() of some models returns nothing
     weights = Report('nowhere', 0, (), (), (), None)
     if checkpoint is not None:
         weights = load_weights(model, checkpoint)
