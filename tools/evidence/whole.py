@@ -39,8 +39,8 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'trained': [],
     'unpruned': [RIVAL, '--importance', 'none'],
     'uniform': ['-m', 'mmpse', 'prune', '--how', 'uniform'],
-    'torch-pruning': [RIVAL, '--importance', 'norm', '--most', '0.875', '--teacher'],
-    'torch-pruning-alone': [RIVAL, '--importance', 'norm', '--most', '0.875'],
+    'torch-pruning': [RIVAL, '--importance', 'norm', '--most', '0.875'],
+    'torch-pruning-taught': [RIVAL, '--importance', 'norm', '--most', '0.875', '--teacher'],
     'torch-pruning-fifth': [RIVAL, '--importance', 'norm', '--most', '0.8', '--teacher'],
     'torch-pruning-taylor': [RIVAL, '--importance', 'taylor', '--most', '0.875', '--teacher'],
     'torch-pruning-taylor-fifth': [RIVAL, '--importance', 'taylor', '--most', '0.8', '--teacher'],
@@ -50,7 +50,7 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
 }
 MAIN = ('uniform', 'torch-pruning', 'sensitivity', 'search')
 VARIANTS = (
-    'torch-pruning-alone',
+    'torch-pruning-taught',
     'torch-pruning-fifth',
     'torch-pruning-taylor',
     'torch-pruning-taylor-fifth',
