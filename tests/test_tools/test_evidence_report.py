@@ -31,7 +31,7 @@ def test_whole_models_come_first(tmp_path):
         whole(folder, '10%', 'uniform', seed, 0.09, test, val=0.4, report=stages)
     for seed, test in enumerate((0.32, 0.34)):
         whole(folder, '10%', 'sensitivity', seed, 0.1, test)
-    taken = dict(evaluation=2, sorting=1, sensitivity=3, supernet=8, choice=1, report=5)
+    taken = dict(evaluation=2, sorting=1, sensitivity=3, exploring=8, choice=1, report=5)
     whole(folder, '10%', 'search', 0, 0.1, 0.5, steps=taken)
     whole(folder, '10%', 'torch-pruning-taylor', 0, 0.1, 0.2)
     whole(folder, 'latency 50%', 'uniform', 0, 0.3, 0.45)
@@ -46,9 +46,9 @@ def test_whole_models_come_first(tmp_path):
     assert '|  | 50 % of the latency |  |  | 45.0 |  |  |  |' in first and 'Taylor' not in first
     line = '| `uniform` | 9.0 % | 30.0 32.0 | 40.0 40.0 | 20.0 20.0 | 0.40 | 2 |'
     assert f'| 10 % of FLOPs {line}' in behind
-    assert '| 10 % of FLOPs | Torch-Pruning, Taylor | 10.0 % | 20.0 |' in behind
+    assert '| 10 % of FLOPs | Torch-Pruning, Taylor, taught | 10.0 % | 20.0 |' in behind
     assert '| 50 % of the latency | `uniform` | 30.0 % | 45.0 |' in behind
-    assert '| RetinaNet R-18 on BCCD | `search` | 1 | 20% | 40% | 0% | 40% |' in behind
+    assert '| RetinaNet R-18 on BCCD | `search` | 1 | 60% | 0% | 40% |' in behind
     assert 'Not run: `python tools/evidence/whole.py semantic-fpn-r18_camvid`' in behind
     width, height = Image.open(tmp_path / f'docs/images/{NAME}.png').size
     assert width > height > 300
@@ -96,14 +96,14 @@ def test_files_stand_beside_those_of_the_full_model(tmp_path):
 def test_the_predictor_is_compared_with_flops(tmp_path):
     truth = [0.1, 0.3, 0.2, 0.5, 0.4]
     figures = dict(scores=truth, flops=[1, 2, 3, 4, 5], predicted=[-x for x in truth])
-    figures.update(losses_recorded=99, seconds_of_a_candidate=1.5)
+    figures.update(losses=[1 - x for x in truth], explored=25, seconds_of_a_candidate=1.5)
     write(tmp_path / 'docs/results/predictor', 'x', name=NAME, budget='50%', **figures)
     page = page_of(tmp_path / 'docs/results')
-    row = page.partition('| RetinaNet R-18 on BCCD | 50 % | 99 | ')[2].splitlines()[0]
+    row = page.partition('| RetinaNet R-18 on BCCD | 50 % | 25 | ')[2].splitlines()[0]
     # of ten pairs FLOPs order two otherwise, and the predictor none
-    ours, flops, ahead, beside, seconds = row.split(' | ')
+    ours, loss, flops, ahead, seconds = row.split(' | ')
     assert ours == '1.00 ± 0.00' and flops.startswith('0.60 ± ') and ahead.startswith('0.40 ± ')
-    assert (beside, seconds) == ('1.00', '1.5 |')
+    assert (loss, seconds) == ('1.00 ± 0.00', '1.5 |')
 
 
 def test_what_a_resumed_run_comes_to(tmp_path):
