@@ -23,8 +23,8 @@ from mmpse.openmmlab.silence import silent
 
 from .subject import Subject
 
-FIT_PIXELS = 2**21  # of the images to fit to, 8 to 512; there are as many to judge by, at least 64
-MAP_PIXELS = 2**18  # of those to measure the sensitivity on, at least 8, or 64 of a classifier
+FIT_PIXELS = 2**21  # of the images to fit to; there are as many to judge by
+MAP_PIXELS = 2**18  # of those to measure the sensitivity on
 
 Batches = list[dict[str, Any]]
 
@@ -55,7 +55,7 @@ class TrainingImages:
     @cached_property
     def batches(self) -> list[Any]:
         """All of them, as the dataloader gives them."""
-        count = 2 * max(self._holding(FIT_PIXELS, 8, 512), 64)
+        count = 2 * max(self._holding(FIT_PIXELS), 64)
         return training_batches(self.loader, count, self.subject.scope, self.seed)
 
     @property
@@ -71,14 +71,14 @@ class TrainingImages:
     @property
     def few(self) -> Batches:
         """Those of :attr:`fit` that the sensitivity is measured on."""
-        # one image is one loss of a classifier, and hundreds of a detector
-        least = 64 if isinstance(self.subject.model, BaseClassifier) else 8
-        return self.fit[: batches_with(self._holding(MAP_PIXELS, least, 512), self.fit)]
+        return self.fit[: batches_with(self._holding(MAP_PIXELS), self.fit)]
 
-    def _holding(self, pixels: int, least: int, most: int) -> int:
-        """How many images have so many pixels."""
+    def _holding(self, pixels: int) -> int:
+        """How many images have so many pixels: 8 to 64, or 64 to 512 of a classifier."""
+        # there one image is one loss, and of a detector it is hundreds
+        factor = 8 if isinstance(self.subject.model, BaseClassifier) else 1
         height, width = self.subject.input_shape[1:]
-        return min(max(pixels // (height * width), least), most)
+        return min(max(pixels // (height * width), 8 * factor), 64 * factor)
 
     @cached_property
     def _parts(self) -> tuple[Batches, Batches]:
@@ -86,7 +86,7 @@ class TrainingImages:
         there = images_in(ready)
         if len(ready) == 1:
             ready = one_by_one(ready)
-        few = min(self._holding(FIT_PIXELS, 8, 512), max(there // 2, 1))
+        few = min(self._holding(FIT_PIXELS), max(there // 2, 1))
         few = batches_with(few, ready)
         fit, judging = ready[:few], ready[few:] or ready
         # of few images, the more parts, the better is it known what is chance
