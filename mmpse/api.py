@@ -65,8 +65,8 @@ def prune(
     """Prune a trained model as a whole, and fine-tune it.
 
     Its units are found, sorted by importance, given widths, cut, reconstructed and fine-tuned with
-    the config's own recipe. Widths are chosen on training images;
-    the validation split measures what came of it, and the test split is never touched.
+    the config's own recipe. Widths are chosen on training images; the validation split measures
+    what came of it, and the test split is never touched.
 
     Args:
         config: Any config of a classifier, detector or segmentor.

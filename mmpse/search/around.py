@@ -25,7 +25,7 @@ def around(
     count: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Subnets that differ from one in all units, by up to two candidates.
+    """Subnets near one: each of its units is moved by up to two candidates, or stays.
 
     They cost about as much as the budget: the best widths are to be found between them.
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -82,7 +82,8 @@ class DistillationHook(Hook):
         self.weight = weight
 
     def before_train(self, runner: Runner) -> None:
-        self.model = getattr(runner.model, 'module', runner.model)
+        model = runner.model
+        self.model = model.module if is_model_wrapper(model) else model
         how = self.teacher_cfg, self.checkpoint, self.every, self.weight
         self.teaching = Teaching('DistillationHook', self.model, *how)
         self.teacher = self.teaching.teacher
