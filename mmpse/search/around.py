@@ -97,7 +97,7 @@ class BudgetSampler:
         self.best: np.ndarray | None = None
         if share >= AROUND and len(losses) >= FEWEST:
             record = iterations, widths, losses
-            self.best = best_widths(self.space, self.budget, self.reference, *record)[0]
+            self.best = best_widths(self.space, self.budget, self.reference, *record)
 
     def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """Draw widths, integer array ``(count, units)``."""

@@ -107,15 +107,12 @@ def best_few(predictor: Predictor, budget: Budget, count: int) -> np.ndarray:
 
 
 def best_widths(
-    space: SearchSpace, budget: Budget, reference: np.ndarray, *record: np.ndarray, count: int = 1
+    space: SearchSpace, budget: Budget, reference: np.ndarray, *record: np.ndarray
 ) -> np.ndarray:
-    """Subnets ``(subnets, units)`` whose gain over a reference is the surest by the record.
+    """The widths ``(units,)`` whose gain over a reference is the surest by the record.
 
-    Arguments are as of :func:`predictor_of`; ``count`` is how many there are at most.
-
-    Returns:
-        The best first; the reference where nothing is surely better.
+    They are the reference where nothing is surely better. Arguments are as of
+    :func:`predictor_of`.
     """
-    predictor = predictor_of(space, budget, reference, *record)
-    found = predictor.best(budget, count=count)
-    return found if len(found) else reference[None]
+    found = predictor_of(space, budget, reference, *record).best(budget)
+    return found[0] if len(found) else reference
