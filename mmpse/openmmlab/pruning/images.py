@@ -24,7 +24,7 @@ from mmpse.openmmlab.silence import silent
 from .subject import Subject
 
 FIT_PIXELS = 2**21  # of the images to fit to; there are as many to judge by
-MAP_PIXELS = 2**18  # of those to measure the sensitivity on
+MAP_PIXELS = 3 * 2**16  # of those to measure the sensitivity on
 
 Batches = list[dict[str, Any]]
 
@@ -71,14 +71,15 @@ class TrainingImages:
     @property
     def few(self) -> Batches:
         """Those of :attr:`fit` that the sensitivity is measured on."""
-        return self.fit[: batches_with(self._holding(MAP_PIXELS), self.fit)]
+        least = min(max(self.total // 100, 4), 8)  # training on few images is soon done
+        return first_images(self._holding(MAP_PIXELS, least), self.fit)
 
-    def _holding(self, pixels: int) -> int:
-        """How many images have so many pixels: 8 to 64, or 64 to 512 of a classifier."""
+    def _holding(self, pixels: int, least: int = 8) -> int:
+        """How many images have so many pixels: ``least`` to 64, or 8 times that of a classifier."""
         # there one image is one loss, and of a detector it is hundreds
         factor = 8 if isinstance(self.subject.model, BaseClassifier) else 1
         height, width = self.subject.input_shape[1:]
-        return min(max(pixels // (height * width), 8 * factor), 64 * factor)
+        return min(max(pixels // (height * width), least * factor), 64 * factor)
 
     @cached_property
     def _parts(self) -> tuple[Batches, Batches]:
@@ -91,6 +92,18 @@ class TrainingImages:
         fit, judging = ready[:few], ready[few:] or ready
         # of few images, the more parts, the better is it known what is chance
         return fit, one_by_one(judging) if there < 128 else judging
+
+
+def first_images(images: int, batches: Batches) -> Batches:
+    """Batches with so many images, the first ones of these."""
+    found = []
+    for batch in batches:
+        taken = {key: values[:images] for key, values in batch.items()}
+        found.append(taken)
+        images -= len(taken['inputs'])
+        if images <= 0:
+            break
+    return found
 
 
 def batches_with(images: int, batches: Batches) -> int:
