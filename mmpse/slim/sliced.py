@@ -31,6 +31,7 @@ def sliced(
         yield
 
 
+@torch.compiler.disable  # weights are swapped while it runs, which a trace does not see
 def _run(
     part: Part,
     subnets: Sequence[Subnet],
