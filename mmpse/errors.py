@@ -14,6 +14,11 @@ class UserError(ValueError):
     """
 
 
+def is_bug(error: BaseException) -> bool:
+    """Whether an error is a fault of mmpse itself, whose traceback must not be lost."""
+    return not isinstance(error, UserError) and package_of(error) == 'mmpse'
+
+
 def package_of(error: BaseException) -> str:
     """The package whose code raised an error; of arguments that a constructor does not take, the
     one whose code gave them."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from mmpse.errors import is_bug
 from mmpse.openmmlab import compat
 
 from .errors import ExportError
@@ -54,6 +55,8 @@ def to_onnx(
         try:
             program = _traced(module, examples, axes, Dim.AUTO)
         except Exception as error:  # the model's own code runs in it, and raises what it does
+            if is_bug(error):
+                raise
             raise ExportError(
                 f'PyTorch cannot trace {type(model).__name__}: {where(error, model)}{line(error)}'
             ) from error
@@ -163,7 +166,7 @@ def _traced(
 
     def hurry(layer: nn.Module, inputs: Any) -> None:
         if time.process_time() - begin > PATIENCE:
-            raise TimeoutError(f'its sizes cannot be followed in {PATIENCE} s')
+            raise ExportError(f'its sizes cannot be followed in {PATIENCE} s')
 
     arguments = inspect.signature(module.forward).bind(*examples).arguments.values()
     shapes = tuple(map(free, arguments))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpse.errors import is_bug
 from mmpse.files import check_writable, written
 
 from .agreement import Agreement
@@ -183,6 +184,8 @@ def _forward(network: Network, images: Tensor) -> dict[str, Tensor]:
     try:
         outputs = network.raw(inputs)
     except Exception as error:  # a forward of another kind raises whatever it does
+        if is_bug(error):
+            raise
         if any(n % network.divisor for n in inputs.shape[-2:]):
             raise ExportError(
                 f'{type(network.model).__name__} takes multiples of {network.divisor}, got '
@@ -282,6 +285,8 @@ def _sizes(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, str | Non
             raw(like.new_zeros(1, *_other(input_shape, divisor)))
             return divisor, None
         except Exception as error:  # a forward raises whatever it does
+            if is_bug(error):
+                raise
             reason = reason or f'{where(error, model)}{line(error)}'
     return declared, reason
 

@@ -37,7 +37,7 @@ def is_type(config: Any, expected: Any, registry: Registry = MODELS) -> bool:
     Args:
         config: A config with a ``type``, or a type.
         expected: A type as a config may name it, e.g. ``'mmdet.RetinaNet'`` or the class; or a
-            tuple of them.
+            tuple of them. Their packages are not imported for the answer.
 
     Examples:
         >>> is_type(dict(type='BN'), torch.nn.BatchNorm2d)
@@ -47,7 +47,7 @@ def is_type(config: Any, expected: Any, registry: Registry = MODELS) -> bool:
     """
     found = find_type(config, registry)
     wanted = expected if isinstance(expected, tuple) else (expected,)
-    for one in (find_type(kind, registry) for kind in wanted):
+    for one in (find_type(kind, registry) for kind in wanted if _is_imported(kind)):
         if found is not None and found is one:
             return True
         if isinstance(found, type) and isinstance(one, type) and issubclass(found, one):
@@ -55,15 +55,9 @@ def is_type(config: Any, expected: Any, registry: Registry = MODELS) -> bool:
     return False
 
 
-def is_kind(config: Any, expected: str | tuple[str, ...], registry: Registry) -> bool:
-    """Whether a config builds one of these types, named with their scopes, or a subclass.
-
-    :func:`is_type` would import mmpretrain to tell that a dataset of mmdet is none of its own.
-    """
-    find_type(config, registry)  # imports the package of the config's own type
-    names = (expected,) if isinstance(expected, str) else expected
-    known = tuple(name for name in names if name.partition('.')[0] in sys.modules)
-    return is_type(config, known, registry)
+def _is_imported(kind: Any) -> bool:
+    """Whether the package of a type is there: what a config builds has imported its own."""
+    return not isinstance(kind, str) or '.' not in kind or kind.partition('.')[0] in sys.modules
 
 
 def default_of(config: Mapping[str, Any], name: str, registry: Registry) -> Any:

@@ -21,9 +21,8 @@ class Curves:
     steeper: no unit is taken for free where nothing was measured.
 
     Args:
-        widths: Unit name -> measured widths, those of the fullnet left out. They need not be
-            candidates. Units with a single candidate need none.
-        losses: Unit name -> losses at these widths, minus that of the fullnet on the same images.
+        losses: Unit name -> measured width -> loss, minus that of the fullnet on the same images.
+            The widths need not be candidates. Units with a single candidate need none.
 
     Raises:
         ValueError: If a loss is not finite.
@@ -32,14 +31,10 @@ class Curves:
     def __init__(
         self,
         space: SearchSpace,
-        widths: Mapping[str, Sequence[int]],
-        losses: Mapping[str, Sequence[float]],
+        losses: Mapping[str, Mapping[int, float]],
     ) -> None:
         self.space = space
-        self.points = {
-            unit.name: _points(unit, widths.get(unit.name, ()), losses.get(unit.name, ()))
-            for unit in space.units
-        }
+        self.points = {unit.name: _points(unit, losses.get(unit.name, {})) for unit in space.units}
         steepest = {
             name: float(np.max(-np.diff(loss) / np.diff(octaves), initial=0.0))
             for name, (octaves, loss) in self.points.items()
@@ -66,18 +61,14 @@ class Curves:
         return table
 
 
-def _points(
-    unit: WidthUnit, widths: Sequence[int], losses: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
+def _points(unit: WidthUnit, losses: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
     """``log2(width / full width)``, ascending up to 0, and monotone losses down to 0."""
-    widths, losses = np.asarray(widths, dtype=float), np.asarray(losses, dtype=float)
-    if not np.isfinite(losses).all():
+    widths = np.array(sorted(losses), dtype=float)
+    measured = np.array([losses[width] for width in sorted(losses)], dtype=float)
+    if not np.isfinite(measured).all():
         raise UserError(
-            f'expected finite losses at the measured widths of {unit.name}, got losses '
-            f'{losses.tolist()} at {widths.tolist()}'
+            f'expected finite losses at the measured widths of {unit.name}, got {dict(losses)}'
         )
-    distinct, group, counts = np.unique(widths, return_inverse=True, return_counts=True)
-    means = np.bincount(group, losses, len(distinct)) / counts if widths.size else losses
-    falling = isotonic_regression(means, weights=counts, increasing=False).x
+    falling = isotonic_regression(measured, increasing=False).x if losses else measured
     monotone = np.maximum(falling, 0.0)
-    return np.append(np.log2(distinct / unit.max_width), 0.0), np.append(monotone, 0.0)
+    return np.append(np.log2(widths / unit.max_width), 0.0), np.append(monotone, 0.0)

@@ -23,7 +23,7 @@ def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: s
     Raises:
         ValueError: If a tensor is missing, unexpected, or of another shape.
     """
-    own = getattr(model, 'module', model).state_dict()
+    own = model.state_dict()
     problems = {
         'missing': sorted(own.keys() - weights.keys()),
         'unexpected': sorted(weights.keys() - own.keys()),

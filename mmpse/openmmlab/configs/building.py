@@ -10,7 +10,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmpse.errors import UserError, package_of
+from mmpse.errors import is_bug
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
 from mmpse.openmmlab.silence import silent
@@ -38,8 +38,8 @@ def build_model(cfg: Config) -> nn.Module:
             if hasattr(built, 'init_weights'):
                 built.init_weights()
     except Exception as error:  # constructors raise whatever they do
-        if package_of(error) == 'mmpse' and not isinstance(error, UserError):
-            raise  # a bug of ours
+        if is_bug(error):
+            raise
         reason = f'{type(error).__name__}: {one_line(error)}'
         raise ConfigError(f'cannot build the model of {name_of(cfg)} ({reason})') from error
     return revert_sync_batchnorm(built)

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS, DefaultScope
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.types import default_of, is_kind, is_type
+from mmpse.openmmlab.types import default_of, is_type
 from mmpse.registry import DATASETS
 
 REPEATING = RepeatDataset, ClassBalancedDataset
@@ -51,7 +51,7 @@ def _with_inner(config: Mapping[str, Any], change: Callable[[Mapping], Mapping])
     """A dataset that joins, repeats or mixes others, with each of them changed; None: a leaf."""
     if is_type(config, ConcatDataset, DATASETS):
         return dict(config, datasets=[change(one) for one in config['datasets']])
-    if is_type(config, REPEATING, DATASETS) or is_kind(config, MIXING, DATASETS):
+    if is_type(config, REPEATING, DATASETS) or is_type(config, MIXING, DATASETS):
         return dict(config, dataset=change(config['dataset']))
     return None
 
@@ -70,7 +70,7 @@ def unrepeated(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def with_pipeline(config: Mapping[str, Any], pipeline: list) -> dict:
     """A leaf with another pipeline."""
-    if is_kind(config, 'mmpretrain.KFoldDataset', DATASETS):
+    if is_type(config, 'mmpretrain.KFoldDataset', DATASETS):
         return dict(config, dataset=with_pipeline(config['dataset'], pipeline))
     return dict(config, pipeline=pipeline)
 
@@ -79,17 +79,17 @@ def last_phase(config: Mapping[str, Any], hooks: Sequence[Mapping[str, Any]]) ->
     """A dataset as it is when training ends: after the hooks that change it."""
     config = copy.deepcopy(config)
     for hook in hooks:
-        if is_kind(hook, 'mmdet.PipelineSwitchHook', HOOKS):
+        if is_type(hook, 'mmdet.PipelineSwitchHook', HOOKS):
             # it sets the pipeline of the outermost dataset, and a wrapper has none
             if _with_inner(config, dict) is None:
                 config = with_pipeline(config, hook['switch_pipeline'])
-        elif is_kind(hook, 'mmpretrain.SwitchRecipeHook', HOOKS):
+        elif is_type(hook, 'mmpretrain.SwitchRecipeHook', HOOKS):
             schedule = sorted(hook['schedule'], key=lambda item: item['action_epoch'])
             for item in schedule:
                 if 'train_pipeline' in item:
                     change = partial(with_pipeline, pipeline=item['train_pipeline'])
                     config = replace_leaves(config, change)
-        elif is_kind(hook, 'mmdet.YOLOXModeSwitchHook', HOOKS):
+        elif is_type(hook, 'mmdet.YOLOXModeSwitchHook', HOOKS):
             config['skip_type_keys'] = list(
                 hook.get('skip_type_keys', default_of(hook, 'skip_type_keys', HOOKS))
             )

@@ -42,9 +42,7 @@ def by_sensitivity(
     Args:
         sensitivity: Unit -> width -> loss, as :func:`measure_sensitivity` gives it.
     """
-    widths = {unit: list(points) for unit, points in sensitivity.items()}
-    losses = {unit: list(points.values()) for unit, points in sensitivity.items()}
-    table = Curves(subject.space, widths, losses).table()
+    table = Curves(subject.space, sensitivity).table()
     starts = uniform_within(subject.space, budget)[None]
     return allocate(subject.space, budget, table, starts=starts, count=BEST)
 

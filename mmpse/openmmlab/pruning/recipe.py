@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, DefaultScope
 from mmengine.registry import PARAM_SCHEDULERS as SCHEDULERS
 
 from mmpse.errors import UserError
-from mmpse.openmmlab.types import default_of, find_type, is_kind, is_type
+from mmpse.openmmlab.types import default_of, find_type, is_type
 
 SHARE = 0.25  # of the config's training, by default
 # the peak learning rate for a share of the config's training, as a factor of its own
@@ -228,7 +228,7 @@ def _moved(hook: Mapping[str, Any], plan: _Plan, notes: list[str]) -> dict[str, 
     last = hook.get('num_last_epochs', default_of(hook, 'num_last_epochs', HOOKS))
     if last is not None:
         hook['num_last_epochs'] = math.ceil(last * plan.total / plan.original)
-    if is_kind(hook, 'mmpretrain.SwitchRecipeHook', HOOKS):
+    if is_type(hook, 'mmpretrain.SwitchRecipeHook', HOOKS):
         hook['schedule'] = _switches(hook['schedule'], plan)
     if is_type(hook, EMAHook, HOOKS):
         _shorten_average(hook, plan)

@@ -13,6 +13,7 @@ from mmpse.openmmlab.checkpoints.supernet import check_weights
 from mmpse.openmmlab.configs.files import default_input_shape
 from mmpse.openmmlab.models.latency import latency_cost, measure_latency, read_latency
 from mmpse.openmmlab.models.losses import progress
+from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.openmmlab.supernet.building import supernet_of
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Supernet
@@ -51,7 +52,7 @@ def load_trained(runner: Runner, input_shape: Sequence[int] | None) -> Trained:
             '--cfg-options load_from=...'
         )
     checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', 'silent')
-    model = getattr(runner.model, 'module', runner.model)
+    model = model_of(runner)
     check_weights(model, checkpoint['state_dict'], path)
     shape = tuple(input_shape or default_input_shape(runner.cfg, model))
     return Trained(checkpoint, *supernet_of(model, checkpoint, runner.cfg, shape), shape)

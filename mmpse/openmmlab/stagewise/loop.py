@@ -15,6 +15,7 @@ from torch import Tensor
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.pruned import look
+from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.openmmlab.search.base import Candidate, SearchLoop
 from mmpse.openmmlab.search.parallel import gather, on_main, processes, waves
 from mmpse.openmmlab.search.progress import Clock, search_progress
@@ -84,7 +85,7 @@ class StageWiseSearchLoop(SearchLoop):
         ):
             if not isinstance(value, int) or value < least:
                 raise UserError(f'{name} must be a whole number from {least} on, got {value!r}')
-        model = getattr(runner.model, 'module', runner.model)
+        model = model_of(runner)
         if not isinstance(model, ImageClassifier):
             raise UserError(
                 'a stage-wise search compares the scores of classifiers, got '

@@ -14,6 +14,7 @@ from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.checkpoints.supernet import CHECKPOINT_KEY, mark_untracked, supernet_state
 from mmpse.openmmlab.models.batches import copied
+from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.openmmlab.seeding import SeedHook, seed_iteration
 from mmpse.openmmlab.teaching.distillation import Distillation
 from mmpse.openmmlab.teaching.hook import Teaching
@@ -144,7 +145,7 @@ class SupernetHook(SeedHook):
 
     def before_train(self, runner: Runner) -> None:
         self._invalid = 0  # iterations in a row with a loss that is not finite
-        self.model = getattr(runner.model, 'module', runner.model)
+        self.model = model_of(runner)
         # a StageWiseClassifier, whose room is above this one: it measures its subnets itself
         self.stage_wise = hasattr(self.model, 'subnet_losses')
         self.supernet, costs = find_supernet(

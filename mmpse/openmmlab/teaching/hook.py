@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
 from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.openmmlab.models.calls import Call, CallError, noted_calls, repeat
 from mmpse.openmmlab.models.outputs import parts
+from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.registry import HOOKS
 from mmpse.slim.watch import map_tensors, tensors_in
 
@@ -82,8 +83,7 @@ class DistillationHook(Hook):
         self.weight = weight
 
     def before_train(self, runner: Runner) -> None:
-        model = runner.model
-        self.model = model.module if is_model_wrapper(model) else model
+        self.model = model_of(runner)
         how = self.teacher_cfg, self.checkpoint, self.every, self.weight
         self.teaching = Teaching('DistillationHook', self.model, *how)
         self.teacher = self.teaching.teacher
