@@ -21,6 +21,8 @@ NAMES = {
     'torch-pruning-taylor-fifth': 'Torch-Pruning, Taylor, floor of a fifth, taught',
     'sensitivity': '`sensitivity` (the default)',
     'search': '`search`',
+    'uniform-longer': '`uniform`, as long as `search` in all',
+    'sensitivity-longer': '`sensitivity`, as long as `search` in all',
     'sensitivity-taught': '`sensitivity`, taught by the unpruned model',
 }
 
@@ -116,6 +118,7 @@ def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
                 heading(key[0]),
                 NAMES[key[1]],
                 f'{100 * statistics.mean(row["flops"] for row in own):.1f} %',
+                own[0]['epochs'],
                 ' '.join(f'{value:.1f}' for value in points(own, 'test')),
                 ' '.join(f'{value:.1f}' for value in points(own, 'val')),
                 ' '.join(f'{value:.1f}' for value in points(map(cut, own), 'val')),
@@ -123,10 +126,10 @@ def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
                 f'{statistics.mean(times):.0f}' if times else '',
             ]
         )
-    header = 'budget', 'widths', 'FLOPs', 'test', 'validation', 'as cut', 'latency', 'CPU seconds'
+    header = 'budget', 'widths', 'FLOPs', 'epochs', 'test', 'validation', 'as cut', 'latency'
     return (
         f'\n### {MODELS[name].title}\n'
-        + table(header, lines, left=2)
+        + table([*header, 'CPU seconds'], lines, left=2)
         + note(folder, name)
         + f'\nRerun: `{command(name)}`\n'
     )

@@ -46,9 +46,12 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'torch-pruning-taylor-fifth': [RIVAL, '--importance', 'taylor', '--most', '0.8', '--teacher'],
     'sensitivity': ['-m', 'mmpse', 'prune', '--how', 'sensitivity'],
     'search': ['-m', 'mmpse', 'prune', '--how', 'search'],
+    'uniform-longer': ['-m', 'mmpse', 'prune', '--how', 'uniform'],
+    'sensitivity-longer': ['-m', 'mmpse', 'prune', '--how', 'sensitivity'],
     'sensitivity-taught': ['-m', 'mmpse', 'prune', '--how', 'sensitivity', '--teacher'],
 }
 MAIN = ('uniform', 'torch-pruning', 'sensitivity', 'search')
+LONGER = ('uniform-longer', 'sensitivity-longer')  # at equal time in all: as long as `search`
 VARIANTS = (
     'torch-pruning-taught',
     'torch-pruning-fifth',
@@ -98,7 +101,7 @@ MODELS = {
         'coco/bbox_mAP',
         8,
         ('10%', '20%', '50%'),
-        (*MAIN, *VARIANTS),
+        (*MAIN, *LONGER, *VARIANTS),
         seeds=3,
     ),
     'rtmdet-tiny_bccd': Model(
@@ -124,6 +127,7 @@ MODELS = {
         'accuracy/top1',
         3,
         ('25%', '50%'),
+        (*MAIN, *LONGER),
         seeds=3,
     ),
     'vgg11_cifar10': Model(
@@ -132,6 +136,7 @@ MODELS = {
         'accuracy/top1',
         2,
         ('15%',),
+        (*MAIN, *LONGER),
         seeds=3,
     ),
     'mobilenet-v2_cifar10': Model(
@@ -218,19 +223,37 @@ def trained(name: str) -> Path:
     return path
 
 
+def epochs_of(run: Run) -> int:
+    """Of fine-tuning: the model's, or so many that the run takes as long as `search` in all."""
+    epochs, (how, _, longer) = MODELS[run.name].epochs, run.how.partition('-')
+    if longer != 'longer':
+        return epochs
+    rows = {}
+    for other in how, 'search':
+        path = RECORDS / f'{run._replace(how=other, seed=0)}.json'
+        if not path.exists():
+            sys.exit(f'{run}: how long it may take follows from {path}, which is not there yet')
+        rows[other] = read_json(path)
+    seconds = {other: row['cpu_seconds'] for other, row in rows.items()}
+    steps = rows[how]['steps']
+    epoch = seconds[how] * steps['fine-tuning'] / sum(steps.values()) / epochs
+    return epochs + round((seconds['search'] - seconds[how]) / epoch)
+
+
 def measure(run: Run) -> None:
     """Write the record of a result, if there is none."""
     path = RECORDS / f'{run}.json'
     if path.exists():
         return
     model, checkpoint, out = MODELS[run.name], trained(run.name), WORK / str(run)
-    record = dict(run._asdict(), epochs=model.epochs, metric=model.metric)
+    epochs = epochs_of(run)
+    record = dict(run._asdict(), epochs=epochs, metric=model.metric)
     if run.how == 'trained':
         tested = test(model.config, checkpoint, out)
         figures = dict(epochs=0, flops=1.0, test=tested[model.metric], **circumstances(0, 0))
     else:
         kind, _, amount = run.budget.rpartition(' ')
-        words = [*HOWS[run.how], f'--{kind or "flops"}', amount, '--epochs', model.epochs]
+        words = [*HOWS[run.how], f'--{kind or "flops"}', amount, '--epochs', epochs]
         words += ['--seed', run.seed, '--resume', '-o', out]
         where = 3 if words[0] == '-m' else 1
         words[where:where] = [model.config, checkpoint]
