@@ -14,7 +14,7 @@ def whole(folder, budget, how, seed, flops, test, **figures):
     """A record of whole.py, with the widths."""
     name = f'{NAME}_{budget.rstrip("%")}_{how}_{seed}'
     figures = dict(name=NAME, metric='coco/bbox_mAP', budget=budget, how=how, **figures)
-    figures.update(flops=flops, test=test)
+    figures.update(flops=flops, epochs=8, test=test)
     write(folder, name, seed=seed, **figures)
     (folder / 'subnets').mkdir(exist_ok=True)
     units = {'backbone.conv1': 32, 'neck.conv': 64}
@@ -44,10 +44,10 @@ def test_whole_models_come_first(tmp_path):
         in first
     )
     assert '|  | 50 % of the latency |  |  | 45.0 |  |  |  |' in first and 'Taylor' not in first
-    line = '| `uniform` | 9.0 % | 30.0 32.0 | 40.0 40.0 | 20.0 20.0 | 0.40 | 2 |'
+    line = '| `uniform` | 9.0 % | 8 | 30.0 32.0 | 40.0 40.0 | 20.0 20.0 | 0.40 | 2 |'
     assert f'| 10 % of FLOPs {line}' in behind
-    assert '| 10 % of FLOPs | Torch-Pruning, Taylor, taught | 10.0 % | 20.0 |' in behind
-    assert '| 50 % of the latency | `uniform` | 30.0 % | 45.0 |' in behind
+    assert '| 10 % of FLOPs | Torch-Pruning, Taylor, taught | 10.0 % | 8 | 20.0 |' in behind
+    assert '| 50 % of the latency | `uniform` | 30.0 % | 8 | 45.0 |' in behind
     assert '| RetinaNet R-18 on BCCD | `search` | 1 | 60% | 0% | 40% |' in behind
     assert 'Not run: `python tools/evidence/whole.py semantic-fpn-r18_camvid`' in behind
     width, height = Image.open(tmp_path / f'docs/images/{NAME}.png').size

@@ -73,6 +73,24 @@ def test_rivals_and_latency_have_their_own_words(ran):
     assert prune[prune.index('--latency') + 1] == '50%' and '--flops' not in prune
 
 
+def test_at_equal_time_the_seconds_of_the_search_are_trained(ran, tmp_path):
+    import whole
+
+    run = whole.Run('retinanet-r18_bccd', '10%', 'uniform-longer', 1)
+    with pytest.raises(SystemExit, match='not there yet'):
+        whole.measure(run)
+    steps = {'fine-tuning': 16, 'report': 4}  # of 40 s, 8 epochs take 32
+    for how, seconds in dict(uniform=40, search=61).items():
+        path = tmp_path / whole.RECORDS / f'{run._replace(how=how, seed=0)}.json'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(dict(cpu_seconds=seconds, steps=steps)))
+    whole.measure(run)
+    (words,) = (words for words in ran if '--epochs' in words)
+    assert words[words.index('--how') + 1] == 'uniform'
+    assert words[words.index('--epochs') + 1] == '13'
+    assert json.loads((tmp_path / whole.RECORDS / f'{run}.json').read_text())['epochs'] == 13
+
+
 def test_every_model_has_its_records_apart():
     import whole
 

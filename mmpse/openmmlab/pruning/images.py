@@ -24,7 +24,7 @@ from mmpse.openmmlab.silence import silent
 from .subject import Subject
 
 FIT_PIXELS = 2**21  # of the images to fit to; there are as many to judge by
-MAP_PIXELS = 3 * 2**16  # of those to measure the sensitivity on
+MAP_PIXELS = 2**17  # of those to measure the sensitivity on
 
 Batches = list[dict[str, Any]]
 
