@@ -43,6 +43,7 @@ from mmengine.registry import DefaultScope
 from survey_inputs import loss_of, training_data
 
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
+from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
 from mmpse.openmmlab.configs.pruned import pruned_changes
 from mmpse.openmmlab.errors import ConfigError, one_line
@@ -218,8 +219,7 @@ def examine(path, tell):
             changed = copy.deepcopy(cfg)
             changed.merge_from_dict(pruned_changes(cfg, subnet))
             again = build_model(changed)
-            state = torch.load(file, weights_only=True)
-            again.load_state_dict(state.get('state_dict', state), strict=True)
+            check_whole(again, load_weights(again, file), 'the pruned model')
         image = torch.randn(2, *images.shape[1:])
         with torch.no_grad(), evaluating(cut), evaluating(again):
             ours, theirs = (seeded_outputs(m, image) for m in (cut, again))

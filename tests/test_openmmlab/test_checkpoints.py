@@ -201,6 +201,18 @@ def test_another_kind_of_neck_is_not_mixed_with_ours(state):
     assert differing(model, state) == neck
 
 
+def test_a_tensor_of_the_model_itself_is_taken(state):
+    detector, trained = Detector(), Detector()
+    for model in detector, trained:  # as of Deformable DETR
+        model.level_embed = nn.Parameter(torch.randn(4))
+        model.level_embed_2 = nn.Parameter(torch.randn(4))
+    report = load_weights(detector, trained.state_dict())
+    assert report.random == report.unused == ()
+    assert not differing(detector, trained.state_dict())
+    wider = dict(trained.state_dict(), level_embed=torch.zeros(5))
+    assert load_weights(detector, wider).random == ('level_embed',)
+
+
 def test_more_stages_than_the_backbone_has_do_no_harm(state):
     """C4 detectors use the first three stages of a ResNet."""
     report = load_weights(Detector(stages=1), state)

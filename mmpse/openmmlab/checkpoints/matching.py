@@ -162,11 +162,11 @@ def _dots(name: str) -> list[int]:
 
 
 def _parts(names: Iterable[str], root: str) -> list[str]:
-    """The paths of what lies beside the backbone: neck, head, ..."""
+    """The paths of what lies beside the backbone: neck, head, a tensor of the model itself, ..."""
     if not root:
         return []
     depth = root.count('.')
-    parts = ('.'.join(n.split('.')[:depth]) + '.' for n in names if not n.startswith(root))
+    parts = ('.'.join(n.split('.')[:depth]) for n in names if not n.startswith(root))
     return list(dict.fromkeys(parts))
 
 
@@ -177,8 +177,9 @@ def _same(
     behind: Mapping[str, str],
 ) -> list[str]:
     """What of a part is in the checkpoint: nothing, unless it is the same part by its names."""
-    ours = {n for n in names if n.startswith(part)}
-    theirs = {n for n in behind if n.startswith(part)}
+    ours, theirs = (
+        {n for n in among if n == part or n.startswith(f'{part}.')} for among in (names, behind)
+    )
     if any(not n.endswith(COUNTER) for n in ours ^ theirs):
         return []
     differing = {
