@@ -213,6 +213,16 @@ def test_a_tensor_of_the_model_itself_is_taken(state):
     assert load_weights(detector, wider).random == ('level_embed',)
 
 
+def test_what_two_parts_share_is_saved_twice(state):
+    """The decoder of DDQ gets branches of its head when it is trained."""
+    head = {k.removeprefix('bbox_head.'): v for k, v in state.items() if 'bbox_head' in k}
+    trained = state | {f'neck.{k}': v.clone() for k, v in head.items()}
+    report = load_weights(Detector(), trained)
+    assert report.random == () and report.unused == ('neck.conv', 'neck.cls')
+    trained['neck.conv.weight'] = torch.zeros(4, 4, 1, 1)
+    assert load_weights(Detector(), trained).random == ('neck',)  # another neck
+
+
 def test_more_stages_than_the_backbone_has_do_no_harm(state):
     """C4 detectors use the first three stages of a ResNet."""
     report = load_weights(Detector(stages=1), state)

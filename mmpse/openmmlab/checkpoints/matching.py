@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from mmpse.openmmlab.errors import CheckpointError, listed
@@ -180,12 +181,22 @@ def _same(
     ours, theirs = (
         {n for n in among if n == part or n.startswith(f'{part}.')} for among in (names, behind)
     )
-    if any(not n.endswith(COUNTER) for n in ours ^ theirs):
+    more = {n for n in theirs - ours if not _is_shared(n, state, behind)}
+    if any(not n.endswith(COUNTER) for n in more | (ours - theirs)):
         return []
     differing = {
         n.rpartition('.')[0] for n in ours & theirs if state[behind[n]].shape != names[n][1].shape
     }
     return [n for n in names if n in ours & theirs and n.rpartition('.')[0] not in differing]
+
+
+def _is_shared(name: str, state: Mapping[str, Tensor], behind: Mapping[str, str]) -> bool:
+    """Whether another part has the same tensor: a training lets parts share a module (DDQ)."""
+    tail, value = name.partition('.')[2], state[behind[name]]
+    return any(
+        n != name and n.partition('.')[2] == tail and torch.equal(state[key], value)
+        for n, key in behind.items()
+    )
 
 
 def _misfit(
