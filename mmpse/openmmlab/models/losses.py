@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import nn
 
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset, unrepeated
+from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset
 from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.openmmlab.silence import silent
 
@@ -60,12 +60,6 @@ def training_batches(
         config = dict(config, dataset=dataset, drop_last=False)
         loader = Runner.build_dataloader(config, seed=seed)
         return list(itertools.islice(loader, -(-images // size)))
-
-
-def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:
-    """Images of a dataloader's dataset; those that it repeats count once."""
-    with DefaultScope.overwrite_default_scope(scope), silent():
-        return len(build_dataset(unrepeated(dataloader['dataset'])))
 
 
 def images_in(batches: Iterable[Mapping[str, Any]]) -> int:

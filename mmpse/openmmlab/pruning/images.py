@@ -8,17 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.registry import DefaultScope
 from mmpretrain.models import BaseClassifier
 from torch import Tensor
 
-from mmpse.openmmlab.configs.datasets import all_training
-from mmpse.openmmlab.models.losses import (
-    images_in,
-    images_of,
-    one_by_one,
-    preprocessed,
-    training_batches,
-)
+from mmpse.openmmlab.configs.datasets import all_training, build_dataset
+from mmpse.openmmlab.models.losses import images_in, one_by_one, preprocessed, training_batches
 from mmpse.openmmlab.silence import silent
 
 from .subject import Subject
@@ -47,10 +42,11 @@ class TrainingImages:
         with silent():
             return all_training(self.subject.cfg, self.seed)
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Images of the whole training set."""
-        return images_of(self.loader, self.subject.scope)
+        with DefaultScope.overwrite_default_scope(self.subject.scope), silent():
+            return len(build_dataset(self.loader['dataset']))
 
     @cached_property
     def batches(self) -> list[Any]:
