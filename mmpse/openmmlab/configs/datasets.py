@@ -99,9 +99,9 @@ def last_phase(config: Mapping[str, Any], hooks: Sequence[Mapping[str, Any]]) ->
 def all_training(cfg: Config, seed: int = 0) -> ConfigDict:
     """A dataloader of all training images, in a fixed random order.
 
-    Each image is there once, however often training repeats it. They come through the pipeline that
-    training ends with (that is, without Mosaic after YOLOX's and RTMDet's switch). Augmentations draw from the workers' random generators, or with
-    ``num_workers=0`` from that of the process.
+    Each is there once, however often training repeats it. They come through the pipeline that
+    training ends with (that is, without Mosaic after YOLOX's and RTMDet's switch). Augmentations
+    draw from the workers' random generators, or with ``num_workers=0`` from that of the process.
 
     Args:
         cfg: A config that trains.

@@ -84,7 +84,7 @@ class TrainingImages:
         if len(ready) == 1:
             ready = one_by_one(ready)
         few = min(self._holding(FIT_PIXELS), max(there // 2, 1))
-        few = batches_with(few, ready)
+        few = -(-few * len(ready) // images_in(ready))  # batches that hold so many
         fit, judging = ready[:few], ready[few:] or ready
         # of few images, the more parts, the better is it known what is chance
         return fit, one_by_one(judging) if there < 128 else judging
@@ -100,11 +100,6 @@ def first_images(images: int, batches: Batches) -> Batches:
         if images <= 0:
             break
     return found
-
-
-def batches_with(images: int, batches: Batches) -> int:
-    """How many of the batches hold so many images."""
-    return -(-images * len(batches) // images_in(batches))
 
 
 def together(batches: Sequence[Tensor]) -> Tensor:

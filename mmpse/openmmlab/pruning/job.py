@@ -31,33 +31,29 @@ from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Reconstruction, check_cut, cut_
 from mmpse.space import Budget, Subnet, uniform_within
 
-from .choosing import by_sensitivity, finite, judge, verdict, winner
+from .choosing import (
+    by_search,
+    by_sensitivity,
+    explore,
+    finite,
+    judge,
+    measure_sensitivity,
+    verdict,
+    winner,
+)
 from .crew import Crew
 from .images import TrainingImages, together
 from .latency import fit_latency, within_latency
 from .order import Order
 from .reach import NAMES, in_words, reachable
 from .recipe import Recipe, finetune
-from .report import footnote, summary, write_report
-from .searching import by_search, explore
-from .sensitivity import measure_sensitivity
+from .report import summary, write_report
 from .steps import LOG, Steps
-from .subject import (
-    check_batches,
-    dataset_meta,
-    is_hopeless,
-    metrics_of,
-    validates,
-)
+from .subject import check_batches, dataset_meta, is_hopeless, metrics_of, validates
 
 
 class Pruning:
-    """One pruning; :meth:`run` does its steps in order.
-
-    Args:
-        config: The model's config.
-        crew: The processes that train.
-    """
+    """One pruning; :meth:`run` does its steps in order."""
 
     def __init__(
         self,
@@ -75,7 +71,7 @@ class Pruning:
         settings = order.settings(self.cfg, checkpoint)
         steps.check(settings)
         if order.finetune:
-            finetune(self.cfg, order.epochs, steps_per_epoch=1)  # not after hours
+            finetune(self.cfg, order.epochs)  # not after hours
         self.subject = order.examine(self.cfg, checkpoint)
         self.images = TrainingImages(self.subject, order.seed)
         self.check()
@@ -205,20 +201,13 @@ class Pruning:
         images = together([batch['inputs'] for batch in self.images.fit])
         return Reconstruction(subject.model, subject.layout, images, raw_outputs)
 
-    def forget(self) -> None:
-        """Let the samples of the reconstruction go."""
-        vars(self).pop('reconstruction', None)
-
     def _candidates(self, budget: Budget) -> list[tuple[str, Sequence[int]]]:
         """Uniform pruning, and the best few by sensitivity."""
         subject = self.subject
         sensitivity = self.steps.once(
             'sensitivity',
             lambda: measure_sensitivity(
-                self.reconstruction,
-                subject.space,
-                self.images.few,
-                track=progress('sensitivity'),
+                self.reconstruction, subject.space, self.images.few, progress('sensitivity')
             ),
         )
         sensitivity = {u: {int(w): v for w, v in row.items()} for u, row in sensitivity.items()}
@@ -274,7 +263,7 @@ class Pruning:
             save_checkpoint(path, self.reconstructed(subnet), dataset_meta(subject))
         model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
         load_weights(model, path)
-        self.forget()
+        vars(self).pop('reconstruction', None)  # its samples take memory
         self.evaluate('cut', model)
         return model
 
@@ -328,6 +317,5 @@ class Pruning:
         amounts = ' and '.join(f'{limit} of its {NAMES[name]}' for name, limit in limits)
         title = f'{type(model).__name__} pruned to {amounts}'
         busy = measured.get('busy', {})  # older folders have none
-        note = footnote(busy, self.steps.folder / 'measured.json')
-        write_report(out, subject, model, subnet, self.table, title, self.steps.folder, busy, note)
-        self.log.info('\n' + summary(self.table, busy, note))
+        write_report(out, self.steps.folder, subject, model, subnet, self.table, busy, title)
+        self.log.info('\n' + summary(self.table, busy, self.steps.folder))

@@ -21,14 +21,9 @@ TOLERANCE, TRIES = 0.03, 4  # of the measured latency; choices, until it is met
 
 def fit_latency(subject: Subject, runtime: str) -> dict[str, Any]:
     """Add latency to what subnets cost; what was measured, for JSON."""
-    content = measure_latency(
-        subject.model,
-        subject.layout,
-        subject.space,
-        subject.input_shape,
-        runtime,
-        progress(f'latency in {runtime}'),
-    )
+    model, layout, shape = subject.model, subject.layout, subject.input_shape
+    track = progress(f'latency in {runtime}')
+    content = measure_latency(model, layout, subject.space, shape, runtime, track)
     subject.costs['latency'] = latency_cost(subject.space, content)
     return content
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from mmpse.openmmlab.errors import listed
+from mmpse.openmmlab.models.outputs import deployed_outputs
 from mmpse.resources import layer_costs
 from mmpse.slim import cut_
 from mmpse.space import Budget, Subnet, uniform_within
@@ -61,10 +63,7 @@ class Reach:
         """Header and lines of the table of :attr:`rows`."""
         full = self.rows['full']
         lines = [
-            [
-                name,
-                *(f'{amount(key, row[key])} ({row[key] / full[key]:.0%})' for key in full),
-            ]
+            [name, *(f'{amount(key, row[key])} ({row[key] / full[key]:.0%})' for key in full)]
             for name, row in self.rows.items()
         ]
         return ['what is reachable', *(NAMES[key] for key in full)], lines
@@ -104,8 +103,9 @@ def amount(resource: str, value: float, digits: int = 4) -> str:
 def in_words(resources: Mapping[str, float]) -> str:
     """What a subnet costs: '478 M FLOPs, 0.3 M parameters, 1.08 ms'."""
     texts = {name: amount(name, resources[name], 3) for name in NAMES if name in resources}
-    names = dict(NAMES, latency='')
-    return ', '.join(f'{text} {names[name]}'.rstrip() for name, text in texts.items())
+    return ', '.join(
+        f'{text} {NAMES[name]}'.removesuffix(' latency') for name, text in texts.items()
+    )
 
 
 def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None) -> Reach:
@@ -121,14 +121,13 @@ def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None)
     space = subject.space
     rows = dict(lowest=subject.cost_of(space.tinynet), full=subject.cost_of(space.fullnet))
     fixed, unseen = _fixed(subject), subject.layout.unseen
-    if not limits:
-        return Reach(rows, fixed, unseen, image=subject.input_shape)
-    for name, amount in limits.items():
-        _check(subject, fixed, name, amount, rows['lowest'][name], rows['full'][name])
-    uniform = subject.subnet(
-        uniform_within(space, Budget(space, subject.costs, limits)), how='uniform'
-    )
-    rows = dict(lowest=rows['lowest'], uniform=subject.cost_of(uniform), full=rows['full'])
+    uniform = None
+    if limits:
+        for name, amount in limits.items():
+            _check(subject, fixed, name, amount, rows['lowest'][name], rows['full'][name])
+        widths = uniform_within(space, Budget(space, subject.costs, limits))
+        uniform = subject.subnet(widths, how='uniform')
+        rows = dict(lowest=rows['lowest'], uniform=subject.cost_of(uniform), full=rows['full'])
     return Reach(rows, fixed, unseen, uniform, subject.input_shape)
 
 
@@ -183,7 +182,7 @@ def _fixed(subject: Subject) -> tuple[Fixed, ...]:
     images = torch.zeros(1, *subject.input_shape)
 
     def shares() -> dict[str, dict[str, float]]:
-        costs = layer_costs(model, images, lambda x: subject.run(model, x))
+        costs = layer_costs(model, images, partial(deployed_outputs, model))
         return {
             key: {name: value / max(1, sum(of.values())) for name, value in of.items()}
             for key, of in costs.items()

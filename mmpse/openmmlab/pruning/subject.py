@@ -20,7 +20,6 @@ from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
 from mmpse.openmmlab.errors import listed, name_of
 from mmpse.openmmlab.models.losses import progress
-from mmpse.openmmlab.models.outputs import deployed_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.silence import silent
 from mmpse.openmmlab.supernet.building import whole_costs
@@ -66,10 +65,6 @@ class Subject:
         """Resources of one subnet."""
         row = self.space.array([widths])
         return {name: int(cost(row)[0]) for name, cost in self.costs.items()}
-
-    def run(self, model: nn.Module, images: Tensor) -> Any:
-        """What the model, full or cut, puts out for images when it is deployed."""
-        return deployed_outputs(model, images)
 
     def subnet(self, widths: Sequence[int], **source: Any) -> Subnet:
         """A subnet with what it costs and where it came from."""
@@ -177,9 +172,7 @@ def metrics_of(subject: Subject, model: nn.Module) -> dict[str, float]:
 def is_hopeless(metrics: Mapping[str, float], model: nn.Module) -> str:
     """The metric, as text, that tells that a model is no better than guessing; empty if none does.
 
-    Args:
-        metrics: Of the model; of one that detects nothing there are none.
-        model: The model.
+    Of a model that detects nothing there are no metrics.
     """
     classes = (getattr(module, 'num_classes', None) for module in model.modules())
     chance = 100 / next((n for n in classes if isinstance(n, int) and n > 0), 100)
