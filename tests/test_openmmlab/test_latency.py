@@ -38,7 +38,7 @@ def subject(digits, tmp_path):
 def clockwork(monkeypatch):
     """A device on which a network takes half a microsecond, and a nanosecond per multiply-add."""
 
-    def call_of(model, images, runtime):
+    def prepared(model, images, runtime):
         counted = []
         hooks = [
             m.register_forward_hook(
@@ -55,7 +55,7 @@ def clockwork(monkeypatch):
     def measure(calls, rounds, track):
         return Latencies({name: [seconds] * rounds for name, seconds in calls.items()})
 
-    monkeypatch.setattr(latency, 'call_of', call_of)
+    monkeypatch.setattr(latency, 'prepared', prepared)
     monkeypatch.setattr(latency, 'measure_latencies', measure)
     monkeypatch.setattr(latency, 'device_name', lambda device: 'clockwork')
 

@@ -4,14 +4,14 @@ import copy
 import json
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.device import get_device
-from torch import Tensor, nn
+from torch import nn
 
 from mmpse.deploy.runtimes import prepared
 from mmpse.differences import differences
@@ -56,22 +56,8 @@ def measure_subnets(
     for number, widths in enumerate(subnets):
         static = cut_(copy.deepcopy(model), layout, widths)
         static.eval()
-        calls[number] = call_of(static, image, runtime)
+        calls[number] = prepared(static, image, runtime)
     return measure_latencies(calls, ROUNDS, track=track)
-
-
-def call_of(model: nn.Module, images: Tensor, runtime: str = 'torch') -> Callable[[], Any]:
-    """A call that runs a static model up to its raw outputs, and returns when they are there."""
-    if runtime != 'torch':
-        return prepared(model, images, runtime)
-
-    @torch.no_grad()
-    def call() -> None:
-        deployed_outputs(model, images)
-        if images.device.type == 'cuda':
-            torch.cuda.synchronize(images.device)
-
-    return call
 
 
 def measure_latency(

@@ -38,8 +38,6 @@ def training_batches(
 
     Args:
         dataloader: Config of the dataloader; its sampler's order is fixed.
-        images: Images in all, or fewer if there are not so many.
-        scope: Default scope of the config.
         seed: Of the augmentation.
 
     Raises:

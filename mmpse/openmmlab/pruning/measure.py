@@ -12,9 +12,9 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from torch import nn
 
+from mmpse.deploy.runtimes import prepared
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.errors import one_line
-from mmpse.openmmlab.models.latency import call_of
 from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.pruning.subject import Subject
 from mmpse.resources.timing import Latencies, measure_latencies
@@ -47,7 +47,7 @@ def measure(
         runtimes['onnxruntime_ms'] = 'onnxruntime'
     for key, runtime in runtimes.items():
         try:
-            calls = {name: call_of(model, images, runtime) for name, model in models.items()}
+            calls = {name: prepared(model, images, runtime) for name, model in models.items()}
         except Exception as error:  # exporters raise whatever they do
             log.info(f'{key} is left out: {one_line(error)}')
             continue

@@ -119,6 +119,9 @@ class SearchLoop(BaseLoop):
         self.budget = Budget(self.space, self.costs, budget, window)
         self.fullnet = tuple(self.space.fullnet.values())
         self.uniform = tuple(uniform_within(self.space, self.budget).tolist())
+        # what candidates are compared with
+        named = {self.fullnet: 'fullnet', self.uniform: 'uniform'}
+        self.references = [(origin, widths) for widths, origin in named.items()]
         self.limits = dict(budget)
         self.history: dict[Widths, Judged] = {}
 
@@ -141,11 +144,6 @@ class SearchLoop(BaseLoop):
 
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
         """Make what :meth:`propose` needs of the supernet's checkpoint."""
-
-    def references(self) -> list[Candidate]:
-        """What candidates are compared with."""
-        named = {self.fullnet: 'fullnet', self.uniform: 'uniform'}
-        return [(origin, widths) for widths, origin in named.items()]
 
     def within(self, widths: np.ndarray) -> np.ndarray:
         """Which of the subnets ``(subnets, units)`` may win, bool ``(subnets,)``."""
@@ -183,8 +181,8 @@ class SearchLoop(BaseLoop):
         )
         self.clock = Clock()
         generation = 0
-        with search_progress(self.max_iters + len(self.references())) as advance:
-            candidates = self.references()
+        with search_progress(self.max_iters + len(self.references)) as advance:
+            candidates = self.references
             while candidates:
                 self._judge_generation(generation, candidates, advance)
                 candidates = self.propose(generation)
@@ -224,7 +222,7 @@ class SearchLoop(BaseLoop):
                 f'{origin} {row.score:.4f}' for (origin, _), row in zip(candidates, rows)
             )
             self._show({origin: row.score for (origin, _), row in zip(candidates, rows)})
-        left = max(self.max_iters + len(self.references()) - len(self.history), 0)
+        left = max(self.max_iters + len(self.references) - len(self.history), 0)
         self.runner.logger.info(
             f'{name}: {len(self.history)} judged, {said}; {self.clock.text(left)}'
         )
@@ -304,12 +302,11 @@ class SearchLoop(BaseLoop):
             yield from [True] * len(wave)
 
     def _lacks(self, widths: Widths) -> bool:
-        """Whether the archive lacks a subnet, or its parts where they are needed."""
+        """Whether the archive lacks a subnet, or its parts if they are needed."""
         row = self.archived.get(widths)
         return row is None or (self.judge.parts and row.parts is None)
 
     def _open_archive(self) -> None:
-
         def opened() -> tuple[int, list[Judged], list[Judged]]:
             path = self.archive_path
             if path.exists() and not self.resume and self.own_archive:
