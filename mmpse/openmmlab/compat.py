@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import mmengine
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.utils import digit_version
 
 from mmpse.errors import UserError
 
@@ -49,17 +50,11 @@ def check_versions() -> None:
     except metadata.PackageNotFoundError:  # built from source, or not there: its import says so
         pass
     for package, version in found.items():
-        if _numbers(version) < _numbers(LOWEST[package]):
+        if digit_version(version) < digit_version(LOWEST[package]):
             raise CompatError(
                 f'mmpse needs {package} {LOWEST[package]} or newer, found {version}; upgrade it '
                 f'(pip install --upgrade {package})'
             )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """'2.11.0+cu130' -> (2, 11)."""
-    major, minor, *_ = version.split('+')[0].split('.')
-    return int(major), int(''.join(filter(str.isdigit, minor)))
 
 
 # Configs

@@ -1,7 +1,7 @@
 """A searched classifier's backbone inside a detector or segmentor."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from mmpse.slim import Layout, check_cut
 from mmpse.slim.cutting import CutError, kept
-from mmpse.space import SearchSpace, Subnet
+from mmpse.space import Subnet
 
 from .checkpoints.files import save_checkpoint
 from .checkpoints.layouts import to_mmpretrain
 from .checkpoints.loading import load_cut
 from .checkpoints.matching import backbone_root
-from .configs.files import base_name, build_model, default_input_shape, load_config, write_config
+from .configs.files import base_name, build_model, load_config, write_config
 from .configs.pruned import pruned_changes, thawed
 from .errors import ConfigError, listed, name_of
 from .models.outputs import raw_outputs
-from .models.pruned import layout_of, look
-from .supernet.building import whole_costs
+from .models.pruned import layout_of
+from .supernet.building import look_at, whole_costs
 
 
 class TransferError(ConfigError):
@@ -89,13 +89,19 @@ def transfer(
     cfg, subnet, out = load_config(config), Subnet.load(subnet), Path(out)
     model = build_model(cfg)
     model.eval()
-    layout, images = look(model)
+    layout, images, shape = look_at(model, cfg)
     widths, kept_units, new = _widths(model, layout, subnet, name_of(cfg))
     space = layout.space(model=type(model).__name__)
-    costs = _costs(model, layout, space, cfg, images)
+    costs = whole_costs(model, layout, space, shape)
+
+    def resources(widths: Mapping[str, int]) -> dict[str, Any]:
+        row = space.array([widths])
+        found = {name: int(cost.exact(row)[0]) for name, cost in costs.items()}
+        return dict(found, input_shape=list(shape))
+
     name = base_name(cfg.filename) if cfg.filename else type(model).__name__
     source = dict(config=name, subnet=subnet.path, of=subnet.source)
-    made = Subnet(widths, space.backbone, costs(widths), source)
+    made = Subnet(widths, space.backbone, resources(widths), source)
     try:
         check_cut(model, layout, made, images, raw_outputs)
     except CutError as error:  # of groups, for instance
@@ -115,7 +121,7 @@ def transfer(
     written = write_config(out, config, changes, comment)
     if report is not None:
         save_checkpoint(start, model, without=report.random)
-    return Transferred(written, made, costs(space.fullnet), said, tuple(kept_units), trained)
+    return Transferred(written, made, resources(space.fullnet), said, tuple(kept_units), trained)
 
 
 # Widths
@@ -132,11 +138,7 @@ class _Output(NamedTuple):
 def _widths(
     model: nn.Module, layout: Layout, subnet: Subnet, config: str
 ) -> tuple[dict[str, int], list[str], list[str]]:
-    """Unit of a model -> its width in the subnet; units and layers of its backbone that are new.
-
-    Raises:
-        TransferError: If the model has another backbone.
-    """
+    """Unit of a model -> its width in the subnet; units and layers of its backbone that are new."""
     state = model.state_dict()
     root = backbone_root(state)
     if not root:
@@ -256,25 +258,3 @@ def _block(name: str) -> tuple[str, ...]:
 
 def _name(subnet: Subnet) -> str:
     return f'the subnet {subnet.path}' if subnet.path else 'the subnet'
-
-
-# Costs
-
-
-def _costs(
-    model: nn.Module, layout: Layout, space: SearchSpace, cfg: Config, images: Tensor
-) -> Callable[[Mapping[str, int]], dict[str, Any]]:
-    """What gives the resources of a subnet of the whole model, as its file has them."""
-    try:
-        shape = tuple(default_input_shape(cfg, model))
-    except ConfigError:  # what was watched then does: only shares matter
-        shape = tuple(images.shape[1:])
-    shape = (images.shape[1], *shape[1:])
-    costs = whole_costs(model, layout, space, shape)
-
-    def of(widths: Mapping[str, int]) -> dict[str, Any]:
-        row = space.array([widths])
-        found = {name: int(cost.exact(row)[0]) for name, cost in costs.items()}
-        return dict(found, input_shape=list(shape))
-
-    return of

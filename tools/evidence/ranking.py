@@ -34,7 +34,7 @@ from mmpse.openmmlab.configs.files import build_model
 from mmpse.openmmlab.models.pruned import layout_of
 from mmpse.openmmlab.search.judge import Judge, Verdict, calibration_batches
 from mmpse.openmmlab.stagewise.classifier import StageWiseClassifier
-from mmpse.openmmlab.stagewise.judge import StageJudge
+from mmpse.openmmlab.stagewise.stages import StageJudge
 from mmpse.openmmlab.supernet.building import find_supernet
 from mmpse.openmmlab.supernet.hook import SupernetHook
 from mmpse.openmmlab.types import is_type

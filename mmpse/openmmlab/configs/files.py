@@ -243,16 +243,9 @@ def _heir(
     return f'{start}from {module} import *  # noqa: F403\n\n' + ''.join(
         f'{key}.merge({python_source(value)})  # noqa: F405\n'
         if isinstance(value, Mapping) and '_delete_' not in value and key in old
-        else _assignments({key: _afresh(value)})
+        else _assignments(_for_heir({key: value}, {}))
         for key, value in changes.items()
     )
-
-
-def _afresh(value: Any) -> Any:
-    """A value that takes the place of the old by being assigned."""
-    if isinstance(value, Mapping):
-        return {key: item for key, item in value.items() if key != '_delete_'}
-    return value
 
 
 def _assignments(values: Mapping[str, Any]) -> str:

@@ -20,9 +20,8 @@ from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
 from mmpse.openmmlab.errors import listed, name_of
 from mmpse.openmmlab.models.losses import progress
-from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.silence import silent
-from mmpse.openmmlab.supernet.building import whole_costs
+from mmpse.openmmlab.supernet.building import look_at, whole_costs
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import DATASETS
 from mmpse.slim.layout import Layout
@@ -106,9 +105,9 @@ def examine(
     if checkpoint is not None:
         weights = load_weights(model, checkpoint)
         check_whole(model, weights, f'the {type(model).__name__} of {name_of(cfg)}')
-    shape = tuple(input_shape or default_input_shape(cfg, model))
-    layout, images = look(model, shape[1:], progress('finding units') if show else iter)
-    shape = (images.shape[1], *shape[1:])
+    shape = input_shape or default_input_shape(cfg, model)
+    track = progress('finding units') if show else iter
+    layout, images, shape = look_at(model, cfg, shape, track)
     for pattern in keep:
         if not fnmatch.filter(layout.units, pattern):
             raise PruneError(

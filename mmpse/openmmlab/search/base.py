@@ -1,6 +1,5 @@
 """What all searches of a trained supernet share: judging, and keeping what was judged."""
 
-import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
 from .identity import identity_of, settings_of
 from .judge import Judge, Verdict, calibration_batches
-from .parallel import gather, on_main, processes, waves
+from .parallel import on_main, processes, shared
 from .progress import Clock, search_progress
 from .trained import latency_of, load_trained
 
@@ -277,15 +276,14 @@ class SearchLoop(BaseLoop):
         """
         new = [(origin, widths) for origin, widths in candidates if self._lacks(widths)]
         yield from [False] * (len(candidates) - len(new))
-        for wave, mine in waves(new):
 
-            def verdicts(mine: Sequence[Candidate] = mine) -> list[Verdict]:
-                with compat.alone():
-                    return [self.judge(self.space.subnet(widths)) for _, widths in mine]
+        def judged(candidate: Candidate) -> Verdict:
+            with compat.alone():
+                return self.judge(self.space.subnet(candidate[1]))
 
+        for wave, verdicts in shared(new, judged):
             rows, completed = [], []
-            judged = itertools.chain.from_iterable(gather(verdicts))
-            for (origin, widths), (score, loss, parts) in zip(wave, judged, strict=True):
+            for (origin, widths), (score, loss, parts) in zip(wave, verdicts, strict=True):
                 if widths in self.archived:
                     completed.append(self.archived[widths]._replace(parts=parts))
                     continue

@@ -46,9 +46,15 @@ def on_main(call: Callable[[], Any]) -> Any:
     return gather(call if dist.is_main_process() else lambda: None)[0]
 
 
-def waves(items: Sequence[Any], each: int = 1) -> Iterator[tuple[Sequence[Any], Sequence[Any]]]:
-    """Items in waves, ``each`` of them for a process, and those of a wave that are this one's."""
+def shared(
+    items: Sequence[Any], call: Callable[[Any], Any], each: int = 1
+) -> Iterator[tuple[Sequence[Any], list[Any]]]:
+    """Items in waves, ``each`` of them for a process, with what ``call`` gives of every one."""
     world, rank = dist.get_world_size(), dist.get_rank()
     for start in range(0, len(items), each * world):
         wave = items[start : start + each * world]
-        yield wave, wave[rank::world]
+        shares = gather(lambda wave=wave: [call(item) for item in wave[rank::world]])
+        results = [None] * len(wave)
+        for k, share in enumerate(shares):
+            results[k::world] = share
+        yield wave, results

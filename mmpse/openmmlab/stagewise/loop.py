@@ -17,15 +17,14 @@ from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.openmmlab.search.base import Candidate, SearchLoop
-from mmpse.openmmlab.search.parallel import gather, on_main, processes, waves
+from mmpse.openmmlab.search.parallel import on_main, processes, shared
 from mmpse.openmmlab.search.progress import Clock, search_progress
 from mmpse.registry import LOOPS
 from mmpse.search.archive import Archive, Judged
 from mmpse.slim import Supernet
 from mmpse.space import BudgetError, SpreadSampler, StageTable, UniformSampler, join, split_cost
 
-from .judge import StageJudge
-from .stages import Stages
+from .stages import StageJudge, Stages
 
 UNIFORM = 21  # uniform subnets among the candidates
 SHARE = 8  # candidates that each process judges before they are written down
@@ -126,9 +125,7 @@ class StageWiseSearchLoop(SearchLoop):
     ) -> np.ndarray:
         """Candidates ``(subnets, units)``: ``rows`` and others, none twice, up to ``count``.
 
-        Args:
-            parents: Those whose mutants the others are; if there are none, they are spread over the
-                cost.
+        The others are mutants of ``parents``; without parents they are spread over the cost.
         """
         space, cost = self.space, self.budget.cost
         known = dict.fromkeys(map(tuple, rows.tolist()))
@@ -149,8 +146,7 @@ class StageWiseSearchLoop(SearchLoop):
         """The best subnets made of judged stages, widths ``(subnets, units)``.
 
         Args:
-            rows: Judged subnets ``(subnets, units)``.
-            found: The distances of their stages ``(subnets, stages)``.
+            rows, found: Judged subnets ``(subnets, units)``, their distances ``(subnets, stages)``.
             units: The units of each stage.
         """
         places = [[self.space.names.index(name) for name in own] for own in units]
@@ -213,17 +209,13 @@ class StageWiseSearchLoop(SearchLoop):
         )
         clock = Clock()
         with search_progress(len(keys)) as advance:
-            for wave, mine in waves(keys, SHARE):
-                shares = gather(
-                    lambda mine=mine: [(key, judge(self.space.subnet(key))) for key in mine]
-                )
-                judged = dict(pair for share in shares for pair in share)
+            for wave, judged in shared(keys, lambda key: judge(self.space.subnet(key)), SHARE):
                 entries = [
-                    Judged(1, round_, 'stages', key, -sum(judged[key]), None, {}, judged[key])
-                    for key in wave
+                    Judged(1, round_, 'stages', key, -sum(distances), None, {}, distances)
+                    for key, distances in zip(wave, judged)
                 ]
                 on_main(lambda entries=entries: self.stage_archive.add(entries))
-                archived.update(judged)
+                archived.update(zip(wave, judged))
                 for _ in wave:
                     clock.new += 1
                     advance(f'round {round_ + 1}')

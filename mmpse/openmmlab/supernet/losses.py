@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mmpse.errors import UserError
+from mmpse.openmmlab.teaching.distance import is_sigmoid
 from mmpse.openmmlab.teaching.distillation import Distillation
-from mmpse.openmmlab.teaching.scores import is_sigmoid
 from mmpse.slim import Supernet
 
 
@@ -20,8 +20,6 @@ class SubnetLosses:
     Args:
         model: The model. Only classifiers have a loss that can be split, their
             ``head.loss_module``, called with scores and targets ``(B, ...)``.
-        supernet: The supernet that it is.
-        distillation: The teacher, if there is one.
         serial: Whether the subnets of an iteration run one after the other.
         fullnet: Whether the first of them is the fullnet.
 

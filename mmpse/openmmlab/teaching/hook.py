@@ -22,8 +22,7 @@ from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.registry import HOOKS
 from mmpse.slim.watch import map_tensors, tensors_in
 
-from .head_distance import head_distance
-from .output_distance import difference, output_distance
+from .distance import difference, head_distance, output_distance
 
 
 @HOOKS.register_module()
@@ -77,16 +76,10 @@ class DistillationHook(Hook):
             raise UserError(f'every must be a positive whole number of iterations, got {every!r}')
         if not weight > 0:
             raise UserError(f'weight must be positive, got {weight!r}')
-        self.teacher_cfg = teacher
-        self.checkpoint = checkpoint
-        self.every = every
-        self.weight = weight
+        self.how = teacher, checkpoint, every, weight
 
     def before_train(self, runner: Runner) -> None:
-        self.model = model_of(runner)
-        how = self.teacher_cfg, self.checkpoint, self.every, self.weight
-        self.teaching = Teaching('DistillationHook', self.model, *how)
-        self.teacher = self.teaching.teacher
+        self.teaching = Teaching('DistillationHook', model_of(runner), *self.how)
         self._listening = ExitStack()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
@@ -99,7 +92,7 @@ class DistillationHook(Hook):
         self._listening.close()
 
     def after_train(self, runner: Runner) -> None:
-        del self.model, self.teacher, self.teaching
+        del self.teaching
 
 
 class Teaching:
@@ -257,7 +250,10 @@ def build_teacher(teacher: str | Mapping[str, Any], checkpoint: str) -> BaseMode
 
 
 def check_normalisation(model: nn.Module, teacher: nn.Module, who: str) -> None:
-    """Raise an error if two models' preprocessors normalise images differently."""
+    """
+    Raises:
+        UserError: If the two models' preprocessors normalise images differently.
+    """
     for key in ('mean', 'std'):
         own, other = (getattr(m.data_preprocessor, key, None) for m in (model, teacher))
         if torch.is_tensor(own) and torch.is_tensor(other) and own.tolist() != other.tolist():
