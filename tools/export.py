@@ -85,10 +85,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    export(parse_args())
-
-
-def export(args: argparse.Namespace) -> None:
+    args = parse_args()
     cfg = load_config(args.config)
     model, subnet = trained_model(cfg, args.checkpoint, args.subnet)
     part = getattr(model, 'backbone', None) if args.backbone else model

@@ -124,7 +124,7 @@ class Agreement:
 
 def prepared_batch(network: Network, images: Tensor) -> tuple[Tensor, list | None]:
     """What the model gets for ``images``, made by its own data preprocessor, and its samples."""
-    samples = samples_of(_kind_of_samples(network), images)
+    samples = samples_of(images)
     if network.before is None:
         return images, samples
     raw = list(images.flip(1))  # pipelines load BGR
@@ -134,16 +134,6 @@ def prepared_batch(network: Network, images: Tensor) -> tuple[Tensor, list | Non
         preprocessor.test_cfg = dict(size_divisor=network.divisor)  # mmseg's name for it
     data = preprocessor(dict(inputs=raw, data_samples=samples), False)
     return data['inputs'], data['data_samples']
-
-
-def _kind_of_samples(network: Network) -> type:
-    if network.kind == 'detector':
-        from mmdet.structures import DetDataSample as Sample
-    elif network.kind == 'segmentor':
-        from mmseg.structures import SegDataSample as Sample
-    else:
-        from mmengine.structures import BaseDataElement as Sample
-    return Sample
 
 
 def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:

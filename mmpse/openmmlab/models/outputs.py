@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
 # children whose batch is regions, not images
@@ -26,18 +26,14 @@ def raw_outputs(
         regions: Regions of each image, instead; e.g. as many as a detector looks at in a test.
     """
     if hasattr(model, 'encode_decode'):  # a segmentor
-        from mmseg.structures import SegDataSample
-
-        features, samples = model.extract_feat(images), samples_of(SegDataSample, images)
+        features, samples = model.extract_feat(images), samples_of(images)
         heads = [model.decode_head]
         if not deployed:
             heads.append(getattr(model, 'auxiliary_head', None))
         cfg = model.test_cfg
         return [_cascade(head, features, samples, cfg) for head in heads if head is not None]
     if hasattr(model, 'with_bbox') and hasattr(model, 'extract_feat'):  # a detector
-        from mmdet.structures import DetDataSample
-
-        samples = samples_of(DetDataSample, images)
+        samples = samples_of(images)
         if not getattr(model, 'with_roi_head', False):
             return model(images, samples, mode='tensor')
         features = model.extract_feat(images)
@@ -117,11 +113,11 @@ def _by_queries(roi_head: nn.Module, features: Any, regions: list, samples: list
     return outputs
 
 
-def samples_of(kind: type, images: Tensor) -> list:
+def samples_of(images: Tensor) -> list[BaseDataElement]:
     """What a model is told of each image in a test."""
     size = tuple(images.shape[2:])
     sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
-    return [kind(metainfo=dict(sizes, scale_factor=(1.0, 1.0))) for _ in images]
+    return [BaseDataElement(metainfo=dict(sizes, scale_factor=(1.0, 1.0))) for _ in images]
 
 
 def _cascade(head: nn.Module, features: Any, samples: list, test_cfg: Any) -> list:
