@@ -6,7 +6,7 @@ python tools/test.py CONFIG CHECKPOINT [--out metrics.json] [--cfg-options key=v
 import argparse
 import os.path as osp
 
-from mmengine.dist import master_only
+from mmengine.dist import is_main_process
 from mmengine.runner import CheckpointLoader
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
@@ -23,12 +23,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='write the metrics to this JSON file')
     parser.add_argument('--show-dir', help='draw predictions into this folder')
     return parser.parse_args()
-
-
-@master_only
-def write_metrics(metrics: dict, path: str) -> None:
-    write_json(path, plain(metrics))
-    print(f'metrics -> {path}')
 
 
 def main() -> None:
@@ -49,8 +43,9 @@ def main() -> None:
     metrics = runner.test()
     if args.show_dir is not None:
         print(f'{count_images(args.show_dir)} images -> {args.show_dir}')
-    if args.out is not None:
-        write_metrics(metrics, args.out)
+    if args.out is not None and is_main_process():
+        write_json(args.out, plain(metrics))
+        print(f'metrics -> {args.out}')
     leave()
 
 

@@ -7,8 +7,10 @@ import os.path as osp
 import torch
 from mmengine import dist
 from mmengine.config import Config, DictAction
+from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch import nn
 
 
 def job_parser(description: str) -> argparse.ArgumentParser:
@@ -60,3 +62,9 @@ def leave() -> None:
     if dist.is_distributed():
         dist.barrier()
         torch.distributed.destroy_process_group()
+
+
+def model_of(runner: Runner) -> nn.Module:
+    """The runner's model itself, of one that is trained by several processes too."""
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model

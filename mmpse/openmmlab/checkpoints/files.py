@@ -151,7 +151,6 @@ def save_checkpoint(
     """Write a model's weights as OpenMMLab's packages read them.
 
     Args:
-        path: The file; it is there as a whole or not at all.
         dataset_meta: The dataset's names and colours of the classes, without which mmdet's and
             mmseg's inference cannot show anything.
         without: Modules and tensors that are left out.

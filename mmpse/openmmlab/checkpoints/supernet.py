@@ -1,4 +1,4 @@
-"""Checkpoints of supernets: whether one fits, and which one it is."""
+"""Checkpoints of supernets: what marks one, and which one it is."""
 
 import hashlib
 from collections.abc import Iterable, Mapping

@@ -104,14 +104,10 @@ def all_training(cfg: Config, seed: int = 0) -> ConfigDict:
     draw from the workers' random generators, or with ``num_workers=0`` from that of the process.
 
     Args:
-        cfg: A config that trains.
-        seed: Seed of the order.
-
-    Returns:
-        A config that ``Runner.build_dataloader`` can take.
+        seed: Of the order.
 
     Raises:
-        ValueError: If the config has no training data, or not as the config of a dataset.
+        UserError: If the config has no training data, or not as the config of a dataset.
     """
     content = cfg.to_dict()  # a copy, with the classes of new-style configs by name
     loader = content.get('train_dataloader')

@@ -50,9 +50,6 @@ def load_config(config: str | os.PathLike | Config) -> Config:
         config: A config file (old-style, or new-style with ``read_base``), a name such as
             ``'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'``, or a Config, which is returned.
 
-    Returns:
-        The config; its ``filename`` is the file.
-
     Raises:
         ConfigError: If there is no such file, a package or module that it needs is missing, it
             cannot be read, or it has no model.
@@ -182,9 +179,6 @@ def write_config(
         changes: As a config that inherits would have them: dicts are merged into the other one's
             unless they have ``_delete_=True``, and everything else takes the place of the old.
         comment: What the config is, for its first lines.
-
-    Returns:
-        The new config, as it reads back.
 
     Raises:
         ConfigError: If the other config cannot be read, a change cannot be written as Python, or

@@ -18,7 +18,6 @@ def pruned_changes(cfg: Config, subnet: Subnet, model: Mapping[str, Any]) -> dic
     """What makes a config that of the pruned model; it loads no weights from anywhere.
 
     Args:
-        cfg: The config of the full model.
         model: More changes of ``model``, such as those of :func:`thawed`.
     """
     content = subnet.to_dict()
@@ -33,13 +32,10 @@ def pruned_changes(cfg: Config, subnet: Subnet, model: Mapping[str, Any]) -> dic
 
 
 def thawed(cfg: Config, statistics: bool = False) -> dict[str, dict[str, Any]]:
-    """What makes the model of a config freeze nothing: frozen layers cannot adapt to a cut.
+    """The changes after which a model freezes nothing: frozen layers cannot adapt to a cut.
 
     Args:
         statistics: Whether BatchNorms are to learn their statistics, too.
-
-    Returns:
-        Changes of ``model``.
     """
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         return _thawed(cfg.model, statistics)

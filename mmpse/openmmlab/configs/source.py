@@ -19,11 +19,8 @@ def plain(value: Any, where: str = '') -> Any:
 
     A class or function becomes its dotted path, which every registry resolves.
 
-    Args:
-        where: Its key, for the error.
-
     Raises:
-        ValueError: If it holds something that cannot be written down; its key is named.
+        UserError: If it holds something that cannot be written down; its key is named.
     """
     if isinstance(value, Mapping):
         return {key: plain(item, f'{where}.{key}') for key, item in value.items()}

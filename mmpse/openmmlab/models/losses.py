@@ -99,10 +99,8 @@ def unmixed(model: nn.Module) -> Iterator[None]:
 def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torch.Tensor:
     """The label loss of each batch ``(batches,)``.
 
-    What is drawn at random (a detector's samples) is drawn alike every time.
-
-    Args:
-        batches: As :func:`preprocessed` gives them.
+    What is drawn at random (a detector's samples) is drawn alike every time. Batches are as
+    :func:`preprocessed` gives them.
     """
     losses = []
     with torch.random.fork_rng(devices=[]):

@@ -16,10 +16,9 @@ REGION_HEADS = ('roi_head', 'bbox_roi_extractor')
 def raw_outputs(
     model: nn.Module, images: Tensor, deployed: bool = False, regions: int | None = None
 ) -> Any:
-    """Everything that a model predicts from, as its heads put it out.
+    """Everything that a model, or any module, predicts from, as its heads put it out.
 
     Args:
-        model: A classifier, detector or segmentor, or any module.
         images: A batch ``(B, C, H, W)`` as the data preprocessor puts it out. A two-stage detector
             looks at one region for each level of its features.
         deployed: Leave out what only training needs: auxiliary heads.

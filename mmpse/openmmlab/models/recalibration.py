@@ -15,7 +15,7 @@ from .losses import unmixed
 
 
 @torch.no_grad()
-def recalibrate(model: BaseModel, batches: Sequence[Any]) -> int:
+def recalibrate(model: BaseModel, batches: Sequence[Any]) -> None:
     """Set every BatchNorm's running statistics to their mean over ``batches``.
 
     A supernet keeps no running statistics of its subnets, so that each is recalibrated on training
@@ -25,9 +25,6 @@ def recalibrate(model: BaseModel, batches: Sequence[Any]) -> int:
         model: A static model; its training mode is left as it was.
         batches: Batches as the training dataloader gives them; they stay as they are.
 
-    Returns:
-        Number of recalibrated layers; 0 if the model has no BatchNorm with running statistics.
-
     Raises:
         ValueError: If there are no batches.
     """
@@ -35,7 +32,7 @@ def recalibrate(model: BaseModel, batches: Sequence[Any]) -> int:
         raise UserError('recalibration needs at least one batch of training images, got none')
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
-        return 0
+        return
     was_training, momenta = model.training, [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:
@@ -49,4 +46,3 @@ def recalibrate(model: BaseModel, batches: Sequence[Any]) -> int:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)
-    return len(norms)

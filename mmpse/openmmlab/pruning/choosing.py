@@ -86,11 +86,7 @@ def measure_sensitivity(
 def by_sensitivity(
     subject: Subject, budget: Budget, sensitivity: Mapping[str, Mapping[int, float]]
 ) -> np.ndarray:
-    """Widths that should lose least, each unit taken by itself; the best few ``(subnets, units)``.
-
-    Args:
-        sensitivity: As :func:`measure_sensitivity` gives it.
-    """
+    """The best few widths ``(subnets, units)`` by what units lose, each taken by itself."""
     table = Curves(subject.space, sensitivity).table()
     starts = uniform_within(subject.space, budget)[None]
     return allocate(subject.space, budget, table, starts=starts, count=BEST)
@@ -112,7 +108,6 @@ def explore(
 
     Args:
         start: Widths that meet the budget ``(units,)``.
-        seed: What they are drawn by.
     """
     count = int(np.clip(len(subject.space), *EXPLORED))
     near = around(subject.space, budget, start, count, np.random.default_rng(seed))
@@ -183,11 +178,7 @@ def finite(error: float) -> float | None:
 
 
 def verdict(judged: Sequence[Judgement], best: Judgement, images: int) -> str:
-    """Why a candidate was taken, in one line.
-
-    Args:
-        images: How many they were judged on.
-    """
+    """Why a candidate was taken, judged on so many images, in one line."""
     first, others = judged[0], judged[1:]
     if not others:
         return f'{first.name} is the only candidate'

@@ -123,14 +123,7 @@ class FiniteHook(Hook):
 
 
 def check_finite(model: nn.Module, start: str | None) -> None:
-    """
-    Args:
-        model: A model that is being trained.
-        start: The checkpoint that it began with.
-
-    Raises:
-        PruneError: If not all of its weights are finite any more.
-    """
+    """Raise a PruneError if not all weights of a model that began with ``start`` are finite."""
     bad = [name for name, x in model.state_dict().items() if not torch.isfinite(x).all()]
     if bad:
         raise PruneError(

@@ -27,9 +27,7 @@ Batches = list[dict[str, Any]]
 class TrainingImages:
     """Images of the config's training set: those that layers are fitted to do not judge.
 
-    Args:
-        subject: The model.
-        seed: Seed of their order and augmentation.
+    The seed is that of their order and augmentation.
     """
 
     def __init__(self, subject: Subject, seed: int) -> None:

@@ -84,11 +84,7 @@ class Pruning:
         self.table: dict[str, dict[str, float]] = {}
 
     def check(self) -> None:
-        """Make sure, before there is a folder, that the budget can be met.
-
-        Raises:
-            BudgetError: If it cannot.
-        """
+        """Raise a BudgetError if the budget cannot be met."""
         limits = {name: limit for name, limit in self.order.limits.items() if name != 'latency'}
         self.reach = reachable(self.subject, limits)
 
@@ -145,13 +141,6 @@ class Pruning:
         """The sorted model: its channels are in the order of the pruned model's."""
         return self.steps.folder / 'sorted.pth'
 
-    @property
-    def teacher(self) -> dict[str, str]:
-        """The model as it was, as arguments of :class:`mmpse.DistillationHook`."""
-        name = self.cfg.filename if isinstance(self.config, Config) else os.fspath(self.config)
-        path = os.path.abspath(name) if os.path.exists(name) else name
-        return dict(teacher=path, checkpoint=str(self.whole.resolve()))
-
     def evaluate(self, stage: str, model: nn.Module) -> None:
         """Note the metrics of the validation split."""
         model.eval()
@@ -187,12 +176,10 @@ class Pruning:
         return subnet
 
     def _choose(self, budget: Budget) -> Subnet:
-        if self.order.how == 'uniform':
-            subject = self.subject
-            return subject.subnet(uniform_within(subject.space, budget), how='uniform')
-        if self.order.how == 'sensitivity':
-            return self._by_sensitivity(budget)
-        return self._by_search(budget)
+        subject, how = self.subject, self.order.how
+        if how == 'uniform':
+            return subject.subnet(uniform_within(subject.space, budget), how=how)
+        return self._by_search(budget) if how == 'search' else self._by_sensitivity(budget)
 
     @cached_property
     def reconstruction(self) -> Reconstruction:
@@ -216,7 +203,7 @@ class Pruning:
         return [('uniform', uniform), *((f'sensitivity {k}', r) for k, r in enumerate(rows, 1))]
 
     def _by_sensitivity(self, budget: Budget) -> Subnet:
-        return self._best(self._candidates(budget), self.images.judging)
+        return self._best(self._candidates(budget))
 
     def _by_search(self, budget: Budget) -> Subnet:
         """What a predictor takes for better than sensitivity's widths; they stay unless beaten."""
@@ -232,11 +219,11 @@ class Pruning:
         found, notches = by_search(subject, budget, widths, explored)
         self.log.info(f'from {len(explored)} judged subnets, what a unit costs:\n{notches}')
         candidates = [(name, widths), *((f'search {k}', row) for k, row in enumerate(found, 1))]
-        return self._best(candidates, self.images.judging)
+        return self._best(candidates)
 
-    def _best(self, candidates: Sequence[tuple[str, Sequence[int]]], batches: list[Any]) -> Subnet:
-        """The best of the candidates on the batches; the first one, unless it is surely beaten."""
-        subject = self.subject
+    def _best(self, candidates: Sequence[tuple[str, Sequence[int]]]) -> Subnet:
+        """The best of the candidates; the first one, unless it is surely beaten."""
+        subject, batches = self.subject, self.images.judging
         judged = judge(subject, self.reconstruction, candidates, batches, progress('judging'))
         for row in judged:
             cost = in_words(subject.subnet(row.widths).resources)
@@ -287,8 +274,11 @@ class Pruning:
         folder, path = self.steps.folder, self.steps.folder / 'finetune.py'
         start = str((folder / 'cut.pth').resolve())
         hooks: list[dict[str, Any]] = [dict(type='mmpse.SeedHook')]
-        if self.order.teacher:
-            hooks.append(dict(type='mmpse.DistillationHook', **self.teacher))
+        if self.order.teacher:  # the model as it was
+            name = self.cfg.filename if isinstance(self.config, Config) else os.fspath(self.config)
+            name = os.path.abspath(name) if os.path.exists(name) else name
+            weights = str(self.whole.resolve())
+            hooks.append(dict(type='mmpse.DistillationHook', teacher=name, checkpoint=weights))
         write_config(
             path,
             self.steps.out / 'pruned.py',

@@ -39,7 +39,6 @@ def within_latency(
     if 'latency' not in limits:
         return choose(Budget(subject.space, subject.costs, limits))
     full, predicted = subject.space.fullnet, limits
-    asked = str(limits['latency']).strip()
     correction, tried = 1.0, []
     for _ in range(TRIES):
         subnet = choose(Budget(subject.space, subject.costs, predicted))
@@ -47,9 +46,7 @@ def within_latency(
             subject.model, subject.layout, [full, subnet], subject.input_shape, runtime
         )
         whole, own = (statistics.median(times[number]) for number in (0, 1))
-        target = whole * float(asked[:-1]) / 100 if asked.endswith('%') else None
-        if target is None:
-            target = parse_amount(asked, 1e6 * whole, 'latency') / 1e6
+        target = parse_amount(limits['latency'], 1e6 * whole, 'latency') / 1e6
         if sentence := busy_sentence(times.busy):
             log.warning(sentence)
         log.info(

@@ -29,7 +29,6 @@ def measure(
     """Measure models beside each other, interleaved, so that a slow moment meets them all.
 
     Args:
-        subject: What they come from.
         models: Name -> full or cut model in eval mode.
         log: Is told why a runtime is left out.
 

@@ -41,22 +41,14 @@ class Fixed(NamedTuple):
 
 @dataclass(frozen=True)
 class Reach:
-    """What is reachable.
+    """What is reachable."""
 
-    Attributes:
-        rows: ``'lowest'``, ``'uniform'`` (at the budget, if there is one) and ``'full'`` -> FLOPs
-            and parameters.
-        fixed: What cannot be pruned, the largest share of the lowest subnet's FLOPs first.
-        unseen: Layers that a prediction does not run: nobody knows what they read.
-        uniform: Uniform pruning at the budget.
-        image: ``(C, H, W)`` of the image that is counted for.
-    """
-
+    # 'lowest', 'uniform' (at the budget, if there is one), 'full' -> FLOPs and parameters
     rows: dict[str, dict[str, int]]
-    fixed: tuple[Fixed, ...]
-    unseen: tuple[str, ...] = ()
-    uniform: Subnet | None = None
-    image: tuple[int, ...] = ()
+    fixed: tuple[Fixed, ...]  # the largest share of the lowest subnet's FLOPs first
+    unseen: tuple[str, ...] = ()  # layers that a prediction does not run: they read who knows what
+    uniform: Subnet | None = None  # uniform pruning at the budget
+    image: tuple[int, ...] = ()  # (C, H, W) that is counted for
 
     @property
     def cells(self) -> tuple[list[str], list[list[str]]]:
@@ -68,12 +60,10 @@ class Reach:
         ]
         return ['what is reachable', *(NAMES[key] for key in full)], lines
 
-    def __str__(self) -> str:
-        text = [text_table(*self.cells)]
-        if self.image:
-            shape = ' '.join(map(str, self.image))
-            text.append(f'That is of one image of {shape}; --input-shape takes another one.')
-        rows = [
+    @property
+    def fixed_cells(self) -> tuple[list[str], list[list[str]]]:
+        """Header and lines of the table of :attr:`fixed`."""
+        lines = [
             [
                 fixed.names,
                 fixed.why,
@@ -81,9 +71,16 @@ class Reach:
             ]
             for fixed in self.fixed
         ]
-        header = ['what keeps its width', 'why', 'FLOPs', 'of lowest', 'params', 'of lowest']
-        if rows:
-            text.append(text_table(header, rows, left=2))
+        shares = ['FLOPs', 'of lowest', 'params', 'of lowest']
+        return ['what keeps its width', 'why', *shares], lines
+
+    def __str__(self) -> str:
+        text = [text_table(*self.cells)]
+        if self.image:
+            shape = ' '.join(map(str, self.image))
+            text.append(f'That is of one image of {shape}; --input-shape takes another one.')
+        if self.fixed:
+            text.append(text_table(*self.fixed_cells, left=2))
         if self.unseen:
             text.append(
                 f'A prediction does not run {listed(self.unseen, LISTED)}, and what they read is '

@@ -104,11 +104,9 @@ def write_report(
     """Write ``report.json`` and ``report.html``.
 
     Args:
-        out: Their folder.
         steps: Folder of what was measured on the way.
         subject: The model as it was; its channels may be sorted.
-        model: The pruned model.
-        subnet: Its widths.
+        model, subnet: The pruned model, and its widths.
         table, busy: See :func:`cells`.
         title: What was done, for the first line of the page.
     """
@@ -124,7 +122,11 @@ def write_report(
     full = subject.space.fullnet
     widths = [(unit, w / full[unit], f'{w} of {full[unit]}') for unit, w in subnet.items()]
     sections.append(('Channels kept in every unit', bars(widths)))
-    sections.append(('What is reachable', _reach(subject)))
+    reach = reachable(subject)
+    tables = [html_table(*reach.cells)]
+    if reach.fixed:
+        tables.append(html_table(*reach.fixed_cells, left=2))
+    sections.append(('What is reachable', '<br>'.join(tables)))
     sections += [(name, _or_why_not(draw)) for name, draw in _choice(subject, subnet, steps)]
     write_page(out / 'report.html', title, sections)
 
@@ -142,19 +144,6 @@ def _notes(subject: Subject, subnet: Subnet, table: Stages) -> str:
     if 'latency_ms' in table['after']:
         notes.append('Latencies are medians, measured interleaved on this machine.')
     return paragraph(' '.join(notes))
-
-
-def _reach(subject: Subject) -> str:
-    reach = reachable(subject)
-    text = html_table(*reach.cells)
-    if reach.fixed:
-        header = ['what keeps its width', 'why', 'of all FLOPs', "of the lowest's FLOPs"]
-        fixed = [
-            [group.names, group.why, f'{group.full["flops"]:.1%}', f'{group.lowest["flops"]:.1%}']
-            for group in reach.fixed
-        ]
-        text += '<br>' + html_table(header, fixed, left=2)
-    return text
 
 
 def _choice(subject: Subject, subnet: Subnet, steps: Path) -> list[tuple[str, Callable[[], str]]]:

@@ -25,7 +25,6 @@ class Steps:
     It is made by :meth:`claim`. One in which nothing came of an earlier pruning counts as empty.
 
     Args:
-        out: The folder.
         resume: Whether it may hold something already.
 
     Raises:
@@ -49,10 +48,7 @@ class Steps:
         return own.issuperset(self.out.glob('*')) and own.issuperset(self.folder.glob('*'))
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """
-        Raises:
-            PruneError: If the folder is one of a pruning that was asked for something else.
-        """
+        """Raise a PruneError if the folder is of a pruning that was asked for something else."""
         path = self.folder / BEGINNING[0]
         if self._blank() or not path.exists():
             return

@@ -6,6 +6,7 @@ import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from mmengine.config import Config
@@ -34,26 +35,16 @@ RATIOS = (0.125, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass
 class Subject:
-    """A trained model and its units.
-
-    Attributes:
-        cfg: Its config.
-        model: The full-width model with its weights, in eval mode.
-        weights: What the checkpoint gave to it.
-        space: Their widths.
-        costs: Resource -> cost of any subnet of the whole model.
-        input_shape: ``(C, H, W)`` of the image that FLOPs are counted for.
-        images: The small image that the units were found on, ``(1, C, H, W)``.
-    """
+    """A trained model and its units."""
 
     cfg: Config
-    model: nn.Module
-    weights: Report
+    model: nn.Module  # full-width, with its weights, in eval mode
+    weights: Report  # what the checkpoint gave to it
     layout: Layout
     space: SearchSpace
-    costs: dict[str, Cost]
-    input_shape: tuple[int, int, int]
-    images: Tensor
+    costs: dict[str, Cost]  # resource -> cost of any subnet of the whole model
+    input_shape: tuple[int, int, int]  # (C, H, W) of the image that FLOPs are counted for
+    images: Tensor  # the small image that the units were found on, (1, C, H, W)
 
     @property
     def scope(self) -> str:
@@ -86,17 +77,13 @@ def examine(
     Args:
         config: Any config of a classifier, detector or segmentor.
         checkpoint: Its trained weights, all of them; ``None`` leaves them random.
-        input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
-            config's tests.
-        divisor: Widths are multiples of it.
-        grids: Units that need other widths, see :class:`mmpse.space.SearchSpace`.
+        input_shape, divisor, grids, keep: As of :func:`mmpse.prune`.
         show: Whether to show progress.
-        keep: Patterns of names of units that keep their width.
 
     Raises:
         ConfigError, CheckpointError: If the config or the checkpoint cannot be used.
-        LookError: If the model cannot be watched.
-        ValueError: If nothing of it can be pruned, or no unit is of a pattern.
+        UserError: If the model cannot be watched, or nothing of it can be pruned.
+        PruneError: If no unit is of a pattern.
     """
     cfg = load_config(config)
     model = build_model(cfg)
@@ -165,7 +152,7 @@ def metrics_of(subject: Subject, model: nn.Module) -> dict[str, float]:
     if not validates(subject.cfg):
         return {}
     metrics = evaluate(model, subject.cfg, track=progress('validating'))
-    return {name: float(value) for name, value in metrics.items() if is_number(value)}
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, Real)}
 
 
 def is_hopeless(metrics: Mapping[str, float], model: nn.Module) -> str:
@@ -181,12 +168,3 @@ def is_hopeless(metrics: Mapping[str, float], model: nn.Module) -> str:
         if value < lowest:
             return f'{key} {value:.3g}'
     return '' if metrics else 'no metric'
-
-
-def is_number(value: Any) -> bool:
-    """Whether a metric is a number."""
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True

@@ -31,18 +31,11 @@ Candidate = tuple[str, Widths]  # its origin, and its widths in the order of the
 class SearchLoop(BaseLoop):
     """Base of the searches: a search is the ``train_cfg`` of a config.
 
-    The config names the supernet's checkpoint in ``load_from``; its ``val_dataloader`` and
-    ``val_evaluator`` judge the candidates, on a split that is held out of the training set, in
-    mixed precision with ``val_cfg=dict(fp16=True)``. A search says what to judge next
-    (:meth:`propose`) and how much in all (:attr:`max_iters`); the base judges it, in as many
-    processes as MMEngine's launcher started, writes every judged subnet into the archive
-    ``work_dir/archive.db`` before the next one is judged, and after every generation writes
-    ``best_subnet.json`` and ``topk.json``. The best is the one of the highest score within the
-    budget; of equals, that of the lowest mean loss (classifiers), then the cheapest. The fullnet
-    and uniform pruning to the budget are judged first, as references.
-
-    The search space is that of the checkpoint: what :class:`mmpse.SupernetHook` trained. A
-    checkpoint of any other training is searched in the space that the model has by default.
+    A search says what to judge next (:meth:`propose`) and how much in all (:attr:`max_iters`). The
+    base judges it, in as many processes as MMEngine's launcher started, and writes every judged
+    subnet into the archive before the next one is judged. The best is the one of the highest score
+    within the budget; of equals, that of the lowest mean loss (classifiers), then the cheapest.
+    docs/search.md says what is read and written.
 
     What a search proposes depends on its settings, the seed and the scores alone. So a killed
     search goes on with ``--resume`` to the same result, and any number of processes give the same.
@@ -66,9 +59,9 @@ class SearchLoop(BaseLoop):
 
     Raises:
         BudgetError: At the start, if no subnet can meet the budget.
-        LatencyError: At the start, if the file of latencies is of something else.
         ArchiveError: If the archive is damaged, full, or of another supernet.
-        ValueError: At the start, if ``load_from`` or the validation data is missing.
+        UserError: At the start, if ``load_from`` or the validation data is missing, or the file of
+            latencies is of something else.
         FileNotFoundError: At the start, if there is no such checkpoint.
     """
 

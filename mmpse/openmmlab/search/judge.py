@@ -44,8 +44,6 @@ class Judge:
     Args:
         model: The supernet's model with its weights, on its device.
         calibration: Training batches for recalibration.
-        dataloader: Data of the held-out split.
-        evaluator: The config's evaluator.
         metric: The metric that is the score, e.g. ``'accuracy/top1'``.
         fp16: Recalibrate and evaluate in mixed precision, as MMEngine's ``ValLoop`` does: float16
             on a GPU, bfloat16 on a CPU.
@@ -67,9 +65,10 @@ class Judge:
         self.model = model
         self.layout = layout
         self.calibration = calibration
+        lines = Path('/proc/meminfo').read_text().splitlines()
+        available = int(dict(line.split(':') for line in lines)['MemAvailable'].split()[0]) << 10
         processes = int(os.environ.get('LOCAL_WORLD_SIZE', dist.get_world_size()))
-        memory = available_memory() // (2 * processes)
-        self.batches = BatchCache(dataloader, memory)
+        self.batches = BatchCache(dataloader, available // (2 * processes))
         self.evaluator = evaluator
         self.metric = metric
         self.fp16 = fp16
@@ -193,16 +192,6 @@ class BatchCache:
                 'current',
                 logging.WARNING,
             )
-
-
-def available_memory() -> int:
-    """Bytes of memory that are available: free, or given up by the system's caches."""
-    try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
-        values = dict(line.split(':') for line in lines)
-        return int(values['MemAvailable'].split()[0]) << 10
-    except (OSError, KeyError):  # not Linux
-        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
 
 
 def calibration_batches(dataloader: DataLoader, count: int) -> list[Any]:

@@ -8,10 +8,6 @@ from mmengine import dist
 from mmpse.errors import UserError
 
 
-class RankError(UserError):
-    """Another process of the job failed."""
-
-
 def processes(count: int) -> str:
     """'1 process', '2 processes'."""
     return f'{count} process{"es" * (count != 1)}'
@@ -21,7 +17,7 @@ def gather(call: Callable[[], Any]) -> list[Any]:
     """What ``call`` returns in every process, in the order of the ranks, in every process.
 
     Raises:
-        RankError: If it failed in another process, so that no process waits for a failed one for
+        UserError: If it failed in another process, so that no process waits for a failed one for
             ever; where it failed, its own error.
     """
     if dist.get_world_size() == 1:
@@ -37,7 +33,7 @@ def gather(call: Callable[[], Any]) -> list[Any]:
         raise error
     for rank, (failure, _) in enumerate(outcomes):
         if failure is not None:
-            raise RankError(f'the process of rank {rank} failed: {failure}')
+            raise UserError(f'the process of rank {rank} failed: {failure}')
     return [result for _, result in outcomes]
 
 

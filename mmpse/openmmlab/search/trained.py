@@ -11,9 +11,9 @@ from mmpse.files import write_json
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs.files import default_input_shape
 from mmpse.openmmlab.errors import one_line
+from mmpse.openmmlab.jobs import model_of
 from mmpse.openmmlab.models.latency import latency_cost, measure_latency, read_latency
 from mmpse.openmmlab.models.losses import progress
-from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.openmmlab.supernet.building import supernet_of
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Supernet
@@ -68,7 +68,7 @@ def latency_of(trained: Trained, runner: Runner, path: str | None, runtime: str)
     """Latency of its subnets: from a file; without one measured, once for a work dir.
 
     Raises:
-        LatencyError: If the file cannot be read, or is of something else.
+        UserError: If the file cannot be read, or is of something else.
     """
     model, layout, space = (getattr(trained.supernet, k) for k in ('model', 'layout', 'space'))
     own = Path(runner.work_dir) / 'latency.json'

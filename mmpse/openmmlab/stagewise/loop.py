@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.jobs import model_of
 from mmpse.openmmlab.models.pruned import look
-from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.openmmlab.search.base import Candidate, SearchLoop
 from mmpse.openmmlab.search.parallel import on_main, processes, shared
 from mmpse.openmmlab.search.progress import Clock, search_progress
@@ -37,13 +37,11 @@ class StageWiseSearchLoop(SearchLoop):
     """Search of the stages by their distance to the fullnet, then of the joined subnets.
 
     Candidates are drawn: the uniform ones, and others spread over the cost. Each is judged by the
-    distances of its stages to the fullnet's on the first images of the held-out split; see
-    :meth:`mmpse.openmmlab.stagewise.stages.Stages.errors`. Subnets and fullnet normalise by batch
-    statistics there, as in training. As no stage's distance depends on another stage, all stages
-    are judged in one forward, and any of them may be put together. So the stages are joined
-    exactly: of all subnets made of judged stages that share what joins them, and within the budget,
-    those of the least sum of distances. These are judged as by every other search, and the best of
-    them wins; it may cost less than the window.
+    distances of its stages to the fullnet's (:class:`StageJudge`) on the first images of the
+    held-out split. No stage's distance depends on another stage. So all are judged in one forward,
+    and joined exactly: of all subnets made of judged stages that share what joins them, and within
+    the budget, those of the least sum of distances. These are judged as by every other search, and
+    the best of them wins; it may cost less than the window.
 
     Distances are kept in ``stages.db`` beside the archive, in the same format: ``parts`` are the
     stages' distances, and the score is minus their sum. Any supernet can be searched, however it

@@ -31,14 +31,10 @@ class Stages:
     """The stages of a classifier.
 
     Args:
-        model: The classifier.
         ends: Names of the modules of its backbone behind which a stage ends, in the order of the
             forward: ``['layer1', 'layer2', 'layer3']`` makes four stages. Each takes and gives one
             tensor, and what follows it reads that alone. ``None``: every child of the backbone with
             several convolutions, but for a last one.
-
-    Attributes:
-        names: Of the stages: the ends, and ``'scores'``.
 
     Raises:
         ValueError: If an end is no such module, or there is none.
@@ -178,8 +174,7 @@ class StageJudge:
     """Distances of the stages of subnets to the fullnet's.
 
     Args:
-        stages: The stages of a classifier with its weights.
-        supernet: Its supernet, with the stages' parts.
+        supernet: It has the stages' parts.
         images: Batches of preprocessed images ``(B, C, H, W)``.
         fp16: Run in mixed precision; see :class:`mmpse.openmmlab.search.judge.Judge`.
     """

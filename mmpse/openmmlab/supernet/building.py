@@ -66,9 +66,8 @@ def find_supernet(
         parts: Modules that subnets run through as wholes; by default backbone, neck and heads.
 
     Raises:
-        LookError: If the model cannot be watched.
+        UserError: If the model cannot be watched, or nothing of it can be pruned.
         GuardError: If subnets are not what they are alone.
-        ValueError: If nothing of it can be pruned.
     """
     grid = {**grid_of(model), **grid}
     revert_sync_batchnorm(model)  # every process has its own subnets
@@ -106,14 +105,13 @@ def supernet_of(
     another training has none: the model's units are found, on the default grid.
 
     Args:
-        model: The model, not wrapped.
         checkpoint: Its content; its weights are not loaded.
         input_shape: As of :func:`find_supernet`.
 
     Raises:
         ConfigError: If nothing tells the size of the images.
         CutError: If the checkpoint is one of another model.
-        LookError, ValueError: As of :func:`find_supernet`, if the checkpoint carries no units.
+        UserError: As of :func:`find_supernet`, if the checkpoint carries no units.
     """
     state = supernet_state(checkpoint)
     if state is None or 'layout' not in state:

@@ -23,9 +23,6 @@ class SubnetLosses:
         serial: Whether the subnets of an iteration run one after the other.
         fullnet: Whether the first of them is the fullnet.
 
-    Attributes:
-        of_classifier (bool): Whether there is a loss to listen to.
-
     Raises:
         ValueError: If there is a distillation but no loss for it.
     """
@@ -47,7 +44,7 @@ class SubnetLosses:
         # and where it runs before them, its own scores are the teacher's
         self._first_is_teacher = in_place and serial
         loss_module = getattr(getattr(model, 'head', None), 'loss_module', None)
-        self.of_classifier = loss_module is not None
+        self.of_classifier = loss_module is not None  # then there is a loss to listen to
         if distillation is not None and not self.of_classifier:
             raise UserError(
                 f'{type(model).__name__} has no head.loss_module whose loss distillation could '

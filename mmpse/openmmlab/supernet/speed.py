@@ -35,7 +35,7 @@ class ChannelsLastHook(Hook):
 class BFloat16OptimWrapper(OptimWrapper):
     """Mixed precision in bfloat16, on a CPU or a GPU.
 
-    MMEngine's ``AmpOptimWrapper`` refuses a CPU, since it scales losses, which bfloat16 needs not.
+    MMEngine's ``AmpOptimWrapper`` refuses a CPU, since it scales losses, as float16 needs.
     The arguments are those of ``OptimWrapper``.
     """
 
