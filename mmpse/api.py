@@ -14,29 +14,21 @@ from mmpse.openmmlab.pruning.job import Pruning
 from mmpse.openmmlab.pruning.latency import fit_latency
 from mmpse.openmmlab.pruning.order import Order
 from mmpse.openmmlab.pruning.reach import reachable
-from mmpse.openmmlab.pruning.request import HOWS
 from mmpse.openmmlab.pruning.steps import PruneError, Steps
 from mmpse.resources.busy import busy_sentence
 from mmpse.space import Subnet
 
-__all__ = ['HOWS', 'PruneError', 'Result', 'prune']
+__all__ = ['PruneError', 'Result', 'prune']
 
 
 @dataclass(frozen=True)
 class Result:
-    """What :func:`prune` gives.
+    """What :func:`prune` gives."""
 
-    Attributes:
-        model: The pruned model, in eval mode.
-        subnet: Its widths.
-        table: ``'before'``, ``'cut'`` and ``'after'`` -> metrics and resources.
-        out: The folder that holds everything.
-    """
-
-    model: nn.Module
-    subnet: Subnet
-    table: dict[str, dict[str, float]]
-    out: Path
+    model: nn.Module  # the pruned one, in eval mode
+    subnet: Subnet  # its widths
+    table: dict[str, dict[str, float]]  # 'before', 'cut', 'after' -> metrics and resources
+    out: Path  # the folder that holds everything
 
 
 def prune(

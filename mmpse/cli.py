@@ -120,12 +120,7 @@ def parser() -> argparse.ArgumentParser:
     _add_model(one, checkpoint='?')
     one.set_defaults(run=units, again='start it again')
 
-    text = 'put a searched backbone into a detector or segmentor'
-    one = add(
-        'transfer',
-        help=text,
-        description=f'{text[0].upper()}{text[1:]}. Layers are matched by their names.',
-    )
+    one = add('transfer', help='put a searched backbone into a detector or segmentor')
     one.add_argument('config', help="config of the detector or segmentor: a file, 'mmdet::...'")
     one.add_argument(
         '--subnet', required=True, help="subnet file of a classifier's search or pruning"

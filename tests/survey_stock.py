@@ -217,7 +217,7 @@ def examine(path, tell):
             file = Path(folder, 'cut.pth')
             save_checkpoint(file, cut)
             changed = copy.deepcopy(cfg)
-            changed.merge_from_dict(pruned_changes(cfg, subnet))
+            changed.merge_from_dict(pruned_changes(cfg, subnet, {}))
             again = build_model(changed)
             check_whole(again, load_weights(again, file), 'the pruned model')
         image = torch.randn(2, *images.shape[1:])
@@ -376,7 +376,7 @@ def kind_of(record):
         return step
     if step == 'build':
         return 'cannot be built here'
-    if step.startswith('its own') or 'LookError' in record['reason']:
+    if step.startswith('its own') or 'the forward of' in record['reason']:
         return 'cannot be run here'
     return 'half is out of reach' if 'BudgetError' in record['reason'] else 'fails'
 

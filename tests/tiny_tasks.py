@@ -136,11 +136,11 @@ def write_task(task: str, digits: Path, folder: Path) -> tuple[Path, Path]:
 
 def without_onnx(monkeypatch) -> None:
     """Let reports leave out onnxruntime: its export takes longer than all the rest."""
-    call_of = measure.call_of
+    prepared = measure.prepared
 
     def torch_alone(model, images, runtime):
         if runtime == 'onnxruntime':
             raise ImportError('no onnxruntime here')
-        return call_of(model, images, runtime)
+        return prepared(model, images, runtime)
 
-    monkeypatch.setattr(measure, 'call_of', torch_alone)
+    monkeypatch.setattr(measure, 'prepared', torch_alone)

@@ -22,13 +22,12 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
-from rich.table import Table
 
 import mmpse  # noqa: F401
 from mmpse.command import run_command
 from mmpse.files import write_json
 from mmpse.visualization import table as html_table
-from mmpse.visualization import write_page
+from mmpse.visualization import text_table, write_page
 
 CONFIGS = 'configs/quickstart'
 MODELS = ('classifier', 'detector', 'segmentor')
@@ -57,9 +56,6 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
     parser.add_argument('--seed', type=int, default=0, help='seed of every step')
-    parser.add_argument(
-        '--classification-only', action='store_true', help='leave out detection and segmentation'
-    )
     return parser.parse_args()
 
 
@@ -73,10 +69,10 @@ def trained(work: Path, model: str) -> Path:
     return work / model / f'epoch_{epochs}.pth'
 
 
-def steps(work: Path, seed: int, models: tuple[str, ...]) -> list[tuple[str, list[str]]]:
+def steps(work: Path, seed: int) -> list[tuple[str, list[str]]]:
     """Name and command of every step."""
     jobs: list[tuple[str, list]] = [('data', ['tools/dataset_converters/prepare_digits.py'])]
-    for model in models:
+    for model in MODELS:
         options = [f'randomness.seed={seed}']
         if model != 'classifier':
             weights = trained(work, 'classifier')
@@ -85,7 +81,7 @@ def steps(work: Path, seed: int, models: tuple[str, ...]) -> list[tuple[str, lis
         jobs.append(
             (model, ['tools/train.py', config_of(model), *place, '--cfg-options', *options])
         )
-    for model in models:
+    for model in MODELS:
         for name, how in HOWS.items():
             command = ['-m', 'mmpse', 'prune', config_of(model), trained(work, model)]
             command += ['--flops', BUDGET, '--how', how, '--epochs', EPOCHS[model]]
@@ -130,12 +126,12 @@ def run(name: str, command: list[str], work: Path, place: str) -> None:
     console.print(f'  done in {time.monotonic() - start:.0f} s', style='dim', highlight=False)
 
 
-def collect(work: Path, models: tuple[str, ...]) -> dict[str, dict[str, float]]:
+def collect(work: Path) -> dict[str, dict[str, float]]:
     """The figures of the full models and of all ways, from what the prunings reported."""
     report: dict[str, dict[str, float]] = {'full': {}}
     for name in HOWS:
         report[name] = {}
-        for model in models:
+        for model in MODELS:
             content = json.loads((work / f'{model}-{name}/report.json').read_text())
             for row, stage in (('full', 'before'), (name, 'after')):
                 if model == 'classifier':
@@ -145,7 +141,7 @@ def collect(work: Path, models: tuple[str, ...]) -> dict[str, dict[str, float]]:
     write_json(work / 'report.json', report)
     links = ''.join(
         f'<p><a href="{model}-{name}/report.html">{model}, {name}</a></p>'
-        for model in models
+        for model in MODELS
         for name in HOWS
     )
     sections = [
@@ -167,30 +163,22 @@ def texts(report: dict[str, dict[str, float]]) -> tuple[list[str], list[list[str
         'bbox_mAP_50': ('box mAP@50', '{:.3f}', 1),
         'mIoU': ('mIoU (%)', '{:.2f}', 1),
     }
-    present = [key for key in columns if key in report['full']]
-    header = ['model', *(columns[key][0] for key in present)]
-    rows = []
-    for name, figures in report.items():
-        cells = [columns[key][1].format(figures[key] * columns[key][2]) for key in present]
-        rows.append([name, *cells])
-    return header, rows
+    rows = [
+        [name, *(form.format(figures[key] * unit) for key, (_, form, unit) in columns.items())]
+        for name, figures in report.items()
+    ]
+    return ['model', *(title for title, _, _ in columns.values())], rows
 
 
 def main() -> None:
     args = parse_args()
     start = time.monotonic()
     args.work_dir.mkdir(parents=True, exist_ok=True)
-    models = MODELS[:1] if args.classification_only else MODELS
-    jobs = steps(args.work_dir, args.seed, models)
+    jobs = steps(args.work_dir, args.seed)
     for number, (name, command) in enumerate(jobs, 1):
         run(name, command, args.work_dir, f'{number}/{len(jobs)}')
-    header, rows = texts(collect(args.work_dir, models))
-    table = Table(title=f'whole models at {BUDGET} of their FLOPs, on the embedded digits')
-    for k, column in enumerate(header):
-        table.add_column(column, justify='right' if k else 'left')
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    title = f'whole models at {BUDGET} of their FLOPs, on the embedded digits'
+    print(text_table(*texts(collect(args.work_dir)), title))
     console.print(NOTE, style='dim')
     minutes = (time.monotonic() - start) / 60
     console.print(f'{args.work_dir}/report.html and report.json written; {minutes:.1f} minutes.')

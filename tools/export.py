@@ -18,7 +18,6 @@ from torch import nn
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.command import run_command
 from mmpse.deploy import (
-    Exported,
     ExportError,
     calibration_images,
     evaluate,
@@ -85,10 +84,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    export(parse_args())
-
-
-def export(args: argparse.Namespace) -> None:
+    args = parse_args()
     cfg = load_config(args.config)
     model, subnet = trained_model(cfg, args.checkpoint, args.subnet)
     part = getattr(model, 'backbone', None) if args.backbone else model
@@ -109,17 +105,13 @@ def export(args: argparse.Namespace) -> None:
     print(f'{args.out}: checked against PyTorch')
     for name, shape in outputs.items():
         print(f'    {name} {shape}')
-    describe(outputs)
-    if args.int8:
-        int8(args, cfg, model)
-
-
-def describe(outputs: Exported) -> None:
     print(f'free: {", ".join(outputs.dynamic)}')
     if outputs.fixed:
         print(f'height and width are fixed: {outputs.fixed}')
     for what, value in outputs.agreement.items():
         print(f'    {what}: {value if isinstance(value, list) else f"{value:.3g}"}')
+    if args.int8:
+        int8(args, cfg, model)
 
 
 def int8(args: argparse.Namespace, cfg: Config, model: nn.Module) -> None:

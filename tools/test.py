@@ -4,48 +4,25 @@ python tools/test.py CONFIG CHECKPOINT [--out metrics.json] [--cfg-options key=v
 """
 
 import argparse
-import os
 import os.path as osp
 
-from mmengine.config import Config, DictAction
-from mmengine.dist import master_only
-from mmengine.registry import RUNNERS
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.dist import is_main_process
+from mmengine.runner import CheckpointLoader
 
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.command import run_command
 from mmpse.files import check_writable, plain, write_json
 from mmpse.openmmlab.checkpoints.supernet import check_statistics
+from mmpse.openmmlab.jobs import build_runner, job_config, job_parser, leave
 from mmpse.openmmlab.showing import count_images, show_predictions
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('config', help='config file')
+    parser = job_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='folder for logs')
     parser.add_argument('--out', help='write the metrics to this JSON file')
     parser.add_argument('--show-dir', help='draw predictions into this folder')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override settings of the config'
-    )
-    parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='launcher'
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
-
-
-@master_only
-def write_metrics(metrics: dict, path: str) -> None:
-    write_json(path, plain(metrics))
-    print(f'metrics -> {path}')
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -54,27 +31,22 @@ def main() -> None:
         raise FileNotFoundError(
             f'no checkpoint at {args.checkpoint}; train one with tools/train.py'
         )
-    cfg = Config.fromfile(args.config)
-    cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    if args.work_dir is not None:
-        cfg.work_dir = args.work_dir
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    cfg = job_config(args)
     cfg.load_from = args.checkpoint
     if args.out is not None:
         check_writable(args.out)
     if args.show_dir is not None:
         show_predictions(cfg, args.show_dir)
-    runner = Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+    runner = build_runner(cfg)
     checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
     check_statistics(runner.model, checkpoint, args.checkpoint)
     metrics = runner.test()
     if args.show_dir is not None:
         print(f'{count_images(args.show_dir)} images -> {args.show_dir}')
-    if args.out is not None:
-        write_metrics(metrics, args.out)
+    if args.out is not None and is_main_process():
+        write_json(args.out, plain(metrics))
+        print(f'metrics -> {args.out}')
+    leave()
 
 
 if __name__ == '__main__':

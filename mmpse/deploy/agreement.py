@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.config import ConfigDict
 from torch import Tensor
 
 from mmpse.openmmlab.models.outputs import samples_of
 
-from .errors import ExportError
-from .graph import line
+from .graph import ExportError, line
 from .network import Network, padded_to
 from .runtimes import loaded
 
@@ -94,7 +94,7 @@ class Agreement:
             return head.predict_by_feat(
                 *outputs,
                 batch_img_metas=metas,
-                cfg=_changed(head.test_cfg, threshold),
+                cfg=ConfigDict(head.test_cfg, score_thr=threshold),
                 with_nms=False,
             )
 
@@ -106,7 +106,7 @@ class Agreement:
             proto = _with_threshold(proto, threshold)
             self.found['score_threshold'] = threshold
         if suppressed:
-            head.test_cfg, own = _changed(head.test_cfg, threshold), head.test_cfg
+            own, head.test_cfg = head.test_cfg, ConfigDict(head.test_cfg, score_thr=threshold)
             try:
                 samples = network.model.predict(inputs, samples, rescale=False)
             finally:
@@ -124,7 +124,7 @@ class Agreement:
 
 def prepared_batch(network: Network, images: Tensor) -> tuple[Tensor, list | None]:
     """What the model gets for ``images``, made by its own data preprocessor, and its samples."""
-    samples = samples_of(_kind_of_samples(network), images)
+    samples = samples_of(images)
     if network.before is None:
         return images, samples
     raw = list(images.flip(1))  # pipelines load BGR
@@ -134,16 +134,6 @@ def prepared_batch(network: Network, images: Tensor) -> tuple[Tensor, list | Non
         preprocessor.test_cfg = dict(size_divisor=network.divisor)  # mmseg's name for it
     data = preprocessor(dict(inputs=raw, data_samples=samples), False)
     return data['inputs'], data['data_samples']
-
-
-def _kind_of_samples(network: Network) -> type:
-    if network.kind == 'detector':
-        from mmdet.structures import DetDataSample as Sample
-    elif network.kind == 'segmentor':
-        from mmseg.structures import SegDataSample as Sample
-    else:
-        from mmengine.structures import BaseDataElement as Sample
-    return Sample
 
 
 def compare(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:
@@ -223,13 +213,6 @@ def _with_threshold(proto: Any, threshold: float) -> Any:
             tensor.CopyFrom(onnx.numpy_helper.from_array(value, tensor.name))
             return changed
     raise ExportError('the exported model has no score threshold')
-
-
-def _changed(cfg: Any, threshold: float) -> Any:
-    """A copy of a ``test_cfg`` with another score threshold."""
-    cfg = copy.deepcopy(cfg)
-    cfg['score_thr'] = threshold
-    return cfg
 
 
 def _run(proto: Any, images: Tensor, runtime: str) -> dict[str, Tensor]:

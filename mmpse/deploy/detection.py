@@ -14,7 +14,7 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
-from .errors import ExportError
+from .graph import ExportError
 
 # a head is decoded here if these are the functions that it predicts with, and not its own
 DENSE = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
@@ -29,7 +29,6 @@ class Decode(nn.Module):
     label -1.
 
     Args:
-        model: A single-stage detector.
         nms: Suppress what overlaps, and keep the ``max_per_img`` best (YOLOX: all), best first.
 
     Raises:

@@ -16,8 +16,7 @@ from mmpse.openmmlab.configs.datasets import build_dataset
 from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import build_model
 
-from .errors import ExportError
-from .graph import between, line
+from .graph import ExportError, between, line
 from .network import kind_of
 from .onnx import INPUTS, read_metadata
 from .runtimes import loaded
@@ -35,8 +34,6 @@ def evaluate_onnx(
     Args:
         path: A file of ``export_onnx`` or ``quantize``.
         cfg: The config of the model, with dataloader and evaluator of the split.
-        split: ``'val'`` or ``'test'``.
-        runtime: What runs the file.
 
     Raises:
         ExportError: If the file is of another kind of model, or does not run on the data.
@@ -83,7 +80,6 @@ def calibration_images(
     They go through the pipeline of the val split: int8 needs the range of what is met in use.
 
     Args:
-        cfg: A config with ``train_dataloader`` and ``val_dataloader``.
         model: The model, for its data preprocessor.
         number: How many images, taken evenly from all.
         preprocess: Give pictures, uint8 RGB, for a file that prepares them itself.

@@ -15,14 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from mmpse.errors import is_bug
+from mmpse.errors import UserError, is_bug
 from mmpse.openmmlab import compat
-
-from .errors import ExportError
 
 AXES = {0: 'batch', 2: 'height', 3: 'width'}  # that may be free, of (B, C, H, W)
 PATIENCE = 120  # seconds of the processor in which free sizes must be traced: in windows of Swin
 # every size follows from others, and PyTorch takes too long to simplify them
+
+
+class ExportError(UserError):
+    """A model that cannot be exported, or that comes out differently."""
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import ExportError
+from .graph import ExportError
 
 CHANNELS = 3  # of a picture
 

@@ -16,8 +16,7 @@ from mmpse.errors import is_bug
 from mmpse.files import check_writable, written
 
 from .agreement import Agreement
-from .errors import ExportError
-from .graph import joined, line, to_onnx, where
+from .graph import ExportError, joined, line, to_onnx, where
 from .network import Network, Raw, padded_to, preprocessing
 from .runtimes import FILES, check_runtime
 
@@ -30,17 +29,11 @@ BAD = (torch.nn.modules.batchnorm._BatchNorm, nn.Dropout)  # that compute otherw
 
 
 class Exported(dict):
-    """Name of every output -> its shape for one image of the given size.
+    """Name of every output -> its shape for one image of the given size."""
 
-    Attributes:
-        dynamic: Which of ``'batch'``, ``'height'`` and ``'width'`` are free in the file.
-        fixed: Why height and width are not, or ``None``.
-        agreement: What was compared with the model's own predictions, and how they differ.
-    """
-
-    dynamic: tuple[str, ...] = ()
-    fixed: str | None = None
-    agreement: Mapping[str, Any] = {}
+    dynamic: tuple[str, ...] = ()  # which of 'batch', 'height' and 'width' are free in the file
+    fixed: str | None = None  # why height and width are not
+    agreement: Mapping[str, Any] = {}  # what was compared, and how it differs
 
 
 @torch.no_grad()
@@ -59,22 +52,17 @@ def export_onnx(
     """Write a model as ONNX, if runtimes predict from it what the model predicts.
 
     The input is ``images``, ``(B, C, H, W)``: float32 as the model's data preprocessor puts them
-    out, or with ``preprocess`` uint8 RGB pictures. For the outputs see ``Raw`` and ``Network``. The
+    out, or with ``preprocess`` uint8 RGB pictures. For the outputs see :class:`Raw`. The
     batch is free, and so are height and width unless ``fixed`` of the result says what stops it.
 
-    Compared are one and two images, and one of another size where sizes are free: raw outputs
-    within 1e-4 of their largest value, boxes within 0.5 pixels, scores within 1e-3, classes of
-    pixels unless their logits are equal. Where noise has no box above the score threshold, or more
-    than are candidates, boxes are compared at another one.
+    Compared are one and two images, and one of another size where sizes are free, as
+    docs/deployment.md says.
 
     Args:
         model: A classifier, single-stage detector, segmentor or any module, in eval mode.
         out: The ONNX file to write.
         input_shape: ``(C, H, W)``.
-        preprocess: Put mean, std, channel order and padding into the file.
-        decode: Boxes, scores and labels instead of a dense head's outputs.
-        nms: With ``decode``, suppress boxes that overlap.
-        argmax: The class of every pixel instead of a segmentor's logits.
+        preprocess, decode, nms, argmax: What else to put into the file, see :class:`Network`.
         metadata: More to write beside ``classes``, ``mean``, ``std``, ``channel_order``,
             ``size_divisor`` and ``strides``, e.g. ``metric``; values are JSON in the file. It wins
             over what the model says.
@@ -231,17 +219,10 @@ def _whole(network: Network, images: Tensor, free: Sequence[str]) -> Any:
             network.after, both, network.after.names, free=free, model=network.model
         )
     whole = joined(parts)
-    if network.before is None:
-        _feed(whole, INPUTS, 'images')
+    if network.before is None:  # then the images are what the model gets
+        for node in whole.graph.node:
+            node.input[:] = ['images' if name == INPUTS else name for name in node.input]
     return whole
-
-
-def _feed(proto: Any, old: str, new: str) -> None:
-    """Let what reads one value read another."""
-    for node in proto.graph.node:
-        for k, name in enumerate(node.input):
-            if name == old:
-                node.input[k] = new
 
 
 def _bins(model: nn.Module) -> str | None:

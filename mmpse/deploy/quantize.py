@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,7 @@ import numpy as np
 
 from mmpse.files import check_writable, written
 
-from .errors import ExportError
-from .graph import line
+from .graph import ExportError, line
 from .onnx import INPUTS, read_metadata
 
 LAYERS = ('Conv', 'Gemm', 'MatMul')
@@ -27,9 +26,9 @@ def quantize(
     """Write an int8 file of an exported one.
 
     Weights are quantised per channel, activations by the smallest and the largest value on the
-    images; the file keeps float inputs and outputs (QDQ). What comes before and after the model
-    stays float32, and so do the last layers before its raw outputs: eight bits are too few for
-    scores and box deltas. Nothing is compared: evaluate the file (``evaluate_onnx``).
+    images; the file keeps float inputs and outputs (QDQ). :func:`float_nodes` stay float32: eight
+    bits are too few for scores and box deltas. Nothing is compared: evaluate the file
+    (``evaluate_onnx``).
 
     Args:
         path: A file of ``export_onnx``.
@@ -83,31 +82,28 @@ def float_nodes(graph: Any, raw: Iterable[str], source: str) -> set[str]:
     """Names of the nodes that stay float32.
 
     Args:
-        graph: An ``onnx.GraphProto``.
         raw: Names of the model's raw outputs: what follows from them stays, and so do the last
             layers before them and what is between.
         source: Name of the model's input: what comes before stays.
     """
     makers = {name: node for node in graph.node for name in node.output}
-    kept, ends = set(), list(raw)
-    while ends:  # up to the last layers
-        node = makers.get(ends.pop())
-        if node is not None and node.name not in kept:
-            kept.add(node.name)
-            if node.op_type not in LAYERS:
-                ends.extend(node.input)
-    before, ends = set(), [source]
-    while ends:
-        node = makers.get(ends.pop())
-        if node is not None:
-            before.add(node.name)
-            ends.extend(node.input)
+
+    def above(ends: Iterable[str], last: Sequence[str]) -> set[str]:
+        """What makes the values, up to these kinds of nodes."""
+        found, ends = set(), list(ends)
+        while ends:
+            node = makers.get(ends.pop())
+            if node is not None and node.name not in found:
+                found.add(node.name)
+                ends.extend(node.input if node.op_type not in last else ())
+        return found
+
     after, values = set(), set(raw)
     for node in graph.node:  # they are in order
         if values & set(node.input):
             after.add(node.name)
             values |= set(node.output)
-    return kept | before | after
+    return above(raw, LAYERS) | above([source], ()) | after
 
 
 class _Reader:

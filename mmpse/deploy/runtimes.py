@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.models.outputs import deployed_outputs
 
 from .graph import to_onnx
 from .network import Raw
@@ -47,14 +49,15 @@ def prepared(model: nn.Module, x: Tensor, runtime: str = 'torch') -> Callable[[]
         network = loaded(to_onnx(raw, dict(images=x), raw.names, model=model), runtime)
         images = x.numpy()
         return lambda: list(network(images).values())
+    forward = partial(deployed_outputs, model)
     if runtime == 'compiled':
         with compat.compiling_many():
-            model = torch.compile(model, dynamic=False)
-            model(x)
+            forward = torch.compile(model, dynamic=False)
+            forward(x)
 
     def run() -> Any:
         with torch.no_grad():
-            y = model(x)
+            y = forward(x)
         if x.device.type == 'cuda':
             torch.cuda.synchronize(x.device)
         return y

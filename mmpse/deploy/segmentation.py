@@ -8,7 +8,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
-from .errors import ExportError
+from .graph import ExportError
 
 
 class Argmax(nn.Module):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import mmengine
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.utils import digit_version
 
 from mmpse.errors import UserError
 
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
 LOWEST = dict(torch='2.6', mmengine='0.10')
 
 
-class CompatError(UserError):
-    """An upstream package is too old, or has moved what mmpse needs of it."""
-
-
 # Versions
 
 
@@ -41,7 +38,7 @@ def check_versions() -> None:
     """Make sure that torch and mmengine are new enough; there is no upper limit.
 
     Raises:
-        CompatError: If one is older.
+        UserError: If one is older.
     """
     found = dict(mmengine=mmengine.__version__)
     try:
@@ -49,24 +46,18 @@ def check_versions() -> None:
     except metadata.PackageNotFoundError:  # built from source, or not there: its import says so
         pass
     for package, version in found.items():
-        if _numbers(version) < _numbers(LOWEST[package]):
-            raise CompatError(
+        if digit_version(version) < digit_version(LOWEST[package]):
+            raise UserError(
                 f'mmpse needs {package} {LOWEST[package]} or newer, found {version}; upgrade it '
                 f'(pip install --upgrade {package})'
             )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """'2.11.0+cu130' -> (2, 11)."""
-    major, minor, *_ = version.split('+')[0].split('.')
-    return int(major), int(''.join(filter(str.isdigit, minor)))
 
 
 # Configs
 
 
 def teach_config_names() -> None:
-    """Let ``_base_ = 'mmpse::...'`` and ``'mmseg::...'`` be found. Calling it twice does nothing.
+    """Let ``_base_ = 'mmpse::...'`` and ``'mmseg::...'`` be found.
 
     MMEngine looks a package up in MODULE2PACKAGE before it reads a base. It knows mmseg by the name
     of one distribution; the import name fits every distribution. And it takes ``mmpse::...`` to
@@ -75,14 +66,11 @@ def teach_config_names() -> None:
     """
     MODULE2PACKAGE.update(mmpse='mmpse', mmseg='mmseg')
     original = Config._get_cfg_path
-    if getattr(original, 'of_mmpse', False):
-        return
 
     def without_scope(cfg_path: str, filename: str) -> tuple[str, str | None]:
         path, scope = original(cfg_path, filename)
         return path, None if scope == 'mmpse' else scope
 
-    without_scope.of_mmpse = True
     Config._get_cfg_path = staticmethod(without_scope)
 
 
@@ -175,7 +163,7 @@ def alone() -> Iterator[None]:
     by samplers, or gathered from them by metrics. MMEngine has no setting for that.
 
     Raises:
-        CompatError: If MMEngine still sees the other processes: every rank would get a wrong score.
+        UserError: If MMEngine still sees the other processes: every rank would get a wrong score.
     """
     from mmengine.dist import get_rank, get_world_size, utils
 
@@ -183,7 +171,7 @@ def alone() -> Iterator[None]:
     utils.is_distributed = lambda: False
     try:
         if (get_rank(), get_world_size()) != (0, 1):
-            raise CompatError(
+            raise UserError(
                 f'mmengine {mmengine.__version__} no longer asks mmengine.dist.utils.is_distributed'
                 ' whether it runs in several processes, so that subnets cannot be judged in '
                 'parallel; search in one process, or install another version'

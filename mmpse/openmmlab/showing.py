@@ -20,9 +20,6 @@ def show_predictions(cfg: Config, folder: str) -> None:
     The visualization hooks of mmdet, mmpretrain and mmseg take it in different ways: by
     ``test_out_dir``, by ``out_dir``, and where the visualizer saves.
 
-    Args:
-        cfg: The config, whose ``default_hooks.visualization`` and ``visualizer`` are set.
-
     Raises:
         ConfigError: If the config has no such hook, or one that draws in none of these ways.
     """
@@ -35,7 +32,11 @@ def show_predictions(cfg: Config, folder: str) -> None:
     scope = hook.get('_scope_') or cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
         kind = find_type(hook, HOOKS)
-    arguments = _arguments(kind)
+    arguments = {
+        name
+        for base in inspect.getmro(kind or object)
+        for name in inspect.signature(base.__init__).parameters
+    }
     folder = str(Path(folder).absolute())  # a relative one is of the work dir, anew in every batch
     if 'test_out_dir' in arguments:
         hook.update(draw=True, test_out_dir=folder)
@@ -56,12 +57,3 @@ def show_predictions(cfg: Config, folder: str) -> None:
 def count_images(folder: str) -> int:
     """Images in a folder and those below it."""
     return sum(path.suffix in IMAGES for path in Path(folder).rglob('*'))
-
-
-def _arguments(kind: type | None) -> set[str]:
-    """Names of the arguments that a class or one that it inherits from takes."""
-    return {
-        name
-        for base in inspect.getmro(kind or object)
-        for name in inspect.signature(base.__init__).parameters
-    }

@@ -1,7 +1,7 @@
 """A searched classifier's backbone inside a detector or segmentor."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,45 +10,33 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from mmpse.errors import UserError
 from mmpse.slim import Layout, check_cut
 from mmpse.slim.cutting import CutError, kept
-from mmpse.space import SearchSpace, Subnet
+from mmpse.space import Subnet
 
 from .checkpoints.files import save_checkpoint
 from .checkpoints.layouts import to_mmpretrain
 from .checkpoints.loading import load_cut
 from .checkpoints.matching import backbone_root
-from .configs.files import base_name, build_model, default_input_shape, load_config, write_config
+from .configs.files import base_name, build_model, load_config, write_config
 from .configs.pruned import pruned_changes, thawed
-from .errors import ConfigError, listed, name_of
+from .errors import listed, name_of
 from .models.outputs import raw_outputs
-from .models.pruned import layout_of, look
-from .supernet.building import whole_costs
-
-
-class TransferError(ConfigError):
-    """A config, or a checkpoint, that a subnet cannot be put into."""
+from .models.pruned import layout_of
+from .supernet.building import look_at, whole_costs
 
 
 @dataclass(frozen=True)
 class Transferred:
-    """What :func:`transfer` gives.
+    """What :func:`transfer` gives."""
 
-    Attributes:
-        config: The new config.
-        subnet: The widths of the whole new model.
-        full: Resources of the model at full width, as ``subnet.resources`` are those of the new.
-        weights: Where its weights come from and what starts at random, for people.
-        kept: Units of its backbone that the subnet's model does not have; they keep their width.
-        frozen: Whether the layers that the old config freezes stay so.
-    """
-
-    config: Config
-    subnet: Subnet
-    full: Mapping[str, int]
-    weights: str
-    kept: tuple[str, ...]
-    frozen: bool
+    config: Config  # the new one
+    subnet: Subnet  # the widths of the whole new model
+    full: Mapping[str, int]  # its resources at full width
+    weights: str  # where its weights come from and what starts at random, for people
+    kept: tuple[str, ...]  # units of its backbone that the subnet's model lacks: full width
+    frozen: bool  # whether the layers that the old config freezes stay so
 
 
 def transfer(
@@ -73,10 +61,9 @@ def transfer(
 
     Raises:
         ConfigError: If the config cannot be read, or its model not be built.
-        TransferError: If the backbone is another one than the subnet's.
         CheckpointError: If the checkpoint cannot be read or fits neither.
         SubnetError: If the subnet cannot be read.
-        LookError: If the model cannot be watched.
+        UserError: If the backbone is another one than the subnet's, or the model cannot be watched.
 
     Examples:
         >>> import mmpse
@@ -89,17 +76,23 @@ def transfer(
     cfg, subnet, out = load_config(config), Subnet.load(subnet), Path(out)
     model = build_model(cfg)
     model.eval()
-    layout, images = look(model)
+    layout, images, shape = look_at(model, cfg)
     widths, kept_units, new = _widths(model, layout, subnet, name_of(cfg))
     space = layout.space(model=type(model).__name__)
-    costs = _costs(model, layout, space, cfg, images)
+    costs = whole_costs(model, layout, space, shape)
+
+    def resources(widths: Mapping[str, int]) -> dict[str, Any]:
+        row = space.array([widths])
+        found = {name: int(cost.exact(row)[0]) for name, cost in costs.items()}
+        return dict(found, input_shape=list(shape))
+
     name = base_name(cfg.filename) if cfg.filename else type(model).__name__
     source = dict(config=name, subnet=subnet.path, of=subnet.source)
-    made = Subnet(widths, space.backbone, costs(widths), source)
+    made = Subnet(widths, space.backbone, resources(widths), source)
     try:
         check_cut(model, layout, made, images, raw_outputs)
     except CutError as error:  # of groups, for instance
-        raise TransferError(f'{name_of(cfg)} cannot have these widths: {error}') from error
+        raise UserError(f'{name_of(cfg)} cannot have these widths: {error}') from error
     said, trained, report = 'random', False, None
     if checkpoint is not None:
         model, report, trained = load_cut(model, layout, made, checkpoint, new)
@@ -115,7 +108,7 @@ def transfer(
     written = write_config(out, config, changes, comment)
     if report is not None:
         save_checkpoint(start, model, without=report.random)
-    return Transferred(written, made, costs(space.fullnet), said, tuple(kept_units), trained)
+    return Transferred(written, made, resources(space.fullnet), said, tuple(kept_units), trained)
 
 
 # Widths
@@ -132,15 +125,11 @@ class _Output(NamedTuple):
 def _widths(
     model: nn.Module, layout: Layout, subnet: Subnet, config: str
 ) -> tuple[dict[str, int], list[str], list[str]]:
-    """Unit of a model -> its width in the subnet; units and layers of its backbone that are new.
-
-    Raises:
-        TransferError: If the model has another backbone.
-    """
+    """Unit of a model -> its width in the subnet; units and layers of its backbone that are new."""
     state = model.state_dict()
     root = backbone_root(state)
     if not root:
-        raise TransferError(
+        raise UserError(
             f'{config}: {type(model).__name__} has no backbone; give the config of a detector, '
             'segmentor or classifier'
         )
@@ -160,20 +149,20 @@ def _widths(
                 continue
             width, rest = divmod(len(inside), segment.repeat)
             if rest or inside != list(range(len(inside))):
-                raise TransferError(
+                raise UserError(
                     f'{config}: {_name(subnet)} keeps other channels of {name} than the first ones '
                     f'of the unit {segment.unit}, which this model cannot have'
                 )
             found.setdefault(segment.unit, {}).setdefault(width, name)
         if at != output.positions:
-            raise TransferError(
+            raise UserError(
                 f'{config} has another backbone than {_name(subnet)}: {name} has {at} channels '
                 f'instead of {output.positions}; give a subnet that was searched on this one'
             )
     for unit, layers in found.items():
         if len(layers) > 1:
             said = ', '.join(f'{width} to {layer}' for width, layer in layers.items())
-            raise TransferError(
+            raise UserError(
                 f'{config}: the layers of the unit {unit} must be of one width, but '
                 f'{_name(subnet)} gives {said}; give a subnet in which they are'
             )
@@ -220,7 +209,7 @@ def _check_same(
 ) -> None:
     """
     Raises:
-        TransferError: If two backbones have not the same blocks. A whole stage may be absent, and
+        UserError: If two backbones have not the same blocks. A whole stage may be absent, and
             blocks may have more layers.
     """
     have = set(ours.values())
@@ -242,9 +231,7 @@ def _check_same(
     if not have & theirs.keys():
         lists = [f'no layer is in both; it has {listed(ours, 3)} instead of {listed(theirs, 3)}']
     if lists:
-        raise TransferError(
-            f'{other}: {"; ".join(lists)}; give a subnet that was searched on this one'
-        )
+        raise UserError(f'{other}: {"; ".join(lists)}; give a subnet that was searched on this one')
 
 
 def _block(name: str) -> tuple[str, ...]:
@@ -256,25 +243,3 @@ def _block(name: str) -> tuple[str, ...]:
 
 def _name(subnet: Subnet) -> str:
     return f'the subnet {subnet.path}' if subnet.path else 'the subnet'
-
-
-# Costs
-
-
-def _costs(
-    model: nn.Module, layout: Layout, space: SearchSpace, cfg: Config, images: Tensor
-) -> Callable[[Mapping[str, int]], dict[str, Any]]:
-    """What gives the resources of a subnet of the whole model, as its file has them."""
-    try:
-        shape = tuple(default_input_shape(cfg, model))
-    except ConfigError:  # what was watched then does: only shares matter
-        shape = tuple(images.shape[1:])
-    shape = (images.shape[1], *shape[1:])
-    costs = whole_costs(model, layout, space, shape)
-
-    def of(widths: Mapping[str, int]) -> dict[str, Any]:
-        row = space.array([widths])
-        found = {name: int(cost.exact(row)[0]) for name, cost in costs.items()}
-        return dict(found, input_shape=list(shape))
-
-    return of

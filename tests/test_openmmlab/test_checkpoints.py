@@ -339,16 +339,15 @@ def test_saved_checkpoint(state, tmp_path):
     model.neck[0][0].weight.data = big[:16].view(4, 4, 1, 1)  # as what was cut may be
     meta = dict(classes=('a', 'b'), palette=torch.ones(2, 3).numpy())
     path = tmp_path / 'new' / 'pruned.pth'
-    save_checkpoint(path, model, meta, source='full.pth')
+    save_checkpoint(path, model, meta)
     assert path.stat().st_size < 100_000 and [p.name for p in path.parent.iterdir()] == [path.name]
     content = torch.load(path, weights_only=True)
     assert content.keys() == {'meta', 'state_dict'}
     assert content['meta']['dataset_meta'] == dict(classes=('a', 'b'), palette=[[1.0] * 3] * 2)
-    assert content['meta']['source'] == 'full.pth'
     other = Detector()
     assert load_weights(other, path).dataset_meta == content['meta']['dataset_meta']
     assert not differing(other, model.state_dict())
     assert read_checkpoint(path)['meta'] == content['meta']
-    with pytest.raises(ValueError, match='hook is a object'):
-        save_checkpoint(tmp_path / 'bad.pth', model, hook=object())
+    with pytest.raises(ValueError, match='dataset_meta.hook is a object'):
+        save_checkpoint(tmp_path / 'bad.pth', model, dict(hook=object()))
     assert not (tmp_path / 'bad.pth').exists()

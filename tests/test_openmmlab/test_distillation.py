@@ -19,7 +19,7 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmpse.openmmlab.teaching.head_distance import head_distance
+from mmpse.openmmlab.teaching.distance import head_distance
 from mmpse.openmmlab.teaching.hook import DistillationHook
 from mmpse.registry import HOOKS, MODELS
 
@@ -394,7 +394,7 @@ def test_behind_a_ddp_wrapper_in_mixed_precision(teach, tmp_path):
         hook.after_train_iter(runner, 0)
         assert log['loss_distill'].dtype == torch.float32 and log['loss_distill'] > 0
         assert log['loss'] > log['loss_distill']
-        assert all(p.grad is None for p in hook.teacher.parameters())
+        assert all(p.grad is None for p in hook.teaching.teacher.parameters())
     finally:
         torch.distributed.destroy_process_group()
 
@@ -477,7 +477,7 @@ class Distance(Hook):
         model.eval()
         images = torch.stack([Images()[k]['inputs'] for k in range(24)]).float() / 64 - 2
         with torch.no_grad():
-            p, q = (Categorical(logits=m(images)) for m in (self.hook.teacher, model))
+            p, q = (Categorical(logits=m(images)) for m in (self.hook.teaching.teacher, model))
         model.train()
         self.found.append(kl_divergence(p, q).mean().item())
 

@@ -36,7 +36,7 @@ def test_one_sentence(stumbles, diverges, tmp_path, monkeypatch):
             if stumbles:
                 raise RuntimeError('all elements of input should be between 0 and 1')
 
-    monkeypatch.setattr(crew, 'Runner', Runner)
+    monkeypatch.setattr(crew, 'build_runner', Runner.from_cfg)
     config = tmp_path / 'finetune.py'
     config.write_text("load_from = 'cut.pth'")
     if diverges:

@@ -101,7 +101,7 @@ def test_a_try_that_came_to_nothing_does_not_block_the_folder(digits, tmp_path):
     with pytest.raises(PruneError, match='is not empty'):
         Steps(out, resume=False)
     with pytest.raises(PruneError, match='seed=2, not 3'):
-        Steps(out, resume=True).claim(dict(seed=3))
+        Steps(out, resume=True).check(dict(seed=3))
 
 
 def test_latency_of_a_busy_machine_has_a_mark(tmp_path):
@@ -113,9 +113,9 @@ def test_latency_of_a_busy_machine_has_a_mark(tmp_path):
     assert 'latency, onnxruntime (ms)' in rows and rows['mAP'][-1] == '+0'
     assert rows['mAP_s'] == ['n/a', 'n/a', '-']
     assert rows['FLOPs (G multiply-adds)'][0] == '251'
-    note = footnote(busy, tmp_path / 'measured.json')
+    note = footnote(busy, tmp_path)
     assert '6.2 times' in note and f'rm {tmp_path}/measured.json' in note and '--resume' in note
-    assert summary(table, busy, note).endswith(note)
+    assert summary(table, busy, tmp_path).endswith(note)
     assert footnote(dict(latency_ms=1.1), tmp_path) == ''
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from tiny_tasks import write_task
 
+from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab.configs.files import build_model, load_config
 from mmpse.openmmlab.models import latency
 from mmpse.openmmlab.models.latency import (
-    LatencyError,
     latency_cost,
     measure_latency,
     measure_subnets,
@@ -38,7 +38,7 @@ def subject(digits, tmp_path):
 def clockwork(monkeypatch):
     """A device on which a network takes half a microsecond, and a nanosecond per multiply-add."""
 
-    def call_of(model, images, runtime):
+    def prepared(model, images, runtime):
         counted = []
         hooks = [
             m.register_forward_hook(
@@ -55,7 +55,7 @@ def clockwork(monkeypatch):
     def measure(calls, rounds, track):
         return Latencies({name: [seconds] * rounds for name, seconds in calls.items()})
 
-    monkeypatch.setattr(latency, 'call_of', call_of)
+    monkeypatch.setattr(latency, 'prepared', prepared)
     monkeypatch.setattr(latency, 'measure_latencies', measure)
     monkeypatch.setattr(latency, 'device_name', lambda device: 'clockwork')
 
@@ -76,17 +76,17 @@ def test_latencies_of_something_else_are_refused(subject, clockwork, tmp_path, m
     model, layout, space = subject
     path = tmp_path / 'latency.json'
     write_json(path, measure_latency(model, layout, space, SHAPE))
-    with pytest.raises(LatencyError, match=r'input_shape: \[3, 32, 32\] there, \[3, 64, 64\] now'):
+    with pytest.raises(UserError, match=r'input_shape: \[3, 32, 32\] there, \[3, 64, 64\] now'):
         read_latency(path, space, (3, 64, 64))
     fewer = space.restricted_to(space.names[1:])
-    with pytest.raises(LatencyError, match=f'units.{space.names[0]}: 16 there, nothing now'):
+    with pytest.raises(UserError, match=f'units.{space.names[0]}: 16 there, nothing now'):
         read_latency(path, fewer, SHAPE)
     monkeypatch.setattr(latency, 'device_name', lambda device: 'another')
-    with pytest.raises(LatencyError, match='device: "clockwork" there, "another" now'):
+    with pytest.raises(UserError, match='device: "clockwork" there, "another" now'):
         read_latency(path, space, SHAPE, 'torch')
     read_latency(path, space, SHAPE)  # of any device
     path.write_text(json.dumps(dict(schema='mmpse.latency/1')))
-    with pytest.raises(LatencyError, match='cannot be read .* measure them with'):
+    with pytest.raises(UserError, match='cannot be read .* measure them with'):
         read_latency(path, space, SHAPE)
 
 

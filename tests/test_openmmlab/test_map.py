@@ -13,7 +13,7 @@ from mmpse.openmmlab.models.losses import (
     training_batches,
 )
 from mmpse.openmmlab.models.outputs import raw_outputs
-from mmpse.openmmlab.pruning.sensitivity import measure_sensitivity
+from mmpse.openmmlab.pruning.choosing import measure_sensitivity
 from mmpse.openmmlab.pruning.subject import examine
 from mmpse.slim import Reconstruction, as_subnet
 from mmpse.slim.reuse import noted_outputs, reused_outputs
@@ -28,7 +28,7 @@ def test_reuse_changes_no_loss(task, digits, tmp_path):
     with DefaultScope.overwrite_default_scope(subject.scope):
         images = torch.cat([batch['inputs'] for batch in batches])
         reconstruction = Reconstruction(model, layout, images, raw_outputs)
-        found = measure_sensitivity(reconstruction, space, batches, ratios=[0.5])
+        found = measure_sensitivity(reconstruction, space, batches)
         assert set(found) == set(space.names)
         for unit, row in list(found.items())[::3]:
             for width, loss in row.items():

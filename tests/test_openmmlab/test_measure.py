@@ -17,7 +17,7 @@ def test_how_busy_the_machine_was_is_told(monkeypatch):
     times = Latencies(before=[0.004, 0.002], after=[0.001])
     times.busy = 4.0
     monkeypatch.setattr(measure, 'timed', lambda _: times)
-    monkeypatch.setattr(measure, 'call_of', lambda *_: None)
+    monkeypatch.setattr(measure, 'prepared', lambda *_: None)
     models = dict(before=nn.Conv2d(3, 8, 1), after=nn.Conv2d(3, 4, 1))
     found = measure.measure(Subject, models, logging.getLogger('prune'))
     assert found['before']['latency_ms'] == 3

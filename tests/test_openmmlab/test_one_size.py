@@ -9,9 +9,9 @@ from mmengine.config import Config
 from mmpretrain.models import LinearClsHead
 from torch import nn
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.errors import ConfigError
 from mmpse.openmmlab.models.outputs import raw_outputs
-from mmpse.openmmlab.models.pruned import LookError
 from mmpse.openmmlab.pruning.subject import examine
 from mmpse.registry import MODELS
 from mmpse.slim import check_cut, cut_
@@ -84,7 +84,7 @@ def flops(backbone):
 def test_another_size_is_refused_with_the_layer_that_minds():
     cfg = config('mmpse.FlatteningHead', CROP)
     said = 'head.fc reads 576 channels, and gets 256 from images of (64, 64) pixels'
-    with pytest.raises(LookError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(said)):
         examine(cfg, None, (3, 64, 64))
     with pytest.raises(ConfigError, match='give the input shape 3 HEIGHT WIDTH'):
         examine(config('mmpse.FlatteningHead'), None)

@@ -10,8 +10,12 @@ from mmseg.models import CrossEntropyLoss
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from mmpse.openmmlab.teaching.head_distance import detection_distance, head_distance
-from mmpse.openmmlab.teaching.output_distance import difference, output_distance
+from mmpse.openmmlab.teaching.distance import (
+    detection_distance,
+    difference,
+    head_distance,
+    output_distance,
+)
 
 
 def test_distance_is_zero_of_itself_and_one_of_the_mean():

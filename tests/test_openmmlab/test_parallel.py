@@ -6,8 +6,9 @@ from gloo import join
 from mmengine import dist
 from torch import multiprocessing
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.search.parallel import RankError, gather, on_main
+from mmpse.openmmlab.search.parallel import gather, on_main
 
 
 def test_one_process_needs_no_launcher():
@@ -24,10 +25,10 @@ def in_process(rank: int, file: str) -> None:
         assert dist.get_dist_info() == (0, 1)
     assert dist.get_dist_info() == (rank, 2)
     # an error of one process is one of both, and none is left waiting
-    error, message = [(RankError, 'rank 1 failed: KeyError'), (KeyError, 'mine')][rank]
+    error, message = [(UserError, 'rank 1 failed: KeyError'), (KeyError, 'mine')][rank]
     with pytest.raises(error, match=message):
         gather(lambda: {}['mine'] if rank else 'well')
-    error, message = [(ZeroDivisionError, ''), (RankError, 'rank 0 failed: ZeroDivision')][rank]
+    error, message = [(ZeroDivisionError, ''), (UserError, 'rank 0 failed: ZeroDivision')][rank]
     with pytest.raises(error, match=message):
         on_main(lambda: 1 / 0)
     assert gather(lambda: rank) == [0, 1]

@@ -9,8 +9,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.models.outputs import image_channels, parts_of, raw_outputs
-from mmpse.openmmlab.models.pruned import LookError, Pruned, look
+from mmpse.openmmlab.models.pruned import Pruned, look
 from mmpse.registry import MODELS
 from mmpse.slim.cutting import cut_
 from mmpse.space import SubnetError
@@ -120,7 +121,7 @@ def test_a_forward_that_fails_is_one_line():
         def forward(self, x):
             raise KeyError('tokens')
 
-    with pytest.raises(LookError, match=r"Odd fails on images of .* \(KeyError: 'tokens'\)"):
+    with pytest.raises(UserError, match=r"Odd fails on images of .* \(KeyError: 'tokens'\)"):
         look(Odd())
 
 

@@ -26,7 +26,7 @@ def test_statistics_are_the_mean_over_the_batches():
     model = Net()
     batches = [dict(inputs=torch.randn(8, 3, 4, 4)) for _ in range(3)]
     model.bn.running_mean.fill_(99)
-    assert recalibrate(model, batches) == 1
+    recalibrate(model, batches)
     with torch.no_grad():
         outputs = [model.conv(b['inputs']) for b in batches]
     mean = torch.stack([o.mean((0, 2, 3)) for o in outputs]).mean(0)
@@ -77,6 +77,6 @@ def test_images_are_not_mixed():
 def test_nothing_to_recalibrate_and_no_batches():
     model = Net()
     model.bn = nn.Identity()
-    assert recalibrate(model, [dict(inputs=torch.randn(1, 3, 2, 2))]) == 0
+    recalibrate(model, [dict(inputs=torch.randn(1, 3, 2, 2))])
     with pytest.raises(ValueError, match='at least one batch'):
         recalibrate(model, [])

@@ -12,7 +12,7 @@ from mmpretrain.models import (
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from mmpse.openmmlab.teaching.scores import divergence, is_sigmoid
+from mmpse.openmmlab.teaching.distance import divergence, is_sigmoid
 
 
 class OwnLoss(nn.Module):

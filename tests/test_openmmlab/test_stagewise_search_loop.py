@@ -17,7 +17,7 @@ from torch import multiprocessing
 
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.search.judge import Judge
-from mmpse.openmmlab.stagewise.judge import StageJudge
+from mmpse.openmmlab.stagewise.stages import StageJudge
 from mmpse.openmmlab.supernet.building import whole_supernet
 from mmpse.openmmlab.supernet.record import relative_losses
 from mmpse.registry import MODELS

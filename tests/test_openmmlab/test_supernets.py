@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs.files import build_model
 from mmpse.openmmlab.supernet.building import find_supernet, supernet_of, whole_costs
-from mmpse.openmmlab.teaching.head_distance import head_distance
+from mmpse.openmmlab.teaching.distance import head_distance
 from mmpse.openmmlab.teaching.hook import build_teacher
 from mmpse.slim import GuardError, cut_
 

@@ -1,5 +1,6 @@
 """Training images of stock configs, on tiny data in the real formats."""
 
+import copy
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from task_data import (
 )
 
 from mmpse.openmmlab.configs.datasets import all_training
-from mmpse.openmmlab.models.losses import images_of
+from mmpse.openmmlab.models.losses import training_batches
 
 COCO = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
@@ -99,6 +100,13 @@ def leaf(cfg: Config) -> dict:
     return cfg.train_dataloader.dataset
 
 
+def changed(cfg: Config, dataset: dict) -> Config:
+    """The config with another training set."""
+    cfg = copy.deepcopy(cfg)
+    cfg.train_dataloader.dataset = dataset
+    return cfg
+
+
 def build(cfg: Config, loader: dict):
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         return Runner.build_dataloader(loader, seed=0)
@@ -117,11 +125,10 @@ def samples(batch: dict) -> list:
 @pytest.mark.parametrize('name', TOTALS)
 def test_every_training_image_is_there_with_its_annotations(name):
     cfg = config(name)
-    loader = all_training(cfg)
-    assert images_of(loader, cfg.default_scope) == TOTALS[name]
-    built = build(cfg, loader)
-    assert names(built.dataset) == names(build(cfg, cfg.train_dataloader).dataset)
-    assert len(set(names(built.dataset))) == TOTALS[name]
+    built = build(cfg, all_training(cfg))
+    own = names(build(cfg, cfg.train_dataloader).dataset)  # VOC's are repeated
+    assert names(built.dataset) == own[: TOTALS[name]]
+    assert len(set(own)) == len(built.dataset) == TOTALS[name]
     batch = next(iter(built))
     assert batch['inputs'][0].shape[0] == 3
     labels = 'gt_sem_seg' if 'mmseg' in name else 'gt_label' if 'mmpre' in name else 'gt_instances'
@@ -145,19 +152,34 @@ def test_they_come_in_the_same_random_order_every_time():
 # Wrapped data sets
 
 
-def test_images_that_are_repeated_count_once():
+def test_images_that_training_repeats_are_there_once():
     cfg = config(ADE20K)
     joined = dict(type='ConcatDataset', datasets=[leaf(cfg), dict(leaf(cfg), indices=20)])
-    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=3, dataset=joined)
-    loader = all_training(cfg)
-    assert len(build(cfg, loader).dataset) == 3 * 53
-    assert images_of(loader, 'mmseg') == 53
+    expected = build(cfg, all_training(changed(cfg, joined)))
+    repeated = dict(type='RepeatDataset', times=3, dataset=joined)
+    built = build(cfg, all_training(changed(cfg, repeated)))
+    assert names(built.dataset) == names(expected.dataset) and len(built.dataset) == 53
+    assert list(built.sampler) == list(expected.sampler)
     cfg = config(IMAGENET)
-    cfg.train_dataloader.dataset = dict(
-        type='ClassBalancedDataset', oversample_thr=0.9, dataset=leaf(cfg)
-    )
-    loader = all_training(cfg)
-    assert len(build(cfg, loader).dataset) > images_of(loader, 'mmpretrain') == 36
+    balanced = dict(type='ClassBalancedDataset', oversample_thr=0.9, dataset=leaf(cfg))
+    assert len(build(cfg, changed(cfg, balanced).train_dataloader).dataset) > 36
+    assert len(build(cfg, all_training(changed(cfg, balanced))).dataset) == 36
+
+
+@pytest.mark.parametrize('how', ['repeated', 'joined'])
+def test_no_image_that_is_drawn_is_drawn_twice(how):
+    """Else an image that layers were fitted to would judge them."""
+    cfg = config(COCO)
+    repeated = dict(type='RepeatDataset', times=5, dataset=leaf(cfg))
+    if how == 'joined':
+        first, rest = (dict(leaf(cfg), indices=k) for k in (list(range(10)), list(range(10, 37))))
+        parts = [dict(type='RepeatDataset', times=4, dataset=part) for part in (first, rest)]
+        repeated = dict(type='ConcatDataset', datasets=parts)
+    batches = training_batches(all_training(changed(cfg, repeated)), 128, 'mmdet')
+    drawn = [sample.img_path for batch in batches for sample in samples(batch)]
+    plain = training_batches(all_training(config(COCO)), 128, 'mmdet')
+    assert len(set(drawn)) == len(drawn) == 37
+    assert drawn == [sample.img_path for batch in plain for sample in samples(batch)]
 
 
 def test_a_fold_stays_in_its_fold():
@@ -211,7 +233,7 @@ train_dataloader = dict(
     loader = all_training(Config.fromfile(source))
     read = Config.fromstring(Config(dict(loader=loader)).pretty_text, '.py')
     built = Runner.build_dataloader(read.loader)
-    assert len(built.dataset) == 2 * 38 and images_of(read.loader, None) == 38
+    assert len(built.dataset) == 38
     assert 'gt_instances' in samples(next(iter(built)))[0]
 
 
@@ -235,7 +257,7 @@ def test_a_switch_of_the_recipe_reaches_wrapped_data():
     ]
     cfg.custom_hooks = [dict(type='SwitchRecipeHook', schedule=schedule)]
     cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=leaf(cfg))
-    assert all_training(cfg).dataset.dataset.pipeline == last
+    assert all_training(cfg).dataset.pipeline == last
 
 
 def test_yolox_comes_without_mosaic():

@@ -15,10 +15,11 @@ from mmseg.apis import init_model
 
 import mmpse
 from mmpse.cli import main
+from mmpse.errors import UserError
 from mmpse.openmmlab.configs.files import build_model as build_offline
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.errors import CheckpointError, ConfigError
-from mmpse.openmmlab.transfer import TransferError, transfer
+from mmpse.openmmlab.transfer import transfer
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
@@ -314,14 +315,14 @@ def test_subnet_of_another_backbone(backbone, message, subnet, tmp_path):
     channels = [24, 48, 96, 192] if 'channels=24' in backbone else [16, 32, 64, 128]
     channels = [8, 16, 32, 1280] if 'Mobile' in backbone else channels
     config = write(tmp_path / 'detector.py', DETECTOR, BACKBONE=backbone, IN=channels, CLASSES=3)
-    with pytest.raises(TransferError, match=f'another backbone than .*subnet.json: {message}'):
+    with pytest.raises(UserError, match=f'another backbone than .*subnet.json: {message}'):
         transfer(config, subnet, out=tmp_path / 'new.py')
     assert not (tmp_path / 'new.py').exists()
 
 
 def test_a_deeper_subnet(subnet, tmp_path):
     _, deeper, _ = classifier_of(RESNET.replace('18', '34'), 128, tmp_path)
-    with pytest.raises(TransferError, match='it lacks layer1.2.conv1'):
+    with pytest.raises(UserError, match='it lacks layer1.2.conv1'):
         transfer(detector_of(tmp_path), deeper, out=tmp_path / 'new.py')
 
 
@@ -330,7 +331,7 @@ def test_widths_that_groups_cannot_have(classifier, subnet, tmp_path):
     backbone = f"type='ResNet', {SMALL}".replace("type='BN'", "type='GN', num_groups=4")
     narrow = classifier[1].to_dict()
     narrow['widths'] = {name: 3 for name in narrow['widths']}
-    with pytest.raises(TransferError, match='cannot have these widths: .*in multiples of'):
+    with pytest.raises(UserError, match='cannot have these widths: .*in multiples of'):
         transfer(detector_of(tmp_path, backbone), narrow, out=tmp_path / 'new.py')
 
 

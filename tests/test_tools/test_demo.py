@@ -10,7 +10,7 @@ def test_demo_commands_are_ones_a_user_can_copy():
         import demo
     finally:
         sys.path.pop(0)
-    jobs = dict(demo.steps(ROOT / 'work', seed=3, models=demo.MODELS))
+    jobs = dict(demo.steps(ROOT / 'work', seed=3))
     assert len(jobs) == 1 + 3 + 9
     for command in jobs.values():
         assert command[:2] == ['-m', 'mmpse'] or (ROOT / command[0]).is_file()

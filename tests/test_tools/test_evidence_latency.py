@@ -35,7 +35,7 @@ def test_error_of_the_fitted_latency(config, tmp_path, monkeypatch):
     """On a device whose time is a sum over layers the fit is right, and the record says so."""
     import latency_error
 
-    monkeypatch.setattr(latency, 'call_of', products)
+    monkeypatch.setattr(latency, 'prepared', products)
     monkeypatch.setattr(
         latency,
         'measure_latencies',

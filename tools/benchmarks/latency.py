@@ -18,10 +18,9 @@ from mmengine.device import get_device
 from rich.progress import track
 
 from mmpse.command import run_command
-from mmpse.deploy.runtimes import RUNTIMES
+from mmpse.deploy.runtimes import RUNTIMES, prepared
 from mmpse.files import write_json
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
-from mmpse.openmmlab.models.latency import call_of
 from mmpse.openmmlab.models.pruned import layout_of
 from mmpse.resources.busy import busy_sentence
 from mmpse.resources.timing import device_name, measure_latencies
@@ -61,7 +60,7 @@ def main() -> None:
         if path != 'None':
             subnet = Subnet.load(path)
             cut_(model, layout_of(subnet), subnet)
-        calls.update({(r, name): call_of(model, images, r) for r in args.runtimes})
+        calls.update({(r, name): prepared(model, images, r) for r in args.runtimes})
     follow = partial(track, description='rounds', transient=True)
     times = measure_latencies(calls, args.rounds, track=follow)
 

@@ -28,10 +28,9 @@ from rich.table import Table
 from torch import nn
 
 from mmpse.deploy import export_onnx, quantize
-from mmpse.deploy.runtimes import loaded
+from mmpse.deploy.runtimes import loaded, prepared
 from mmpse.files import write_json
 from mmpse.openmmlab.configs.files import build_model, load_config
-from mmpse.openmmlab.models.latency import call_of
 from mmpse.openmmlab.models.pruned import layout_of
 from mmpse.resources.timing import keep_freed_memory
 from mmpse.slim import cut_
@@ -74,7 +73,7 @@ def measure(args: argparse.Namespace) -> None:
         image = torch.randn(1, *size)
         calls = {}
         for name, model in models.items():
-            calls[name, 'torch'] = call_of(model, image)
+            calls[name, 'torch'] = prepared(model, image)
             for runtime, run in files[name].items():
                 calls[name, runtime] = lambda run=run, image=image: run(image.numpy())
         times = processor_times(calls)

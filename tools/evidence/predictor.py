@@ -24,10 +24,10 @@ from whole import MODELS, trained
 from mmpse.command import run_command
 from mmpse.files import write_json
 from mmpse.openmmlab.models.losses import batch_losses
+from mmpse.openmmlab.pruning.choosing import explore
 from mmpse.openmmlab.pruning.crew import Crew
 from mmpse.openmmlab.pruning.job import Pruning
 from mmpse.openmmlab.pruning.order import Order
-from mmpse.openmmlab.pruning.searching import explore
 from mmpse.openmmlab.pruning.steps import Steps
 from mmpse.openmmlab.pruning.subject import metrics_of
 from mmpse.search import Predictor, around

@@ -31,11 +31,10 @@ from torch.utils.data import DataLoader
 from mmpse.command import run_command
 from mmpse.files import written
 from mmpse.openmmlab.configs.files import build_model
-from mmpse.openmmlab.models.batches import HeldBatches
 from mmpse.openmmlab.models.pruned import layout_of
 from mmpse.openmmlab.search.judge import Judge, Verdict, calibration_batches
 from mmpse.openmmlab.stagewise.classifier import StageWiseClassifier
-from mmpse.openmmlab.stagewise.judge import StageJudge
+from mmpse.openmmlab.stagewise.stages import StageJudge
 from mmpse.openmmlab.supernet.building import find_supernet
 from mmpse.openmmlab.supernet.hook import SupernetHook
 from mmpse.openmmlab.types import is_type
@@ -277,7 +276,7 @@ class Experiment:
         )
         batches, scores = judge.calibration, {}
         for count in RECALIBRATIONS:
-            judge.calibration = HeldBatches(itertools.islice(batches, count))
+            judge.calibration = list(itertools.islice(batches, count))
             scores[count] = [
                 (judge(subnet) if count else unrecalibrated(judge, subnet)).score
                 for subnet in self.subnets

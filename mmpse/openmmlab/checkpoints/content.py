@@ -40,9 +40,12 @@ def weights_in(content: Any, source: str) -> tuple[dict[str, Tensor], list[str]]
         if isinstance(key, str) and torch.is_tensor(value)
     }
     if not tensors:
+        got = f'a {type(state).__name__}'
+        if isinstance(state, Mapping):
+            got = f'a mapping of {listed(map(str, state)) or "nothing"}'
         raise CheckpointError(
             f'{source} holds no weights: expected a mapping of names to tensors, or one with it as '
-            f'"state_dict" or "model", got {_description(state)}; save model.state_dict()'
+            f'"state_dict" or "model", got {got}; save model.state_dict()'
         )
     for wrapper in WRAPPERS:
         tensors = {key.replace(wrapper, ''): value for key, value in tensors.items()}
@@ -60,12 +63,6 @@ def _tensors(module: Blank, prefix: str = '') -> Iterator[tuple[str, Tensor]]:
     for name, child in (attributes.get('_modules') or {}).items():
         if isinstance(child, Blank):
             yield from _tensors(child, f'{prefix}{name}.')
-
-
-def _description(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f'a mapping of {listed(map(str, value)) or "nothing"}'
-    return f'a {type(value).__name__}'
 
 
 def dataset_meta_in(content: Any) -> dict[str, Any] | None:

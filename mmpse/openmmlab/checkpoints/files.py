@@ -147,21 +147,18 @@ def save_checkpoint(
     model: nn.Module,
     dataset_meta: Mapping[str, Any] | None = None,
     without: Collection[str] = (),
-    **meta: Any,
 ) -> None:
     """Write a model's weights as OpenMMLab's packages read them.
 
     Args:
-        path: The file; it is there as a whole or not at all.
         dataset_meta: The dataset's names and colours of the classes, without which mmdet's and
             mmseg's inference cannot show anything.
         without: Modules and tensors that are left out.
-        **meta: More of what is to be known about it.
 
     Raises:
-        ValueError: If what is to be known is more than plain data.
+        ValueError: If the dataset's is more than plain data.
     """
-    meta = dict(meta, mmpse_version=__version__, mmengine_version=mmengine.__version__)
+    meta: dict[str, Any] = dict(mmpse_version=__version__, mmengine_version=mmengine.__version__)
     if dataset_meta is not None:
         meta['dataset_meta'] = without_arrays(dataset_meta)
     # copies: what was cut may be a part of a larger tensor, which would be written instead

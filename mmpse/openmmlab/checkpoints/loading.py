@@ -19,23 +19,14 @@ from .supernet import of_supernet
 
 @dataclass(frozen=True)
 class Report:
-    """What a checkpoint gave to a model; as text, one line.
-
-    Attributes:
-        source: The checkpoint.
-        tensors: How many of the model's tensors it filled.
-        random: Modules and tensors of the model that it did not fill: they start at random.
-        unused: What of the checkpoint the model has no place for.
-        notes: What else is to be known, such as the layout of the names.
-        dataset_meta: The dataset's classes and palette, if the checkpoint has them.
-    """
+    """What a checkpoint gave to a model; as text, one line."""
 
     source: str
-    tensors: int
-    random: tuple[str, ...]
-    unused: tuple[str, ...]
-    notes: tuple[str, ...]
-    dataset_meta: dict[str, Any] | None
+    tensors: int  # of the model's, that it filled
+    random: tuple[str, ...]  # modules and tensors that it did not fill
+    unused: tuple[str, ...]  # what of it the model has no place for
+    notes: tuple[str, ...]  # what else is to be known, such as the layout of the names
+    dataset_meta: dict[str, Any] | None  # classes and palette, if it has them
 
     def __str__(self) -> str:
         said = [f'{self.tensors} tensors from {self.source}', *self.notes]
@@ -108,7 +99,6 @@ def load_cut(
 
     Args:
         model: The full-width model; it may be the one that is cut.
-        widths: Unit -> channels.
         checkpoint, optional: As of :func:`load_weights`.
 
     Returns:

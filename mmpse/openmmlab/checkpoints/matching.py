@@ -25,10 +25,6 @@ class Match(NamedTuple):
     prefix: str
     layout: str | None
 
-    @property
-    def fits(self) -> bool:
-        return not (self.missing or self.unexpected or self.reshaped)
-
 
 def find_match(
     own: Mapping[str, Tensor],
@@ -42,7 +38,7 @@ def find_match(
         for view in _views(own, weights)
         for prefixes in _prefixes(view)
     ]
-    fitting = [match for match in matches if match.fits]
+    fitting = [m for m in matches if not (m.missing or m.unexpected or m.reshaped)]
     if not fitting:
         raise CheckpointError(_misfit(matches, own, weights, source, kind))
     most = max(len(match.used) for match in fitting)

@@ -1,48 +1,18 @@
-"""Checkpoints of supernets: whether one fits, and which one it is."""
+"""Checkpoints of supernets: what marks one, and which one it is."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from mmengine import fileio
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.errors import UserError
-from mmpse.openmmlab.errors import listed
 
 CHECKPOINT_KEY = 'mmpse_supernet'  # of what SupernetHook adds to a checkpoint's meta
 COUNTER = '.num_batches_tracked'  # of a BatchNorm, the batches that its statistics are made of
 UNTRACKED = -1  # it is the mark of statistics that mean nothing
-
-
-def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], path: str) -> None:
-    """Make sure that a checkpoint is one of this model, entirely.
-
-    Raises:
-        ValueError: If a tensor is missing, unexpected, or of another shape.
-    """
-    own = model.state_dict()
-    problems = {
-        'missing': sorted(own.keys() - weights.keys()),
-        'unexpected': sorted(weights.keys() - own.keys()),
-        'of another shape, so of another width or number of classes': [
-            f'{key} is {tuple(weights[key].shape)}, expected {tuple(value.shape)}'
-            for key, value in own.items()
-            if key in weights and weights[key].shape != value.shape
-        ],
-    }
-    if any(problems.values()):
-        found = '; '.join(
-            f'{len(names)} {what} ({listed(names, 10)})'
-            for what, names in problems.items()
-            if names
-        )
-        raise UserError(
-            f'the checkpoint {path} is not one of this supernet: {found}; give the checkpoint that '
-            'the supernet config of the same model trained'
-        )
 
 
 def mark_untracked(norms: Iterable[_BatchNorm]) -> None:

@@ -61,17 +61,12 @@ def _offline(value: Any, scope: str) -> Any:
         name = f'{scope}::{teacher.removeprefix("configs/")}'
         teacher = Config.fromfile(compat.config_path(name))
         value.teacher_config = dict(model=_offline(teacher.model, scope))
-    if isinstance(value.get('norm_cfg'), Mapping):
-        value.norm_cfg = _local_norm(value.norm_cfg)
+    norm = value.get('norm_cfg')
+    if isinstance(norm, Mapping) and is_type(norm, 'MMSyncBN'):
+        # mmcv's cannot even be constructed outside a distributed job
+        kept = ('eps', 'momentum', 'affine', 'track_running_stats', 'requires_grad')
+        value.norm_cfg = dict(type='BN', **{k: norm[k] for k in kept if k in norm})
     return value
-
-
-def _local_norm(norm_cfg: Mapping[str, Any]) -> Mapping[str, Any]:
-    """mmcv's synchronised BatchNorm cannot even be constructed outside a distributed job."""
-    if not is_type(norm_cfg, 'MMSyncBN'):
-        return norm_cfg
-    kept = ('eps', 'momentum', 'affine', 'track_running_stats', 'requires_grad')
-    return ConfigDict(type='BN', **{k: norm_cfg[k] for k in kept if k in norm_cfg})
 
 
 def neutral(cfg: Config) -> dict[str, Any]:

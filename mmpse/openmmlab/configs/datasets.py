@@ -99,19 +99,15 @@ def last_phase(config: Mapping[str, Any], hooks: Sequence[Mapping[str, Any]]) ->
 def all_training(cfg: Config, seed: int = 0) -> ConfigDict:
     """A dataloader of all training images, in a fixed random order.
 
-    They come through the pipeline that training ends with (that is, without Mosaic after YOLOX's
-    and RTMDet's switch). Augmentations draw from the workers' random generators, or with
-    ``num_workers=0`` from that of the process.
+    Each is there once, however often training repeats it. They come through the pipeline that
+    training ends with (that is, without Mosaic after YOLOX's and RTMDet's switch). Augmentations
+    draw from the workers' random generators, or with ``num_workers=0`` from that of the process.
 
     Args:
-        cfg: A config that trains.
-        seed: Seed of the order.
-
-    Returns:
-        A config that ``Runner.build_dataloader`` can take.
+        seed: Of the order.
 
     Raises:
-        ValueError: If the config has no training data, or not as the config of a dataset.
+        UserError: If the config has no training data, or not as the config of a dataset.
     """
     content = cfg.to_dict()  # a copy, with the classes of new-style configs by name
     loader = content.get('train_dataloader')
@@ -127,7 +123,7 @@ def all_training(cfg: Config, seed: int = 0) -> ConfigDict:
         )
     scope = dataset.get('_scope_') or cfg.get('default_scope')
     with DefaultScope.overwrite_default_scope(scope):
-        dataset = last_phase(dataset, content.get('custom_hooks') or [])
+        dataset = unrepeated(last_phase(dataset, content.get('custom_hooks') or []))
     # data sets are sorted by class, and BatchNorms may take the statistics of batches
     sampler = dict(type='DefaultSampler', shuffle=True, seed=seed)
     loader.pop('num_batch_per_epoch', None)

@@ -23,9 +23,7 @@ def evaluate(
 
     Args:
         model: A model of the config, full or cut; it is in eval mode afterwards.
-        cfg: A config with dataloader and evaluator of the split.
         split: ``'val'`` or ``'test'``.
-        track: Wraps the iterable of batches, for a progress bar.
 
     Raises:
         ConfigError: If the dataloader or the evaluator is missing, or that cannot be built.

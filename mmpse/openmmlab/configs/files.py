@@ -50,9 +50,6 @@ def load_config(config: str | os.PathLike | Config) -> Config:
         config: A config file (old-style, or new-style with ``read_base``), a name such as
             ``'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'``, or a Config, which is returned.
 
-    Returns:
-        The config; its ``filename`` is the file.
-
     Raises:
         ConfigError: If there is no such file, a package or module that it needs is missing, it
             cannot be read, or it has no model.
@@ -183,9 +180,6 @@ def write_config(
             unless they have ``_delete_=True``, and everything else takes the place of the old.
         comment: What the config is, for its first lines.
 
-    Returns:
-        The new config, as it reads back.
-
     Raises:
         ConfigError: If the other config cannot be read, a change cannot be written as Python, or
             the new file would be the old one.
@@ -243,16 +237,9 @@ def _heir(
     return f'{start}from {module} import *  # noqa: F403\n\n' + ''.join(
         f'{key}.merge({python_source(value)})  # noqa: F405\n'
         if isinstance(value, Mapping) and '_delete_' not in value and key in old
-        else _assignments({key: _afresh(value)})
+        else _assignments(_for_heir({key: value}, {}))
         for key, value in changes.items()
     )
-
-
-def _afresh(value: Any) -> Any:
-    """A value that takes the place of the old by being assigned."""
-    if isinstance(value, Mapping):
-        return {key: item for key, item in value.items() if key != '_delete_'}
-    return value
 
 
 def _assignments(values: Mapping[str, Any]) -> str:

@@ -24,7 +24,8 @@ def default_input_shape(cfg: Config, model: nn.Module) -> tuple[int, int, int]:
         ConfigError: If nothing tells the size.
     """
     channels = channels_of(model)
-    size = _test_size(cfg) or _train_crop(cfg)
+    crops = (t.get('crop_size') for pipeline in _pipelines(cfg, 'train') for t in pipeline[::-1])
+    size, problem = _test_size(cfg) or next((_pair(crop) for crop in crops if crop), None), ''
     if size is None:
         size, problem = _size_of_first_image(cfg)
     if size is None:
@@ -74,14 +75,6 @@ def _test_size(cfg: Config) -> tuple[int, int] | None:
                     continue
             size = height, width
     return size
-
-
-def _train_crop(cfg: Config) -> tuple[int, int] | None:
-    for pipeline in _pipelines(cfg, 'train'):
-        for transform in reversed(pipeline):
-            if transform.get('crop_size'):
-                return _pair(transform['crop_size'])
-    return None
 
 
 def _size_of_first_image(cfg: Config) -> tuple[tuple[int, int] | None, str]:

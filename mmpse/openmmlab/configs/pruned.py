@@ -14,14 +14,10 @@ from .building import merged, neutral
 from .files import importing
 
 
-def pruned_changes(
-    cfg: Config, subnet: Subnet, model: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def pruned_changes(cfg: Config, subnet: Subnet, model: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a config that of the pruned model; it loads no weights from anywhere.
 
     Args:
-        cfg: The config of the full model.
-        subnet: The widths of the whole model.
         model: More changes of ``model``, such as those of :func:`thawed`.
     """
     content = subnet.to_dict()
@@ -31,18 +27,15 @@ def pruned_changes(
         subnet={key: content[key] for key in ('schema', 'backbone', 'widths')},
     )
     changes = dict(importing(cfg), **neutral(cfg))
-    changes['model'] = dict(merged(changes.get('model', {}), model or {}).to_dict(), **pruned)
+    changes['model'] = dict(merged(changes.get('model', {}), model).to_dict(), **pruned)
     return changes
 
 
 def thawed(cfg: Config, statistics: bool = False) -> dict[str, dict[str, Any]]:
-    """What makes the model of a config freeze nothing: frozen layers cannot adapt to a cut.
+    """The changes after which a model freezes nothing: frozen layers cannot adapt to a cut.
 
     Args:
         statistics: Whether BatchNorms are to learn their statistics, too.
-
-    Returns:
-        Changes of ``model``.
     """
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         return _thawed(cfg.model, statistics)

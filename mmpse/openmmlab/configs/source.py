@@ -3,7 +3,7 @@
 import keyword
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -19,11 +19,8 @@ def plain(value: Any, where: str = '') -> Any:
 
     A class or function becomes its dotted path, which every registry resolves.
 
-    Args:
-        where: Its key, for the error.
-
     Raises:
-        ValueError: If it holds something that cannot be written down; its key is named.
+        UserError: If it holds something that cannot be written down; its key is named.
     """
     if isinstance(value, Mapping):
         return {key: plain(item, f'{where}.{key}') for key, item in value.items()}
@@ -58,11 +55,9 @@ def python_source(value: Any, indent: int = 0) -> str:
             (f'{key}=' if call else f'{key!r}: ') + python_source(item, indent + 4)
             for key, item in value.items()
         ]
-        scalars = not call and _flat(value.values())
     elif isinstance(value, (list, tuple)):
         start, end = '[]' if isinstance(value, list) else '()'
         items = [python_source(item, indent + 4) for item in value]
-        scalars = _flat(value)
         if isinstance(value, tuple) and len(items) == 1:
             return f'({items[0]},)'
     elif isinstance(value, float) and not math.isfinite(value):
@@ -72,21 +67,5 @@ def python_source(value: Any, indent: int = 0) -> str:
     line = start + ', '.join(items) + end
     if '\n' not in line and indent + len(line) < WIDTH - 10:
         return line
-    lines = _packed(items, WIDTH - indent - 5) if scalars else items
     margin = '\n' + ' ' * (indent + 4)
-    return start + margin + f',{margin}'.join(lines) + f',\n{" " * indent}{end}'
-
-
-def _flat(values: Iterable[Any]) -> bool:
-    return not any(isinstance(value, (Mapping, list, tuple)) for value in values)
-
-
-def _packed(items: list[str], width: int) -> list[str]:
-    """Short items, many in a line."""
-    lines: list[str] = []
-    for item in items:
-        if lines and len(lines[-1]) + len(item) + 2 <= width:
-            lines[-1] += f', {item}'
-        else:
-            lines.append(item)
-    return lines
+    return start + margin + f',{margin}'.join(items) + f',\n{" " * indent}{end}'

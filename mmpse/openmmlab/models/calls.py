@@ -59,9 +59,6 @@ def repeat(calls: Sequence[Call], model: nn.Module) -> list[Any]:
     part of the other put out. Other numbers than these and the images cannot be had from the other
     model.
 
-    Args:
-        model: The other model; its parts have the same names.
-
     Returns:
         The output of every call, or a :class:`CallError` that says why it was not repeated.
     """

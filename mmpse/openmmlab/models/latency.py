@@ -4,14 +4,14 @@ import copy
 import json
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.device import get_device
-from torch import Tensor, nn
+from torch import nn
 
 from mmpse.deploy.runtimes import prepared
 from mmpse.differences import differences
@@ -29,10 +29,6 @@ SCHEMA = 'mmpse.latency/2'
 ROUNDS = 15
 
 
-class LatencyError(UserError):
-    """A file of latencies that is damaged, or of something else."""
-
-
 def measure_subnets(
     model: nn.Module,
     layout: Layout,
@@ -44,7 +40,6 @@ def measure_subnets(
     """Seconds that one image takes in each of several static subnets, in interleaved rounds.
 
     Args:
-        model: The full-width model.
         input_shape: ``(C, H, W)`` of the image.
         runtime: See :func:`mmpse.deploy.runtimes.prepared`.
 
@@ -56,22 +51,8 @@ def measure_subnets(
     for number, widths in enumerate(subnets):
         static = cut_(copy.deepcopy(model), layout, widths)
         static.eval()
-        calls[number] = call_of(static, image, runtime)
+        calls[number] = prepared(static, image, runtime)
     return measure_latencies(calls, ROUNDS, track=track)
-
-
-def call_of(model: nn.Module, images: Tensor, runtime: str = 'torch') -> Callable[[], Any]:
-    """A call that runs a static model up to its raw outputs, and returns when they are there."""
-    if runtime != 'torch':
-        return prepared(model, images, runtime)
-
-    @torch.no_grad()
-    def call() -> None:
-        deployed_outputs(model, images)
-        if images.device.type == 'cuda':
-            torch.cuda.synchronize(images.device)
-
-    return call
 
 
 def measure_latency(
@@ -138,7 +119,7 @@ def read_latency(
             ``None``: it may be of any device.
 
     Raises:
-        LatencyError: If it cannot be read or is of something else; the message names what.
+        UserError: If it cannot be read or is of something else; the message names what.
     """
     try:
         content = json.loads(Path(path).read_text(encoding='utf-8'))
@@ -146,14 +127,14 @@ def read_latency(
             raise UserError(f'its schema is {content["schema"]!r}, expected {SCHEMA!r}')
         there = content['of'], content['on']
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LatencyError(
+        raise UserError(
             f'the latencies {path} cannot be read ({error!r}); measure them with '
             '`mmpse latency CONFIG -o FILE`'
         ) from error
     here = _of(space, input_shape), there[1] if runtime is None else _on(runtime)
     for found, wanted in zip(there, here):
         if found != wanted:
-            raise LatencyError(
+            raise UserError(
                 f'the latencies {path} are of something else ({differences(found, wanted)}); '
                 'measure them with `mmpse latency CONFIG -o FILE`, and give that file as '
                 'train_cfg.latency'

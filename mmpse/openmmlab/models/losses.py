@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import nn
 
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset, unrepeated
+from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset
 from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.openmmlab.silence import silent
 
@@ -38,8 +38,6 @@ def training_batches(
 
     Args:
         dataloader: Config of the dataloader; its sampler's order is fixed.
-        images: Images in all, or fewer if there are not so many.
-        scope: Default scope of the config.
         seed: Of the augmentation.
 
     Raises:
@@ -60,12 +58,6 @@ def training_batches(
         config = dict(config, dataset=dataset, drop_last=False)
         loader = Runner.build_dataloader(config, seed=seed)
         return list(itertools.islice(loader, -(-images // size)))
-
-
-def images_of(dataloader: Mapping[str, Any], scope: str | None) -> int:
-    """Images of a dataloader's dataset; those that it repeats count once."""
-    with DefaultScope.overwrite_default_scope(scope), silent():
-        return len(build_dataset(unrepeated(dataloader['dataset'])))
 
 
 def images_in(batches: Iterable[Mapping[str, Any]]) -> int:
@@ -107,10 +99,8 @@ def unmixed(model: nn.Module) -> Iterator[None]:
 def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torch.Tensor:
     """The label loss of each batch ``(batches,)``.
 
-    What is drawn at random (a detector's samples) is drawn alike every time.
-
-    Args:
-        batches: As :func:`preprocessed` gives them.
+    What is drawn at random (a detector's samples) is drawn alike every time. Batches are as
+    :func:`preprocessed` gives them.
     """
     losses = []
     with torch.random.fork_rng(devices=[]):

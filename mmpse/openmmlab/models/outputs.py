@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.structures import InstanceData
+from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor, nn
 
 # children whose batch is regions, not images
@@ -16,28 +16,23 @@ REGION_HEADS = ('roi_head', 'bbox_roi_extractor')
 def raw_outputs(
     model: nn.Module, images: Tensor, deployed: bool = False, regions: int | None = None
 ) -> Any:
-    """Everything that a model predicts from, as its heads put it out.
+    """Everything that a model, or any module, predicts from, as its heads put it out.
 
     Args:
-        model: A classifier, detector or segmentor, or any module.
         images: A batch ``(B, C, H, W)`` as the data preprocessor puts it out. A two-stage detector
             looks at one region for each level of its features.
         deployed: Leave out what only training needs: auxiliary heads.
         regions: Regions of each image, instead; e.g. as many as a detector looks at in a test.
     """
     if hasattr(model, 'encode_decode'):  # a segmentor
-        from mmseg.structures import SegDataSample
-
-        features, samples = model.extract_feat(images), samples_of(SegDataSample, images)
+        features, samples = model.extract_feat(images), samples_of(images)
         heads = [model.decode_head]
         if not deployed:
             heads.append(getattr(model, 'auxiliary_head', None))
         cfg = model.test_cfg
         return [_cascade(head, features, samples, cfg) for head in heads if head is not None]
     if hasattr(model, 'with_bbox') and hasattr(model, 'extract_feat'):  # a detector
-        from mmdet.structures import DetDataSample
-
-        samples = samples_of(DetDataSample, images)
+        samples = samples_of(images)
         if not getattr(model, 'with_roi_head', False):
             return model(images, samples, mode='tensor')
         features = model.extract_feat(images)
@@ -117,11 +112,11 @@ def _by_queries(roi_head: nn.Module, features: Any, regions: list, samples: list
     return outputs
 
 
-def samples_of(kind: type, images: Tensor) -> list:
+def samples_of(images: Tensor) -> list[BaseDataElement]:
     """What a model is told of each image in a test."""
     size = tuple(images.shape[2:])
     sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
-    return [kind(metainfo=dict(sizes, scale_factor=(1.0, 1.0))) for _ in images]
+    return [BaseDataElement(metainfo=dict(sizes, scale_factor=(1.0, 1.0))) for _ in images]
 
 
 def _cascade(head: nn.Module, features: Any, samples: list, test_cfg: Any) -> list:

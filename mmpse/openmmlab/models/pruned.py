@@ -26,10 +26,6 @@ from .outputs import image_channels, parts_of, raw_outputs
 SIZES = (64, 128, 224, 320, 512)  # of the watched images; the smallest that the model takes
 
 
-class LookError(UserError):
-    """A model that cannot be watched."""
-
-
 def look(
     model: nn.Module,
     size: Sequence[int] | None = None,
@@ -41,14 +37,13 @@ def look(
     Args:
         model: A classifier, detector or segmentor, or any module that takes images.
         size: Height and width of the images that it is made for, tried if smaller ones do not do.
-        track: Wraps the iterable of layers, for a progress bar.
         parts: Modules that subnets run through as wholes; by default backbone, neck and heads.
 
     Returns:
         The layout, and the image that the model was watched on ``(1, C, H, W)``.
 
     Raises:
-        LookError: If its forward fails on images alone. What goes wrong though its forward does not
+        UserError: If its forward fails on images alone. What goes wrong though its forward does not
             is a bug, and raised as it is.
     """
     parts = parts_of(model) if parts is None else parts
@@ -57,36 +52,28 @@ def look(
     run = partial(raw_outputs, model)
     for shape in [(c, *size) for size in sizes for c in image_channels(model)]:
         images = torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype)
-        # layers that compute nothing take smaller images than layers that do
-        error = _failure(model, partial(run, images.repeat(2, 1, 1, 1)))
-        if error is None:
-            layout = find_units(model, images, run, parts, track)
-            if layout.unseen:  # are there heads that run in training alone?
-                with suppress(Exception):  # a forward may need more then than images
-                    more = find_units(model, images, run, parts, track, also=run)
-                    layout = more if len(more.unseen) < len(layout.unseen) else layout
-            return layout, images
+        try:  # layers that compute nothing take smaller images than layers that do
+            with torch.no_grad(), evaluating(model):
+                run(images.repeat(2, 1, 1, 1))
+        except Exception as failure:  # a forward may raise whatever it does
+            error = failure
+            continue
+        layout = find_units(model, images, run, parts, track)
+        if layout.unseen:  # are there heads that run in training alone?
+            with suppress(Exception):  # a forward may need more then than images
+                more = find_units(model, images, run, parts, track, also=run)
+                layout = more if len(more.unseen) < len(layout.unseen) else layout
+        return layout, images
     try:
         find_units(model, images, run, parts)
     except UserError as found:  # what the watching says to users names the layer
         error = found
     except Exception:  # the forward's own error, in other words
         pass
-    raise LookError(
+    raise UserError(
         f'the forward of {type(model).__name__} fails on images of {shape[1]}x{shape[2]} pixels '
         f'({type(error).__name__}: {error}), so that its units cannot be found'
     ) from error
-
-
-@torch.no_grad()
-def _failure(model: nn.Module, forward: Callable[[], Any]) -> Exception | None:
-    """What a model's own forward raises; ``None``: it runs."""
-    try:
-        with evaluating(model):
-            forward()
-    except Exception as error:  # it may raise whatever it does
-        return error
-    return None
 
 
 @MODELS.register_module()

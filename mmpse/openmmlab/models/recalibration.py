@@ -9,13 +9,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.models.batches import HeldBatches
 
+from .batches import copied
 from .losses import unmixed
 
 
 @torch.no_grad()
-def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> int:
+def recalibrate(model: BaseModel, batches: Sequence[Any]) -> None:
     """Set every BatchNorm's running statistics to their mean over ``batches``.
 
     A supernet keeps no running statistics of its subnets, so that each is recalibrated on training
@@ -23,11 +23,7 @@ def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> int:
 
     Args:
         model: A static model; its training mode is left as it was.
-        batches: Batches as the training dataloader gives them. For many models, hand them over as
-            :class:`HeldBatches`.
-
-    Returns:
-        Number of recalibrated layers; 0 if the model has no BatchNorm with running statistics.
+        batches: Batches as the training dataloader gives them; they stay as they are.
 
     Raises:
         ValueError: If there are no batches.
@@ -36,7 +32,7 @@ def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> int:
         raise UserError('recalibration needs at least one batch of training images, got none')
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
-        return 0
+        return
     was_training, momenta = model.training, [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:
@@ -44,10 +40,9 @@ def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> int:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
     with unmixed(model):
-        for batch in batches if isinstance(batches, HeldBatches) else HeldBatches(batches):
+        for batch in batches:
             # as in training: segmentors pad crops of unequal sizes there only
-            compat.forward_by_mode(model, model.data_preprocessor(batch, True), 'tensor')
+            compat.forward_by_mode(model, model.data_preprocessor(copied(batch), True), 'tensor')
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)
-    return len(norms)

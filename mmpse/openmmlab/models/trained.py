@@ -29,16 +29,12 @@ def trained_model(
     checkpoint: str | os.PathLike,
     subnet: str | os.PathLike | Mapping[str, Any] | None = None,
 ) -> tuple[nn.Module, Subnet | None]:
-    """The model of a config with all its weights, in eval mode, full or cut.
+    """The model of a config with all its weights, in eval mode, and its widths if it is pruned.
 
     Args:
-        config: The config of a classifier, detector or segmentor, pruned ones included.
         checkpoint: Its trained weights; with a subnet also those of the full model or supernet.
         subnet: Widths to cut the model to. Unless the checkpoint is of these widths, BatchNorms get
             their statistics from training images of the config.
-
-    Returns:
-        The model, and its widths if it is a pruned one.
 
     Raises:
         ConfigError, CheckpointError, SubnetError: If one of them cannot be used; a supernet's

@@ -35,7 +35,7 @@ class WarmStart:
 
     Raises:
         CheckpointError: If the checkpoint is of another backbone.
-        LookError: If the model is to be sorted and cannot be watched.
+        UserError: If the model is to be sorted and cannot be watched.
     """
 
     def __init__(self, checkpoint: str, sort: str | None = None) -> None:

@@ -14,12 +14,12 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.jobs import build_runner, leave
 
 from .steps import PruneError
 
 PATIENCE = datetime.timedelta(days=1)  # while the first process chooses, the others wait
 CHECKED = 50  # iterations, after which weights are looked at
-WRAPPER = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 
 
 class Crew:
@@ -62,9 +62,8 @@ class Crew:
         self._end()
 
     def _end(self) -> None:
-        if self._started:  # a process that ends with gloo's threads running aborts
-            dist.barrier()
-            torch.distributed.destroy_process_group()
+        if self._started:
+            leave()
 
     def train(self, config: str | os.PathLike, work_dir: str | os.PathLike) -> str:
         """Train by a config in all processes; the last checkpoint."""
@@ -92,13 +91,11 @@ def train(config: str | os.PathLike, work_dir: str | os.PathLike, launcher: str 
     """
     cfg = Config.fromfile(config)
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
-    if launcher != 'none' and not torch.cuda.is_available():
-        cfg.setdefault('model_wrapper_cfg', WRAPPER)
     start = cfg.get('load_from')
     latest = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
     if latest is not None and os.path.isfile(latest):
         cfg.resume, cfg.load_from = True, latest
-    runner = Runner.from_cfg(cfg)
+    runner = build_runner(cfg)
     runner.register_hook(FiniteHook(start))
     try:
         runner.train()
@@ -126,14 +123,7 @@ class FiniteHook(Hook):
 
 
 def check_finite(model: nn.Module, start: str | None) -> None:
-    """
-    Args:
-        model: A model that is being trained.
-        start: The checkpoint that it began with.
-
-    Raises:
-        PruneError: If not all of its weights are finite any more.
-    """
+    """Raise a PruneError if not all weights of a model that began with ``start`` are finite."""
     bad = [name for name, x in model.state_dict().items() if not torch.isfinite(x).all()]
     if bad:
         raise PruneError(

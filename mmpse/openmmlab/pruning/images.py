@@ -8,17 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.registry import DefaultScope
 from mmpretrain.models import BaseClassifier
 from torch import Tensor
 
-from mmpse.openmmlab.configs.datasets import all_training
-from mmpse.openmmlab.models.losses import (
-    images_in,
-    images_of,
-    one_by_one,
-    preprocessed,
-    training_batches,
-)
+from mmpse.openmmlab.configs.datasets import all_training, build_dataset
+from mmpse.openmmlab.models.losses import images_in, one_by_one, preprocessed, training_batches
 from mmpse.openmmlab.silence import silent
 
 from .subject import Subject
@@ -32,9 +27,7 @@ Batches = list[dict[str, Any]]
 class TrainingImages:
     """Images of the config's training set: those that layers are fitted to do not judge.
 
-    Args:
-        subject: The model.
-        seed: Seed of their order and augmentation.
+    The seed is that of their order and augmentation.
     """
 
     def __init__(self, subject: Subject, seed: int) -> None:
@@ -47,10 +40,11 @@ class TrainingImages:
         with silent():
             return all_training(self.subject.cfg, self.seed)
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Images of the whole training set."""
-        return images_of(self.loader, self.subject.scope)
+        with DefaultScope.overwrite_default_scope(self.subject.scope), silent():
+            return len(build_dataset(self.loader['dataset']))
 
     @cached_property
     def batches(self) -> list[Any]:
@@ -88,7 +82,7 @@ class TrainingImages:
         if len(ready) == 1:
             ready = one_by_one(ready)
         few = min(self._holding(FIT_PIXELS), max(there // 2, 1))
-        few = batches_with(few, ready)
+        few = -(-few * len(ready) // images_in(ready))  # batches that hold so many
         fit, judging = ready[:few], ready[few:] or ready
         # of few images, the more parts, the better is it known what is chance
         return fit, one_by_one(judging) if there < 128 else judging
@@ -104,11 +98,6 @@ def first_images(images: int, batches: Batches) -> Batches:
         if images <= 0:
             break
     return found
-
-
-def batches_with(images: int, batches: Batches) -> int:
-    """How many of the batches hold so many images."""
-    return -(-images * len(batches) // images_in(batches))
 
 
 def together(batches: Sequence[Tensor]) -> Tensor:

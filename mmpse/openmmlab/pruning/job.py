@@ -31,33 +31,29 @@ from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Reconstruction, check_cut, cut_
 from mmpse.space import Budget, Subnet, uniform_within
 
-from .choosing import by_sensitivity, finite, judge, verdict, winner
+from .choosing import (
+    by_search,
+    by_sensitivity,
+    explore,
+    finite,
+    judge,
+    measure_sensitivity,
+    verdict,
+    winner,
+)
 from .crew import Crew
 from .images import TrainingImages, together
 from .latency import fit_latency, within_latency
 from .order import Order
 from .reach import NAMES, in_words, reachable
 from .recipe import Recipe, finetune
-from .report import footnote, summary, write_report
-from .searching import by_search, explore
-from .sensitivity import measure_sensitivity
+from .report import summary, write_report
 from .steps import LOG, Steps
-from .subject import (
-    check_batches,
-    dataset_meta,
-    is_hopeless,
-    metrics_of,
-    validates,
-)
+from .subject import check_batches, dataset_meta, is_hopeless, metrics_of, validates
 
 
 class Pruning:
-    """One pruning; :meth:`run` does its steps in order.
-
-    Args:
-        config: The model's config.
-        crew: The processes that train.
-    """
+    """One pruning; :meth:`run` does its steps in order."""
 
     def __init__(
         self,
@@ -75,7 +71,7 @@ class Pruning:
         settings = order.settings(self.cfg, checkpoint)
         steps.check(settings)
         if order.finetune:
-            finetune(self.cfg, order.epochs, steps_per_epoch=1)  # not after hours
+            finetune(self.cfg, order.epochs)  # not after hours
         self.subject = order.examine(self.cfg, checkpoint)
         self.images = TrainingImages(self.subject, order.seed)
         self.check()
@@ -88,11 +84,7 @@ class Pruning:
         self.table: dict[str, dict[str, float]] = {}
 
     def check(self) -> None:
-        """Make sure, before there is a folder, that the budget can be met.
-
-        Raises:
-            BudgetError: If it cannot.
-        """
+        """Raise a BudgetError if the budget cannot be met."""
         limits = {name: limit for name, limit in self.order.limits.items() if name != 'latency'}
         self.reach = reachable(self.subject, limits)
 
@@ -149,13 +141,6 @@ class Pruning:
         """The sorted model: its channels are in the order of the pruned model's."""
         return self.steps.folder / 'sorted.pth'
 
-    @property
-    def teacher(self) -> dict[str, str]:
-        """The model as it was, as arguments of :class:`mmpse.DistillationHook`."""
-        name = self.cfg.filename if isinstance(self.config, Config) else os.fspath(self.config)
-        path = os.path.abspath(name) if os.path.exists(name) else name
-        return dict(teacher=path, checkpoint=str(self.whole.resolve()))
-
     def evaluate(self, stage: str, model: nn.Module) -> None:
         """Note the metrics of the validation split."""
         model.eval()
@@ -191,12 +176,10 @@ class Pruning:
         return subnet
 
     def _choose(self, budget: Budget) -> Subnet:
-        if self.order.how == 'uniform':
-            subject = self.subject
-            return subject.subnet(uniform_within(subject.space, budget), how='uniform')
-        if self.order.how == 'sensitivity':
-            return self._by_sensitivity(budget)
-        return self._by_search(budget)
+        subject, how = self.subject, self.order.how
+        if how == 'uniform':
+            return subject.subnet(uniform_within(subject.space, budget), how=how)
+        return self._by_search(budget) if how == 'search' else self._by_sensitivity(budget)
 
     @cached_property
     def reconstruction(self) -> Reconstruction:
@@ -205,20 +188,13 @@ class Pruning:
         images = together([batch['inputs'] for batch in self.images.fit])
         return Reconstruction(subject.model, subject.layout, images, raw_outputs)
 
-    def forget(self) -> None:
-        """Let the samples of the reconstruction go."""
-        vars(self).pop('reconstruction', None)
-
     def _candidates(self, budget: Budget) -> list[tuple[str, Sequence[int]]]:
         """Uniform pruning, and the best few by sensitivity."""
         subject = self.subject
         sensitivity = self.steps.once(
             'sensitivity',
             lambda: measure_sensitivity(
-                self.reconstruction,
-                subject.space,
-                self.images.few,
-                track=progress('sensitivity'),
+                self.reconstruction, subject.space, self.images.few, progress('sensitivity')
             ),
         )
         sensitivity = {u: {int(w): v for w, v in row.items()} for u, row in sensitivity.items()}
@@ -227,7 +203,7 @@ class Pruning:
         return [('uniform', uniform), *((f'sensitivity {k}', r) for k, r in enumerate(rows, 1))]
 
     def _by_sensitivity(self, budget: Budget) -> Subnet:
-        return self._best(self._candidates(budget), self.images.judging)
+        return self._best(self._candidates(budget))
 
     def _by_search(self, budget: Budget) -> Subnet:
         """What a predictor takes for better than sensitivity's widths; they stay unless beaten."""
@@ -243,11 +219,11 @@ class Pruning:
         found, notches = by_search(subject, budget, widths, explored)
         self.log.info(f'from {len(explored)} judged subnets, what a unit costs:\n{notches}')
         candidates = [(name, widths), *((f'search {k}', row) for k, row in enumerate(found, 1))]
-        return self._best(candidates, self.images.judging)
+        return self._best(candidates)
 
-    def _best(self, candidates: Sequence[tuple[str, Sequence[int]]], batches: list[Any]) -> Subnet:
-        """The best of the candidates on the batches; the first one, unless it is surely beaten."""
-        subject = self.subject
+    def _best(self, candidates: Sequence[tuple[str, Sequence[int]]]) -> Subnet:
+        """The best of the candidates; the first one, unless it is surely beaten."""
+        subject, batches = self.subject, self.images.judging
         judged = judge(subject, self.reconstruction, candidates, batches, progress('judging'))
         for row in judged:
             cost = in_words(subject.subnet(row.widths).resources)
@@ -274,7 +250,7 @@ class Pruning:
             save_checkpoint(path, self.reconstructed(subnet), dataset_meta(subject))
         model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
         load_weights(model, path)
-        self.forget()
+        vars(self).pop('reconstruction', None)  # its samples take memory
         self.evaluate('cut', model)
         return model
 
@@ -298,8 +274,11 @@ class Pruning:
         folder, path = self.steps.folder, self.steps.folder / 'finetune.py'
         start = str((folder / 'cut.pth').resolve())
         hooks: list[dict[str, Any]] = [dict(type='mmpse.SeedHook')]
-        if self.order.teacher:
-            hooks.append(dict(type='mmpse.DistillationHook', **self.teacher))
+        if self.order.teacher:  # the model as it was
+            name = self.cfg.filename if isinstance(self.config, Config) else os.fspath(self.config)
+            name = os.path.abspath(name) if os.path.exists(name) else name
+            weights = str(self.whole.resolve())
+            hooks.append(dict(type='mmpse.DistillationHook', teacher=name, checkpoint=weights))
         write_config(
             path,
             self.steps.out / 'pruned.py',
@@ -328,6 +307,5 @@ class Pruning:
         amounts = ' and '.join(f'{limit} of its {NAMES[name]}' for name, limit in limits)
         title = f'{type(model).__name__} pruned to {amounts}'
         busy = measured.get('busy', {})  # older folders have none
-        note = footnote(busy, self.steps.folder / 'measured.json')
-        write_report(out, subject, model, subnet, self.table, title, self.steps.folder, busy, note)
-        self.log.info('\n' + summary(self.table, busy, note))
+        write_report(out, self.steps.folder, subject, model, subnet, self.table, busy, title)
+        self.log.info('\n' + summary(self.table, busy, self.steps.folder))

@@ -21,14 +21,9 @@ TOLERANCE, TRIES = 0.03, 4  # of the measured latency; choices, until it is met
 
 def fit_latency(subject: Subject, runtime: str) -> dict[str, Any]:
     """Add latency to what subnets cost; what was measured, for JSON."""
-    content = measure_latency(
-        subject.model,
-        subject.layout,
-        subject.space,
-        subject.input_shape,
-        runtime,
-        progress(f'latency in {runtime}'),
-    )
+    model, layout, shape = subject.model, subject.layout, subject.input_shape
+    track = progress(f'latency in {runtime}')
+    content = measure_latency(model, layout, subject.space, shape, runtime, track)
     subject.costs['latency'] = latency_cost(subject.space, content)
     return content
 
@@ -44,7 +39,6 @@ def within_latency(
     if 'latency' not in limits:
         return choose(Budget(subject.space, subject.costs, limits))
     full, predicted = subject.space.fullnet, limits
-    asked = str(limits['latency']).strip()
     correction, tried = 1.0, []
     for _ in range(TRIES):
         subnet = choose(Budget(subject.space, subject.costs, predicted))
@@ -52,9 +46,7 @@ def within_latency(
             subject.model, subject.layout, [full, subnet], subject.input_shape, runtime
         )
         whole, own = (statistics.median(times[number]) for number in (0, 1))
-        target = whole * float(asked[:-1]) / 100 if asked.endswith('%') else None
-        if target is None:
-            target = parse_amount(asked, 1e6 * whole, 'latency') / 1e6
+        target = parse_amount(limits['latency'], 1e6 * whole, 'latency') / 1e6
         if sentence := busy_sentence(times.busy):
             log.warning(sentence)
         log.info(

@@ -12,9 +12,9 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from torch import nn
 
+from mmpse.deploy.runtimes import prepared
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.errors import one_line
-from mmpse.openmmlab.models.latency import call_of
 from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.pruning.subject import Subject
 from mmpse.resources.timing import Latencies, measure_latencies
@@ -29,7 +29,6 @@ def measure(
     """Measure models beside each other, interleaved, so that a slow moment meets them all.
 
     Args:
-        subject: What they come from.
         models: Name -> full or cut model in eval mode.
         log: Is told why a runtime is left out.
 
@@ -47,7 +46,7 @@ def measure(
         runtimes['onnxruntime_ms'] = 'onnxruntime'
     for key, runtime in runtimes.items():
         try:
-            calls = {name: call_of(model, images, runtime) for name, model in models.items()}
+            calls = {name: prepared(model, images, runtime) for name, model in models.items()}
         except Exception as error:  # exporters raise whatever they do
             log.info(f'{key} is left out: {one_line(error)}')
             continue

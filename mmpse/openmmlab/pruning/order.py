@@ -66,13 +66,7 @@ class Order:
                     'to the smaller budget'
                 )
         subject = examine(
-            config,
-            checkpoint,
-            self.input_shape,
-            self.divisor,
-            self.grids,
-            show=True,
-            keep=self.keep,
+            config, checkpoint, self.input_shape, self.divisor, self.grids, True, self.keep
         )
         if names := untracked(subject.model.state_dict()):
             raise PruneError(

@@ -35,11 +35,7 @@ def predictions(subject: Subject, models: Mapping[str, nn.Module]) -> str:
     """A few validation images, spread evenly, with the predictions of every model.
 
     Boxes and masks are drawn by mmdet's and mmseg's own visualizers; of a classifier's scores the
-    highest are shown.
-
-    Args:
-        subject: Whose validation data it is.
-        models: Column -> model in eval mode.
+    highest are shown. Models are in eval mode, by the name of their column.
     """
     with DefaultScope.overwrite_default_scope(subject.scope):
         with silent():
@@ -64,7 +60,7 @@ def _row(item: Mapping[str, Any], found: Mapping[str, BaseDataElement], meta: di
             cells.append(_scores(sample, meta))
         else:
             cells.append(embedded(_drawn(image, sample, meta), 'predictions'))
-    first = embedded(_png(image), 'image')
+    first = embedded(cv2.imencode('.png', image[..., ::-1])[1].tobytes(), 'image')
     if 'gt_label' in item['data_samples']:
         names = ', '.join(_names(meta, item['data_samples'].gt_label))
         first = f'<figure>{first}<figcaption>{html.escape(names)}</figcaption></figure>'
@@ -78,10 +74,6 @@ def _image(item: Mapping[str, Any]) -> np.ndarray:
         return mmcv.imread(path, channel_order='rgb')
     image = item['inputs'].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
     return np.ascontiguousarray(image[..., ::-1])
-
-
-def _png(image: np.ndarray) -> bytes:
-    return cv2.imencode('.png', image[..., ::-1])[1].tobytes()
 
 
 def _drawn(image: np.ndarray, sample: BaseDataElement, meta: dict[str, Any]) -> bytes:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from mmpse.openmmlab.errors import listed
+from mmpse.openmmlab.models.outputs import deployed_outputs
 from mmpse.resources import layer_costs
 from mmpse.slim import cut_
 from mmpse.space import Budget, Subnet, uniform_within
@@ -39,42 +41,29 @@ class Fixed(NamedTuple):
 
 @dataclass(frozen=True)
 class Reach:
-    """What is reachable.
+    """What is reachable."""
 
-    Attributes:
-        rows: ``'lowest'``, ``'uniform'`` (at the budget, if there is one) and ``'full'`` -> FLOPs
-            and parameters.
-        fixed: What cannot be pruned, the largest share of the lowest subnet's FLOPs first.
-        unseen: Layers that a prediction does not run: nobody knows what they read.
-        uniform: Uniform pruning at the budget.
-        image: ``(C, H, W)`` of the image that is counted for.
-    """
-
+    # 'lowest', 'uniform' (at the budget, if there is one), 'full' -> FLOPs and parameters
     rows: dict[str, dict[str, int]]
-    fixed: tuple[Fixed, ...]
-    unseen: tuple[str, ...] = ()
-    uniform: Subnet | None = None
-    image: tuple[int, ...] = ()
+    fixed: tuple[Fixed, ...]  # the largest share of the lowest subnet's FLOPs first
+    unseen: tuple[str, ...] = ()  # layers that a prediction does not run: they read who knows what
+    uniform: Subnet | None = None  # uniform pruning at the budget
+    image: tuple[int, ...] = ()  # (C, H, W) that is counted for
 
     @property
     def cells(self) -> tuple[list[str], list[list[str]]]:
         """Header and lines of the table of :attr:`rows`."""
         full = self.rows['full']
         lines = [
-            [
-                name,
-                *(f'{amount(key, row[key])} ({row[key] / full[key]:.0%})' for key in full),
-            ]
+            [name, *(f'{amount(key, row[key])} ({row[key] / full[key]:.0%})' for key in full)]
             for name, row in self.rows.items()
         ]
         return ['what is reachable', *(NAMES[key] for key in full)], lines
 
-    def __str__(self) -> str:
-        text = [text_table(*self.cells)]
-        if self.image:
-            shape = ' '.join(map(str, self.image))
-            text.append(f'That is of one image of {shape}; --input-shape takes another one.')
-        rows = [
+    @property
+    def fixed_cells(self) -> tuple[list[str], list[list[str]]]:
+        """Header and lines of the table of :attr:`fixed`."""
+        lines = [
             [
                 fixed.names,
                 fixed.why,
@@ -82,9 +71,16 @@ class Reach:
             ]
             for fixed in self.fixed
         ]
-        header = ['what keeps its width', 'why', 'FLOPs', 'of lowest', 'params', 'of lowest']
-        if rows:
-            text.append(text_table(header, rows, left=2))
+        shares = ['FLOPs', 'of lowest', 'params', 'of lowest']
+        return ['what keeps its width', 'why', *shares], lines
+
+    def __str__(self) -> str:
+        text = [text_table(*self.cells)]
+        if self.image:
+            shape = ' '.join(map(str, self.image))
+            text.append(f'That is of one image of {shape}; --input-shape takes another one.')
+        if self.fixed:
+            text.append(text_table(*self.fixed_cells, left=2))
         if self.unseen:
             text.append(
                 f'A prediction does not run {listed(self.unseen, LISTED)}, and what they read is '
@@ -104,8 +100,9 @@ def amount(resource: str, value: float, digits: int = 4) -> str:
 def in_words(resources: Mapping[str, float]) -> str:
     """What a subnet costs: '478 M FLOPs, 0.3 M parameters, 1.08 ms'."""
     texts = {name: amount(name, resources[name], 3) for name in NAMES if name in resources}
-    names = dict(NAMES, latency='')
-    return ', '.join(f'{text} {names[name]}'.rstrip() for name, text in texts.items())
+    return ', '.join(
+        f'{text} {NAMES[name]}'.removesuffix(' latency') for name, text in texts.items()
+    )
 
 
 def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None) -> Reach:
@@ -121,14 +118,13 @@ def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None)
     space = subject.space
     rows = dict(lowest=subject.cost_of(space.tinynet), full=subject.cost_of(space.fullnet))
     fixed, unseen = _fixed(subject), subject.layout.unseen
-    if not limits:
-        return Reach(rows, fixed, unseen, image=subject.input_shape)
-    for name, amount in limits.items():
-        _check(subject, fixed, name, amount, rows['lowest'][name], rows['full'][name])
-    uniform = subject.subnet(
-        uniform_within(space, Budget(space, subject.costs, limits)), how='uniform'
-    )
-    rows = dict(lowest=rows['lowest'], uniform=subject.cost_of(uniform), full=rows['full'])
+    uniform = None
+    if limits:
+        for name, amount in limits.items():
+            _check(subject, fixed, name, amount, rows['lowest'][name], rows['full'][name])
+        widths = uniform_within(space, Budget(space, subject.costs, limits))
+        uniform = subject.subnet(widths, how='uniform')
+        rows = dict(lowest=rows['lowest'], uniform=subject.cost_of(uniform), full=rows['full'])
     return Reach(rows, fixed, unseen, uniform, subject.input_shape)
 
 
@@ -183,7 +179,7 @@ def _fixed(subject: Subject) -> tuple[Fixed, ...]:
     images = torch.zeros(1, *subject.input_shape)
 
     def shares() -> dict[str, dict[str, float]]:
-        costs = layer_costs(model, images, lambda x: subject.run(model, x))
+        costs = layer_costs(model, images, partial(deployed_outputs, model))
         return {
             key: {name: value / max(1, sum(of.values())) for name, value in of.items()}
             for key, of in costs.items()

@@ -11,11 +11,13 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.device import is_cuda_available
 from mmengine.hooks import EarlyStoppingHook, EMAHook
+from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, DefaultScope
-from mmengine.registry import PARAM_SCHEDULERS as SCHEDULERS
+from torch.optim import Optimizer
 
 from mmpse.errors import UserError
 from mmpse.openmmlab.types import default_of, find_type, is_type
+from mmpse.registry import PARAM_SCHEDULERS
 
 SHARE = 0.25  # of the config's training, by default
 # the peak learning rate for a share of the config's training, as a factor of its own
@@ -47,9 +49,7 @@ class Recipe(NamedTuple):
         )
 
 
-def finetune(
-    cfg: Config, epochs: int | None = None, *, steps_per_epoch: int | None = None
-) -> Recipe:
+def finetune(cfg: Config, epochs: int | None = None, steps_per_epoch: int = 1) -> Recipe:
     """Make the training of a config a fine-tuning of a pruned model.
 
     * It takes a quarter of the config's epochs or iterations.
@@ -67,8 +67,7 @@ def finetune(
     Args:
         cfg: The config that trained the model.
         epochs: Length of the fine-tuning.
-        steps_per_epoch: Iterations that make an epoch; needed for ``epochs`` with a config that
-            counts iterations.
+        steps_per_epoch: Iterations that make an epoch, for a config that counts iterations.
 
     Raises:
         ValueError: If the config has no length or no learning rate, or ``epochs`` makes no sense.
@@ -79,18 +78,16 @@ def finetune(
         share = plan.total / plan.original
         factor = float(np.interp(share, SHARES, FACTORS))
         notes: list[str] = []
-        optim_wrapper = _optim_wrapper(cfg, peak * factor, notes)
         changes: dict[str, Any] = dict(
             train_cfg=_train_cfg(cfg.train_cfg, plan),
-            optim_wrapper=optim_wrapper,
+            optim_wrapper=_optim_wrapper(cfg, peak * factor, notes),
             param_scheduler=[_scheduler(plan)],
         )
-        hooks = _plain(cfg, 'custom_hooks') or []
+        hooks = cfg.to_dict().get('custom_hooks') or []  # without the objects of new-style configs
         moved = [hook for hook in (_moved(hook, plan, notes) for hook in hooks) if hook is not None]
         if moved != hooks:
             changes['custom_hooks'] = moved
-        checkpoint = _checkpoint(cfg, plan)
-        if checkpoint:
+        if checkpoint := _checkpoint(cfg, plan):
             changes['default_hooks'] = dict(checkpoint=checkpoint)
     text = (
         f'{plan.count(plan.total)}, {share:.2g} of the {plan.original} of the config; peak '
@@ -106,13 +103,13 @@ class _Plan(NamedTuple):
 
     original: int  # of the config's training
     total: int  # of the fine-tuning
-    unit: str  # 'epoch' or 'iteration'
+    unit: str  # 'epoch' or 'iter'
 
     @classmethod
-    def of(cls, cfg: Config, epochs: int | None, steps_per_epoch: int | None) -> _Plan:
+    def of(cls, cfg: Config, epochs: int | None, steps_per_epoch: int) -> _Plan:
         train_cfg = cfg.get('train_cfg') or {}
-        unit = 'epoch' if train_cfg.get('max_epochs') else 'iteration'
-        original = train_cfg.get(f'max_{_short(unit)}s')
+        unit = 'epoch' if train_cfg.get('max_epochs') else 'iter'
+        original = train_cfg.get(f'max_{unit}s')
         if not original:
             raise UserError(
                 'the config says neither train_cfg.max_epochs nor train_cfg.max_iters; give the '
@@ -122,15 +119,8 @@ class _Plan(NamedTuple):
             total = max(1, round(SHARE * original))
         elif epochs != int(epochs) or epochs < 1:
             raise UserError(f'epochs={epochs} must be a whole number, at least 1')
-        elif unit == 'epoch':
-            total = int(epochs)
-        elif steps_per_epoch is None:
-            raise UserError(
-                f'epochs={epochs} of a config that counts iterations (train_cfg.max_iters='
-                f'{original}) needs steps_per_epoch: training images / images of a batch'
-            )
         else:
-            total = int(epochs) * steps_per_epoch
+            total = int(epochs) * (1 if unit == 'epoch' else steps_per_epoch)
         return cls(original, total, unit)
 
     @property
@@ -143,23 +133,15 @@ class _Plan(NamedTuple):
         return position * self.total // self.original
 
     def count(self, length: float) -> str:
-        return f'{length:g} {self.unit}{"s" * (length != 1)}'
-
-
-def _short(unit: str) -> str:
-    return dict(epoch='epoch', iteration='iter')[unit]
-
-
-def _plain(cfg: Config, key: str) -> Any:
-    """A part of a config without the objects of new-style configs."""
-    return cfg.to_dict().get(key)
+        unit = 'epoch' if self.unit == 'epoch' else 'iteration'
+        return f'{length:g} {unit}{"s" * (length != 1)}'
 
 
 def _peak(cfg: Config) -> tuple[str, float]:
     """The highest learning rate of a config, and what says it."""
     schedulers = cfg.get('param_scheduler') or []
     for scheduler in [schedulers] if isinstance(schedulers, Mapping) else schedulers:
-        if is_type(scheduler, 'OneCycleLR', SCHEDULERS):
+        if is_type(scheduler, 'OneCycleLR', PARAM_SCHEDULERS):
             return 'eta_max', float(scheduler['eta_max'])
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     if 'lr' not in optimizer:
@@ -176,7 +158,7 @@ def _optim_wrapper(cfg: Config, lr: float, notes: list[str]) -> dict[str, Any]:
     if is_cuda_available() or find_type(cfg.optim_wrapper, OPTIM_WRAPPERS) is not amp:
         return dict(optimizer=dict(lr=lr))
     notes.append('float32, since AmpOptimWrapper needs a GPU and there is none')
-    old = _plain(cfg, 'optim_wrapper')
+    old = cfg.to_dict()['optim_wrapper']
     kept = {key: value for key, value in old.items() if key not in AMP_ONLY}
     return dict(kept, _delete_=True, type='OptimWrapper', optimizer=dict(kept['optimizer'], lr=lr))
 
@@ -189,7 +171,7 @@ def _scheduler(plan: _Plan) -> dict[str, Any]:
 
 
 def _train_cfg(train_cfg: Mapping[str, Any], plan: _Plan) -> dict[str, Any]:
-    changes: dict[str, Any] = {f'max_{_short(plan.unit)}s': plan.total}
+    changes: dict[str, Any] = {f'max_{plan.unit}s': plan.total}
     if 'val_begin' in train_cfg:
         changes['val_begin'] = max(1, plan.move(train_cfg['val_begin']))
     if train_cfg.get('dynamic_intervals'):
@@ -255,3 +237,56 @@ def _shorten_average(hook: dict[str, Any], plan: _Plan) -> None:
     if momentum is not None and momentum < MOST_MOMENTUM and plan.total < plan.original:
         longer = momentum * plan.original / plan.total
         hook['momentum'] = float(f'{min(longer, MOST_MOMENTUM):.3g}')
+
+
+# The learning rate
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineLR(_ParamScheduler):
+    """One warm-up and one cosine to zero.
+
+    At time t the rate is ``lr * min(1, (t + 1) / warmup) * (1 + cos(pi t / total)) / 2``, where
+    ``lr`` is that of the optimizer's config. It is computed from t alone, so that a warm-up shorter
+    than a step is none (MMEngine's ``LinearLR`` keeps the rate low for ever then).
+
+    Args:
+        total: Length of the schedule: epochs, or iterations with ``by_epoch=False``.
+        warmup: Length of the warm-up, in the same unit.
+        **kwargs: ``by_epoch`` and the like, see ``mmengine.optim._ParamScheduler``. With
+            ``convert_to_iter_based=True`` the rate changes at every iteration.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer | OptimWrapper,
+        total: float,
+        warmup: float = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.total = total
+        self.warmup = warmup
+        super().__init__(optimizer, 'lr', **kwargs)
+
+    @classmethod
+    def build_iter_from_epoch(
+        cls,
+        optimizer: Optimizer | OptimWrapper,
+        total: float,
+        epoch_length: int,
+        warmup: float = 0,
+        by_epoch: bool = True,
+        **kwargs: Any,
+    ) -> WarmupCosineLR:
+        """The same schedule in iterations; MMEngine calls this for ``convert_to_iter_based``."""
+        for key in kwargs.keys() & {'begin', 'end'}:
+            kwargs[key] *= epoch_length
+        lengths = (length * epoch_length for length in (total, warmup))
+        return cls(optimizer, *lengths, by_epoch=False, **kwargs)
+
+    def _get_value(self) -> list[float]:
+        t = min(self.last_step, self.total)
+        factor = (1 + math.cos(math.pi * t / self.total)) / 2
+        if t + 1 < self.warmup:
+            factor *= (t + 1) / self.warmup
+        return [value * factor for value in self.base_values]

@@ -40,14 +40,12 @@ RESOURCES = dict(
 Stages = Mapping[str, Mapping[str, float]]
 
 
-def cells(
-    table: Stages, busy: Mapping[str, float] | None = None
-) -> tuple[list[str], list[list[str]]]:
+def cells(table: Stages, busy: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table: a row for each figure, a column for each stage.
 
     Args:
         table: Stage -> metrics and resources.
-        busy: Of a latency by what factor it was slowed down; too much of it gives it a mark.
+        busy: Latency -> by what factor it was slowed down; too much of it gives it a mark.
     """
     keys = list(dict.fromkeys(key for stage in table.values() for key in stage))
     first, last = (list(table)[k] for k in (0, -1))
@@ -63,7 +61,7 @@ def cells(
                 change = f'{new / old:.1%}' if old else '-'
             elif -1 not in (old, new):
                 change = f'{new - old:+.4g}'
-        mark = ' *' * (key in slowed(busy))
+        mark = ' *' * (busy.get(key, 0) >= BUSY)
         rows.append([name + mark, *(_figure(key, value, factor) for value in values), change])
     return ['', *table, f'{last} : {first}'], rows
 
@@ -76,57 +74,45 @@ def _figure(key: str, value: float | None, factor: float) -> str:
     return f'{value * factor:,.4g}' if value * factor < 1e4 else f'{value * factor:,.0f}'
 
 
-def slowed(busy: Mapping[str, float] | None) -> dict[str, float]:
-    """The latencies that were measured on a busy machine."""
-    return {key: factor for key, factor in (busy or {}).items() if factor >= BUSY}
-
-
-def footnote(busy: Mapping[str, float] | None, measured: Path) -> str:
-    """What the mark of latencies means, and how to measure them again; empty if all are good.
-
-    Args:
-        busy: Of a latency by what factor it was slowed down.
-        measured: The file of what was measured.
-    """
-    if not (found := slowed(busy)):
+def footnote(busy: Mapping[str, float], steps: Path) -> str:
+    """What the mark of latencies means, and how to measure them again; empty if all are good."""
+    factor = max(busy.values(), default=0)
+    if factor < BUSY:
         return ''
     return (
-        f'* The machine was busy: this took {max(found.values()):.1f} times as long as the '
-        'processor worked for it. To measure again when nothing else runs: '
-        f'rm {shlex.quote(str(measured))}, then the same command with --resume.'
+        f'* The machine was busy: this took {factor:.1f} times as long as the processor worked for '
+        'it. To measure again when nothing else runs: '
+        f'rm {shlex.quote(str(steps / "measured.json"))}, then the same command with --resume.'
     )
 
 
-def summary(table: Stages, busy: Mapping[str, float] | None = None, note: str = '') -> str:
-    """The table for a terminal, with a note below."""
-    return '\n'.join(filter(None, [text_table(*cells(table, busy)), note]))
+def summary(table: Stages, busy: Mapping[str, float], steps: Path) -> str:
+    """The table for a terminal, with its footnote."""
+    return '\n'.join(filter(None, [text_table(*cells(table, busy)), footnote(busy, steps)]))
 
 
 def write_report(
     out: Path,
+    steps: Path,
     subject: Subject,
     model: nn.Module,
     subnet: Subnet,
     table: Stages,
+    busy: Mapping[str, float],
     title: str,
-    steps: Path,
-    busy: Mapping[str, float] | None = None,
-    note: str = '',
 ) -> None:
     """Write ``report.json`` and ``report.html``.
 
     Args:
-        out: Their folder.
-        subject: The model as it was; its channels may be sorted.
-        model: The pruned model.
-        subnet: Its widths.
-        table: Stage (``'before'``, ``'cut'``, ``'after'``) -> metrics and resources.
-        title: What was done, for the first line of the page.
         steps: Folder of what was measured on the way.
-        busy, note: Of a latency by what factor it was slowed down, and what it means.
+        subject: The model as it was; its channels may be sorted.
+        model, subnet: The pruned model, and its widths.
+        table, busy: See :func:`cells`.
+        title: What was done, for the first line of the page.
     """
-    content = dict(table, busy=dict(busy or {}), widths=dict(subnet), source=subnet.source)
+    content = dict(table, busy=busy, widths=dict(subnet), source=subnet.source)
     write_json(out / 'report.json', content)
+    note = footnote(busy, steps)
     result = html_table(*cells(table, busy)) + (paragraph(note) if note else '')
     sections = [('Result', result + _notes(subject, subnet, table))]
     if validates(subject.cfg):
@@ -136,7 +122,11 @@ def write_report(
     full = subject.space.fullnet
     widths = [(unit, w / full[unit], f'{w} of {full[unit]}') for unit, w in subnet.items()]
     sections.append(('Channels kept in every unit', bars(widths)))
-    sections.append(('What is reachable', _reach(subject)))
+    reach = reachable(subject)
+    tables = [html_table(*reach.cells)]
+    if reach.fixed:
+        tables.append(html_table(*reach.fixed_cells, left=2))
+    sections.append(('What is reachable', '<br>'.join(tables)))
     sections += [(name, _or_why_not(draw)) for name, draw in _choice(subject, subnet, steps)]
     write_page(out / 'report.html', title, sections)
 
@@ -156,20 +146,6 @@ def _notes(subject: Subject, subnet: Subnet, table: Stages) -> str:
     return paragraph(' '.join(notes))
 
 
-def _reach(subject: Subject) -> str:
-    """Lowest and full subnet, and what keeps its width."""
-    reach = reachable(subject)
-    text = html_table(*reach.cells)
-    if reach.fixed:
-        header = ['what keeps its width', 'why', 'of all FLOPs', "of the lowest's FLOPs"]
-        fixed = [
-            [group.names, group.why, f'{group.full["flops"]:.1%}', f'{group.lowest["flops"]:.1%}']
-            for group in reach.fixed
-        ]
-        text += '<br>' + html_table(header, fixed, left=2)
-    return text
-
-
 def _choice(subject: Subject, subnet: Subnet, steps: Path) -> list[tuple[str, Callable[[], str]]]:
     """How the widths were chosen, as far as it was measured."""
     figures: list[tuple[str, Callable[[], str]]] = []
@@ -177,9 +153,8 @@ def _choice(subject: Subject, subnet: Subnet, steps: Path) -> list[tuple[str, Ca
     if judged.exists():
         rows: list[dict[str, Any]] = json.loads(judged.read_text())
         flops = subject.costs['flops']([row['widths'] for row in rows])
-        columns = [[row[key] for row in rows] for key in ('name', 'loss', 'error')]
-        names, losses, errors = columns
-        errors = [error or 0.0 for error in errors]  # of a single image there is none
+        names, losses = ([row[key] for row in rows] for key in ('name', 'loss'))
+        errors = [row['error'] or 0.0 for row in rows]  # of a single image there is none
 
         def candidates() -> str:
             figure = judged_candidates(names, flops, losses, errors, subnet.source['how'])

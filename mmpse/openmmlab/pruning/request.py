@@ -15,8 +15,6 @@ def check_request(limits: Mapping[str, str | float], how: str, shell: bool = Fal
     """Make sure that a budget and a way to choose widths are given.
 
     Args:
-        limits: Resource -> budget.
-        how: How widths are chosen.
         shell: Whether messages name options of the command, or arguments of Python.
 
     Raises:

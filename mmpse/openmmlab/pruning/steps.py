@@ -25,7 +25,6 @@ class Steps:
     It is made by :meth:`claim`. One in which nothing came of an earlier pruning counts as empty.
 
     Args:
-        out: The folder.
         resume: Whether it may hold something already.
 
     Raises:
@@ -49,14 +48,7 @@ class Steps:
         return own.issuperset(self.out.glob('*')) and own.issuperset(self.folder.glob('*'))
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Make sure that the folder is not one of another pruning.
-
-        Args:
-            settings: What the pruning was asked for.
-
-        Raises:
-            PruneError: If it is.
-        """
+        """Raise a PruneError if the folder is of a pruning that was asked for something else."""
         path = self.folder / BEGINNING[0]
         if self._blank() or not path.exists():
             return
@@ -70,8 +62,7 @@ class Steps:
                 )
 
     def claim(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder, and note what the pruning was asked for; see :meth:`check`."""
-        self.check(settings)
+        """Make the folder, and note what the pruning was asked for; :meth:`check` it before."""
         settings = json.loads(json.dumps(settings))
         path = self.folder / BEGINNING[0]
         if not path.exists() or json.loads(path.read_text()) != settings:

@@ -6,6 +6,7 @@ import fnmatch
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from mmengine.config import Config
@@ -20,10 +21,8 @@ from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
 from mmpse.openmmlab.errors import listed, name_of
 from mmpse.openmmlab.models.losses import progress
-from mmpse.openmmlab.models.outputs import deployed_outputs
-from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.silence import silent
-from mmpse.openmmlab.supernet.building import whole_costs
+from mmpse.openmmlab.supernet.building import look_at, whole_costs
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import DATASETS
 from mmpse.slim.layout import Layout
@@ -36,26 +35,16 @@ RATIOS = (0.125, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @dataclass
 class Subject:
-    """A trained model and its units.
-
-    Attributes:
-        cfg: Its config.
-        model: The full-width model with its weights, in eval mode.
-        weights: What the checkpoint gave to it.
-        space: Their widths.
-        costs: Resource -> cost of any subnet of the whole model.
-        input_shape: ``(C, H, W)`` of the image that FLOPs are counted for.
-        images: The small image that the units were found on, ``(1, C, H, W)``.
-    """
+    """A trained model and its units."""
 
     cfg: Config
-    model: nn.Module
-    weights: Report
+    model: nn.Module  # full-width, with its weights, in eval mode
+    weights: Report  # what the checkpoint gave to it
     layout: Layout
     space: SearchSpace
-    costs: dict[str, Cost]
-    input_shape: tuple[int, int, int]
-    images: Tensor
+    costs: dict[str, Cost]  # resource -> cost of any subnet of the whole model
+    input_shape: tuple[int, int, int]  # (C, H, W) of the image that FLOPs are counted for
+    images: Tensor  # the small image that the units were found on, (1, C, H, W)
 
     @property
     def scope(self) -> str:
@@ -66,10 +55,6 @@ class Subject:
         """Resources of one subnet."""
         row = self.space.array([widths])
         return {name: int(cost(row)[0]) for name, cost in self.costs.items()}
-
-    def run(self, model: nn.Module, images: Tensor) -> Any:
-        """What the model, full or cut, puts out for images when it is deployed."""
-        return deployed_outputs(model, images)
 
     def subnet(self, widths: Sequence[int], **source: Any) -> Subnet:
         """A subnet with what it costs and where it came from."""
@@ -92,17 +77,13 @@ def examine(
     Args:
         config: Any config of a classifier, detector or segmentor.
         checkpoint: Its trained weights, all of them; ``None`` leaves them random.
-        input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
-            config's tests.
-        divisor: Widths are multiples of it.
-        grids: Units that need other widths, see :class:`mmpse.space.SearchSpace`.
+        input_shape, divisor, grids, keep: As of :func:`mmpse.prune`.
         show: Whether to show progress.
-        keep: Patterns of names of units that keep their width.
 
     Raises:
         ConfigError, CheckpointError: If the config or the checkpoint cannot be used.
-        LookError: If the model cannot be watched.
-        ValueError: If nothing of it can be pruned, or no unit is of a pattern.
+        UserError: If the model cannot be watched, or nothing of it can be pruned.
+        PruneError: If no unit is of a pattern.
     """
     cfg = load_config(config)
     model = build_model(cfg)
@@ -111,9 +92,9 @@ def examine(
     if checkpoint is not None:
         weights = load_weights(model, checkpoint)
         check_whole(model, weights, f'the {type(model).__name__} of {name_of(cfg)}')
-    shape = tuple(input_shape or default_input_shape(cfg, model))
-    layout, images = look(model, shape[1:], progress('finding units') if show else iter)
-    shape = (images.shape[1], *shape[1:])
+    shape = input_shape or default_input_shape(cfg, model)
+    track = progress('finding units') if show else iter
+    layout, images, shape = look_at(model, cfg, shape, track)
     for pattern in keep:
         if not fnmatch.filter(layout.units, pattern):
             raise PruneError(
@@ -171,15 +152,13 @@ def metrics_of(subject: Subject, model: nn.Module) -> dict[str, float]:
     if not validates(subject.cfg):
         return {}
     metrics = evaluate(model, subject.cfg, track=progress('validating'))
-    return {name: float(value) for name, value in metrics.items() if is_number(value)}
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, Real)}
 
 
 def is_hopeless(metrics: Mapping[str, float], model: nn.Module) -> str:
     """The metric, as text, that tells that a model is no better than guessing; empty if none does.
 
-    Args:
-        metrics: Of the model; of one that detects nothing there are none.
-        model: The model.
+    Of a model that detects nothing there are no metrics.
     """
     classes = (getattr(module, 'num_classes', None) for module in model.modules())
     chance = 100 / next((n for n in classes if isinstance(n, int) and n > 0), 100)
@@ -189,12 +168,3 @@ def is_hopeless(metrics: Mapping[str, float], model: nn.Module) -> str:
         if value < lowest:
             return f'{key} {value:.3g}'
     return '' if metrics else 'no metric'
-
-
-def is_number(value: Any) -> bool:
-    """Whether a metric is a number."""
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True

@@ -1,6 +1,5 @@
 """What all searches of a trained supernet share: judging, and keeping what was judged."""
 
-import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
 from .identity import identity_of, settings_of
 from .judge import Judge, Verdict, calibration_batches
-from .parallel import gather, on_main, processes, waves
+from .parallel import on_main, processes, shared
 from .progress import Clock, search_progress
 from .trained import latency_of, load_trained
 
@@ -32,18 +31,11 @@ Candidate = tuple[str, Widths]  # its origin, and its widths in the order of the
 class SearchLoop(BaseLoop):
     """Base of the searches: a search is the ``train_cfg`` of a config.
 
-    The config names the supernet's checkpoint in ``load_from``; its ``val_dataloader`` and
-    ``val_evaluator`` judge the candidates, on a split that is held out of the training set, in
-    mixed precision with ``val_cfg=dict(fp16=True)``. A search says what to judge next
-    (:meth:`propose`) and how much in all (:attr:`max_iters`); the base judges it, in as many
-    processes as MMEngine's launcher started, writes every judged subnet into the archive
-    ``work_dir/archive.db`` before the next one is judged, and after every generation writes
-    ``best_subnet.json`` and ``topk.json``. The best is the one of the highest score within the
-    budget; of equals, that of the lowest mean loss (classifiers), then the cheapest. The fullnet
-    and uniform pruning to the budget are judged first, as references.
-
-    The search space is that of the checkpoint: what :class:`mmpse.SupernetHook` trained. A
-    checkpoint of any other training is searched in the space that the model has by default.
+    A search says what to judge next (:meth:`propose`) and how much in all (:attr:`max_iters`). The
+    base judges it, in as many processes as MMEngine's launcher started, and writes every judged
+    subnet into the archive before the next one is judged. The best is the one of the highest score
+    within the budget; of equals, that of the lowest mean loss (classifiers), then the cheapest.
+    docs/search.md says what is read and written.
 
     What a search proposes depends on its settings, the seed and the scores alone. So a killed
     search goes on with ``--resume`` to the same result, and any number of processes give the same.
@@ -67,9 +59,9 @@ class SearchLoop(BaseLoop):
 
     Raises:
         BudgetError: At the start, if no subnet can meet the budget.
-        LatencyError: At the start, if the file of latencies is of something else.
         ArchiveError: If the archive is damaged, full, or of another supernet.
-        ValueError: At the start, if ``load_from`` or the validation data is missing.
+        UserError: At the start, if ``load_from`` or the validation data is missing, or the file of
+            latencies is of something else.
         FileNotFoundError: At the start, if there is no such checkpoint.
     """
 
@@ -119,6 +111,9 @@ class SearchLoop(BaseLoop):
         self.budget = Budget(self.space, self.costs, budget, window)
         self.fullnet = tuple(self.space.fullnet.values())
         self.uniform = tuple(uniform_within(self.space, self.budget).tolist())
+        # what candidates are compared with
+        named = {self.fullnet: 'fullnet', self.uniform: 'uniform'}
+        self.references = [(origin, widths) for widths, origin in named.items()]
         self.limits = dict(budget)
         self.history: dict[Widths, Judged] = {}
 
@@ -141,11 +136,6 @@ class SearchLoop(BaseLoop):
 
     def prepare(self, checkpoint: Mapping[str, Any]) -> None:
         """Make what :meth:`propose` needs of the supernet's checkpoint."""
-
-    def references(self) -> list[Candidate]:
-        """What candidates are compared with."""
-        named = {self.fullnet: 'fullnet', self.uniform: 'uniform'}
-        return [(origin, widths) for widths, origin in named.items()]
 
     def within(self, widths: np.ndarray) -> np.ndarray:
         """Which of the subnets ``(subnets, units)`` may win, bool ``(subnets,)``."""
@@ -183,8 +173,8 @@ class SearchLoop(BaseLoop):
         )
         self.clock = Clock()
         generation = 0
-        with search_progress(self.max_iters + len(self.references())) as advance:
-            candidates = self.references()
+        with search_progress(self.max_iters + len(self.references)) as advance:
+            candidates = self.references
             while candidates:
                 self._judge_generation(generation, candidates, advance)
                 candidates = self.propose(generation)
@@ -224,7 +214,7 @@ class SearchLoop(BaseLoop):
                 f'{origin} {row.score:.4f}' for (origin, _), row in zip(candidates, rows)
             )
             self._show({origin: row.score for (origin, _), row in zip(candidates, rows)})
-        left = max(self.max_iters + len(self.references()) - len(self.history), 0)
+        left = max(self.max_iters + len(self.references) - len(self.history), 0)
         self.runner.logger.info(
             f'{name}: {len(self.history)} judged, {said}; {self.clock.text(left)}'
         )
@@ -279,15 +269,14 @@ class SearchLoop(BaseLoop):
         """
         new = [(origin, widths) for origin, widths in candidates if self._lacks(widths)]
         yield from [False] * (len(candidates) - len(new))
-        for wave, mine in waves(new):
 
-            def verdicts(mine: Sequence[Candidate] = mine) -> list[Verdict]:
-                with compat.alone():
-                    return [self.judge(self.space.subnet(widths)) for _, widths in mine]
+        def judged(candidate: Candidate) -> Verdict:
+            with compat.alone():
+                return self.judge(self.space.subnet(candidate[1]))
 
+        for wave, verdicts in shared(new, judged):
             rows, completed = [], []
-            judged = itertools.chain.from_iterable(gather(verdicts))
-            for (origin, widths), (score, loss, parts) in zip(wave, judged, strict=True):
+            for (origin, widths), (score, loss, parts) in zip(wave, verdicts, strict=True):
                 if widths in self.archived:
                     completed.append(self.archived[widths]._replace(parts=parts))
                     continue
@@ -304,12 +293,11 @@ class SearchLoop(BaseLoop):
             yield from [True] * len(wave)
 
     def _lacks(self, widths: Widths) -> bool:
-        """Whether the archive lacks a subnet, or its parts where they are needed."""
+        """Whether the archive lacks a subnet, or its parts if they are needed."""
         row = self.archived.get(widths)
         return row is None or (self.judge.parts and row.parts is None)
 
     def _open_archive(self) -> None:
-
         def opened() -> tuple[int, list[Judged], list[Judged]]:
             path = self.archive_path
             if path.exists() and not self.resume and self.own_archive:

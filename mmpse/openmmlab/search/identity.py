@@ -12,11 +12,7 @@ from mmpse.space import SearchSpace
 
 
 def identity_of(runner: Runner, space: SearchSpace, **judging: Any) -> dict[str, Any]:
-    """What scores depend on, and so an archive is bound to; the budget is not among it.
-
-    Args:
-        **judging: How the search judges.
-    """
+    """What scores depend on, and so an archive is bound to; the budget is not among it."""
     cfg = runner.cfg
     model = cfg.model.to_dict()
     if cfg.get('data_preprocessor') is not None:  # the runner hands it to the model

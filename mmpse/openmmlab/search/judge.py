@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.models.batches import HeldBatches, nbytes
+from mmpse.openmmlab.models.batches import copied, nbytes
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.silence import silent
 from mmpse.slim import Layout, as_subnet
@@ -44,8 +44,6 @@ class Judge:
     Args:
         model: The supernet's model with its weights, on its device.
         calibration: Training batches for recalibration.
-        dataloader: Data of the held-out split.
-        evaluator: The config's evaluator.
         metric: The metric that is the score, e.g. ``'accuracy/top1'``.
         fp16: Recalibrate and evaluate in mixed precision, as MMEngine's ``ValLoop`` does: float16
             on a GPU, bfloat16 on a CPU.
@@ -66,10 +64,11 @@ class Judge:
     ) -> None:
         self.model = model
         self.layout = layout
-        self.calibration = HeldBatches(calibration)
+        self.calibration = calibration
+        lines = Path('/proc/meminfo').read_text().splitlines()
+        available = int(dict(line.split(':') for line in lines)['MemAvailable'].split()[0]) << 10
         processes = int(os.environ.get('LOCAL_WORLD_SIZE', dist.get_world_size()))
-        memory = available_memory() // (2 * processes)
-        self.batches = BatchCache(dataloader, memory)
+        self.batches = BatchCache(dataloader, available // (2 * processes))
         self.evaluator = evaluator
         self.metric = metric
         self.fp16 = fp16
@@ -77,10 +76,9 @@ class Judge:
 
     @torch.no_grad()
     def __call__(self, subnet: Mapping[str, int]) -> Verdict:
-        """Judge a subnet.
-
+        """
         Raises:
-            ValueError: If the evaluator does not give the metric.
+            UserError: If the evaluator does not give the metric.
         """
         with as_subnet(self.model, self.layout, subnet):
             with autocast(enabled=self.fp16):
@@ -89,7 +87,7 @@ class Judge:
 
     @torch.no_grad()
     def evaluate(self, model: BaseModel) -> Verdict:
-        """Judge a model as it is; see :meth:`__call__`."""
+        """Judge a model as it is."""
         model.eval()
         losses: list[float] = []
         for batch in self.batches:
@@ -160,26 +158,26 @@ def label_losses(samples: Sequence[BaseDataElement]) -> list[float]:
 class BatchCache:
     """The batches of a dataloader that is not shuffled, loaded and decoded once.
 
-    As long as they fit in ``limit`` bytes they stay in memory, as :class:`HeldBatches`; beyond it
-    they are loaded anew in every pass, and a warning says so.
+    As long as they fit in ``limit`` bytes they stay in memory; beyond it they are loaded anew in
+    every pass, and a warning says so.
     """
 
     def __init__(self, dataloader: DataLoader, limit: int) -> None:
         self.images = len(dataloader.dataset)
         self._dataloader = dataloader
         self._limit = limit
-        self._batches: HeldBatches | None = None
+        self._batches: list[Any] | None = None  # if they fit
         self._warned = False
 
     def __iter__(self) -> Iterator[Any]:
         if self._batches is not None:
-            yield from self._batches
+            yield from map(copied, self._batches)
             return
-        kept, size = HeldBatches(), 0
+        kept, size = [], 0
         for batch in self._dataloader:
             size += nbytes(batch)
             if size <= self._limit:
-                kept.append(batch)
+                kept.append(copied(batch))
             else:
                 kept.clear()
             yield batch
@@ -194,16 +192,6 @@ class BatchCache:
                 'current',
                 logging.WARNING,
             )
-
-
-def available_memory() -> int:
-    """Bytes of memory that are available: free, or given up by the system's caches."""
-    try:
-        lines = Path('/proc/meminfo').read_text().splitlines()
-        values = dict(line.split(':') for line in lines)
-        return int(values['MemAvailable'].split()[0]) << 10
-    except (OSError, KeyError):  # not Linux
-        return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2
 
 
 def calibration_batches(dataloader: DataLoader, count: int) -> list[Any]:

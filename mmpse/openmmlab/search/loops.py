@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class RandomSearchLoop(SearchLoop):
         self, *args, population: int = 50, generations: int = 20, sampler: str = 'prior', **kwargs
     ) -> None:
         super().__init__(*args, **kwargs)
-        if population < 1 or generations < 1:
+        if min(population, generations) < 1:
             raise UserError(
                 f'expected a positive population and number of generations, got '
                 f'population={population}, generations={generations}'
@@ -75,7 +76,7 @@ class RandomSearchLoop(SearchLoop):
         proposed = Generation(self)
         self.breed(generation, rng, proposed)
         missing = self.population - len(proposed.candidates)
-        proposed.fill('prior', missing, lambda missing: self.prior.sample(rng, missing))
+        proposed.fill('prior', missing, partial(self.prior.sample, rng))
         if not proposed.candidates:
             self.runner.logger.info('every subnet within the budget that could be found is judged.')
         return proposed.candidates
@@ -149,11 +150,11 @@ class EvolutionSearchLoop(RandomSearchLoop):
         def some() -> np.ndarray:
             return parents[rng.integers(len(parents), size=DRAWS)]
 
-        def mutate(missing: int) -> np.ndarray:
+        def mutate(_: int) -> np.ndarray:
             rows, drawn = some(), self.prior.distribution.sample(rng, DRAWS)
             return np.where(rng.random(rows.shape) < self.mutation, drawn, rows)
 
-        def cross(missing: int) -> np.ndarray:
+        def cross(_: int) -> np.ndarray:
             rows, others = some(), some()
             return np.where(rng.random(rows.shape) < 0.5, others, rows)
 

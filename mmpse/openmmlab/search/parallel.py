@@ -8,10 +8,6 @@ from mmengine import dist
 from mmpse.errors import UserError
 
 
-class RankError(UserError):
-    """Another process of the job failed."""
-
-
 def processes(count: int) -> str:
     """'1 process', '2 processes'."""
     return f'{count} process{"es" * (count != 1)}'
@@ -21,7 +17,7 @@ def gather(call: Callable[[], Any]) -> list[Any]:
     """What ``call`` returns in every process, in the order of the ranks, in every process.
 
     Raises:
-        RankError: If it failed in another process, so that no process waits for a failed one for
+        UserError: If it failed in another process, so that no process waits for a failed one for
             ever; where it failed, its own error.
     """
     if dist.get_world_size() == 1:
@@ -37,7 +33,7 @@ def gather(call: Callable[[], Any]) -> list[Any]:
         raise error
     for rank, (failure, _) in enumerate(outcomes):
         if failure is not None:
-            raise RankError(f'the process of rank {rank} failed: {failure}')
+            raise UserError(f'the process of rank {rank} failed: {failure}')
     return [result for _, result in outcomes]
 
 
@@ -46,9 +42,15 @@ def on_main(call: Callable[[], Any]) -> Any:
     return gather(call if dist.is_main_process() else lambda: None)[0]
 
 
-def waves(items: Sequence[Any], each: int = 1) -> Iterator[tuple[Sequence[Any], Sequence[Any]]]:
-    """Items in waves, ``each`` of them for a process, and those of a wave that are this one's."""
+def shared(
+    items: Sequence[Any], call: Callable[[Any], Any], each: int = 1
+) -> Iterator[tuple[Sequence[Any], list[Any]]]:
+    """Items in waves, ``each`` of them for a process, with what ``call`` gives of every one."""
     world, rank = dist.get_world_size(), dist.get_rank()
     for start in range(0, len(items), each * world):
         wave = items[start : start + each * world]
-        yield wave, wave[rank::world]
+        shares = gather(lambda wave=wave: [call(item) for item in wave[rank::world]])
+        results = [None] * len(wave)
+        for k, share in enumerate(shares):
+            results[k::world] = share
+        yield wave, results

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from mmengine import dist
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 
 class Clock:
@@ -27,10 +27,7 @@ class Clock:
 @contextmanager
 def search_progress(total: int) -> Iterator[Callable[[str], None]]:
     """A progress bar on the terminal; yields what advances it and says where the search is."""
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
     with Progress(
-        *columns,
-        TimeRemainingColumn(),
         console=Console(file=sys.stdout),  # which stays when others' output is silenced
         transient=True,
         disable=not dist.is_main_process(),

@@ -17,9 +17,6 @@ def resume_latest(cfg: Config) -> None:
     ``resume`` alone MMEngine would resume the checkpoint of ``load_from``: in a fine-tuning, the
     training of the supernet.
 
-    Args:
-        cfg: What the runner is built from; its ``resume`` and ``load_from`` are set.
-
     Raises:
         FileNotFoundError: The latest checkpoint is not where the work dir says.
     """

@@ -9,11 +9,11 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.checkpoints.supernet import check_weights
 from mmpse.openmmlab.configs.files import default_input_shape
+from mmpse.openmmlab.errors import one_line
+from mmpse.openmmlab.jobs import model_of
 from mmpse.openmmlab.models.latency import latency_cost, measure_latency, read_latency
 from mmpse.openmmlab.models.losses import progress
-from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.openmmlab.supernet.building import supernet_of
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Supernet
@@ -24,7 +24,7 @@ class Trained(NamedTuple):
     """A trained supernet."""
 
     checkpoint: Mapping[str, Any]  # its content
-    supernet: Supernet  # the runner's model, without the weights
+    supernet: Supernet  # the runner's model
     costs: dict[str, Cost]  # by resource
     input_shape: tuple[int, ...]  # (C, H, W) of the image that they are of
 
@@ -53,7 +53,13 @@ def load_trained(runner: Runner, input_shape: Sequence[int] | None) -> Trained:
         )
     checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', 'silent')
     model = model_of(runner)
-    check_weights(model, checkpoint['state_dict'], path)
+    try:
+        model.load_state_dict(checkpoint['state_dict'])
+    except RuntimeError as error:
+        raise UserError(
+            f'the checkpoint {path} is not one of this supernet: {one_line(error)}; give the '
+            'checkpoint that the supernet config of the same model trained'
+        ) from error
     shape = tuple(input_shape or default_input_shape(runner.cfg, model))
     return Trained(checkpoint, *supernet_of(model, checkpoint, runner.cfg, shape), shape)
 
@@ -62,7 +68,7 @@ def latency_of(trained: Trained, runner: Runner, path: str | None, runtime: str)
     """Latency of its subnets: from a file; without one measured, once for a work dir.
 
     Raises:
-        LatencyError: If the file cannot be read, or is of something else.
+        UserError: If the file cannot be read, or is of something else.
     """
     model, layout, space = (getattr(trained.supernet, k) for k in ('model', 'layout', 'space'))
     own = Path(runner.work_dir) / 'latency.json'

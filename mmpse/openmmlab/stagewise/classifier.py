@@ -17,11 +17,10 @@ from .stages import Stages, distance
 class StageWiseClassifier(ImageClassifier):
     """mmpretrain's ``ImageClassifier``, trained as a stage-wise supernet (SP, arXiv 2011.04908).
 
-    :class:`mmpse.SupernetHook` draws and activates the subnets as in parallel training. The fullnet
-    runs on the whole batch and learns from the labels, exactly as without subnets. Then the subnets
-    run, image ``i`` through subnet ``i % n``: each of their stages starts from the fullnet's
-    feature, and learns to give the fullnet's next one. Those features are detached on both sides: a
-    stage's loss trains the weights of that stage, the label loss trains all.
+    :class:`mmpse.SupernetHook` draws and activates the subnets. The fullnet runs on the whole batch
+    and learns from the labels, exactly as without subnets. Then the subnets run, image ``i``
+    through subnet ``i % n``: each of their stages starts from the fullnet's feature, and learns to
+    give the fullnet's next one. Those features are detached on both sides.
 
     State and checkpoint keys are those of ``ImageClassifier``; without active subnets it is one.
 
@@ -30,11 +29,6 @@ class StageWiseClassifier(ImageClassifier):
             :class:`mmpse.openmmlab.stagewise.stages.Stages`.
         stage_weight: Weight of the stages' losses beside the label loss.
         *args, **kwargs: See ``ImageClassifier``.
-
-    Attributes:
-        supernet (Supernet | None): The supernet of this model; the hook sets it.
-        subnet_losses (Tensor | None): Each subnet's distance to the fullnet in the last batch,
-            summed over the stages, ``(groups,)``.
 
     Raises:
         ValueError: If the stages are none; in a forward, if an end is not passed once.
@@ -46,7 +40,8 @@ class StageWiseClassifier(ImageClassifier):
         super().__init__(*args, **kwargs)
         self.stages = Stages(self, stages)
         self.stage_weight = stage_weight
-        self.supernet: Supernet | None = None
+        self.supernet: Supernet | None = None  # of this model; the hook sets it
+        # each subnet's distance to the fullnet in the last batch, summed over the stages, (groups,)
         self.subnet_losses: Tensor | None = None
 
     def loss(self, inputs: Tensor, data_samples: list[Any]) -> dict[str, Tensor]:

@@ -14,18 +14,17 @@ from torch import Tensor
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.jobs import model_of
 from mmpse.openmmlab.models.pruned import look
-from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.openmmlab.search.base import Candidate, SearchLoop
-from mmpse.openmmlab.search.parallel import gather, on_main, processes, waves
+from mmpse.openmmlab.search.parallel import on_main, processes, shared
 from mmpse.openmmlab.search.progress import Clock, search_progress
 from mmpse.registry import LOOPS
 from mmpse.search.archive import Archive, Judged
 from mmpse.slim import Supernet
 from mmpse.space import BudgetError, SpreadSampler, StageTable, UniformSampler, join, split_cost
 
-from .judge import StageJudge
-from .stages import Stages
+from .stages import StageJudge, Stages
 
 UNIFORM = 21  # uniform subnets among the candidates
 SHARE = 8  # candidates that each process judges before they are written down
@@ -38,13 +37,11 @@ class StageWiseSearchLoop(SearchLoop):
     """Search of the stages by their distance to the fullnet, then of the joined subnets.
 
     Candidates are drawn: the uniform ones, and others spread over the cost. Each is judged by the
-    distances of its stages to the fullnet's on the first images of the held-out split; see
-    :meth:`mmpse.openmmlab.stagewise.stages.Stages.errors`. Subnets and fullnet normalise by batch
-    statistics there, as in training. As no stage's distance depends on another stage, all stages
-    are judged in one forward, and any of them may be put together. So the stages are joined
-    exactly: of all subnets made of judged stages that share what joins them, and within the budget,
-    those of the least sum of distances. These are judged as by every other search, and the best of
-    them wins; it may cost less than the window.
+    distances of its stages to the fullnet's (:class:`StageJudge`) on the first images of the
+    held-out split. No stage's distance depends on another stage. So all are judged in one forward,
+    and joined exactly: of all subnets made of judged stages that share what joins them, and within
+    the budget, those of the least sum of distances. These are judged as by every other search, and
+    the best of them wins; it may cost less than the window.
 
     Distances are kept in ``stages.db`` beside the archive, in the same format: ``parts`` are the
     stages' distances, and the score is minus their sum. Any supernet can be searched, however it
@@ -126,9 +123,7 @@ class StageWiseSearchLoop(SearchLoop):
     ) -> np.ndarray:
         """Candidates ``(subnets, units)``: ``rows`` and others, none twice, up to ``count``.
 
-        Args:
-            parents: Those whose mutants the others are; if there are none, they are spread over the
-                cost.
+        The others are mutants of ``parents``; without parents they are spread over the cost.
         """
         space, cost = self.space, self.budget.cost
         known = dict.fromkeys(map(tuple, rows.tolist()))
@@ -149,8 +144,7 @@ class StageWiseSearchLoop(SearchLoop):
         """The best subnets made of judged stages, widths ``(subnets, units)``.
 
         Args:
-            rows: Judged subnets ``(subnets, units)``.
-            found: The distances of their stages ``(subnets, stages)``.
+            rows, found: Judged subnets ``(subnets, units)``, their distances ``(subnets, stages)``.
             units: The units of each stage.
         """
         places = [[self.space.names.index(name) for name in own] for own in units]
@@ -213,17 +207,13 @@ class StageWiseSearchLoop(SearchLoop):
         )
         clock = Clock()
         with search_progress(len(keys)) as advance:
-            for wave, mine in waves(keys, SHARE):
-                shares = gather(
-                    lambda mine=mine: [(key, judge(self.space.subnet(key))) for key in mine]
-                )
-                judged = dict(pair for share in shares for pair in share)
+            for wave, judged in shared(keys, lambda key: judge(self.space.subnet(key)), SHARE):
                 entries = [
-                    Judged(1, round_, 'stages', key, -sum(judged[key]), None, {}, judged[key])
-                    for key in wave
+                    Judged(1, round_, 'stages', key, -sum(distances), None, {}, distances)
+                    for key, distances in zip(wave, judged)
                 ]
                 on_main(lambda entries=entries: self.stage_archive.add(entries))
-                archived.update(judged)
+                archived.update(zip(wave, judged))
                 for _ in wave:
                     clock.new += 1
                     advance(f'round {round_ + 1}')

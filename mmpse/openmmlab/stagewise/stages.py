@@ -7,17 +7,18 @@ depends on another, and no loss reaches beyond its stage.
 Source: stage-wise pruning, arXiv 2011.04908; see docs/stagewise.md.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 from mmengine.model import BaseModel
+from mmengine.runner import autocast
 from mmpretrain.models import ImageClassifier
 from torch import Tensor, nn
 
 from mmpse.errors import UserError
 from mmpse.openmmlab.models.outputs import parts_of
-from mmpse.openmmlab.teaching.scores import divergence, is_sigmoid
+from mmpse.openmmlab.teaching.distance import divergence, is_sigmoid
 from mmpse.slim import Layout, Supernet
 from mmpse.slim.cutting import mask_of
 from mmpse.slim.watch import channel_dim, is_conv
@@ -30,14 +31,10 @@ class Stages:
     """The stages of a classifier.
 
     Args:
-        model: The classifier.
         ends: Names of the modules of its backbone behind which a stage ends, in the order of the
             forward: ``['layer1', 'layer2', 'layer3']`` makes four stages. Each takes and gives one
             tensor, and what follows it reads that alone. ``None``: every child of the backbone with
             several convolutions, but for a last one.
-
-    Attributes:
-        names: Of the stages: the ends, and ``'scores'``.
 
     Raises:
         ValueError: If an end is no such module, or there is none.
@@ -65,11 +62,8 @@ class Stages:
         return [*_split(self.model, BACKBONE, self.ends), *others]
 
     def units(self, layout: Layout) -> list[tuple[str, ...]]:
-        """The units that the distance of each stage depends on, in the order of the layout.
-
-        These are the units of its layers, and those that join the stages before it with those
-        behind it.
-        """
+        """The units of each stage, in the order of the layout: those of its layers, and those that
+        join the stages before it with those behind it."""
         layers = [
             name
             for name in layout.layers
@@ -174,6 +168,55 @@ def distance(errors: Tensor) -> Tensor:
     """Distances ``(groups,)`` of a stage's sums as :meth:`Stages.errors` gives them."""
     error, energy = errors
     return error / energy.clamp_min(torch.finfo(energy.dtype).tiny)
+
+
+class StageJudge:
+    """Distances of the stages of subnets to the fullnet's.
+
+    Args:
+        supernet: It has the stages' parts.
+        images: Batches of preprocessed images ``(B, C, H, W)``.
+        fp16: Run in mixed precision; see :class:`mmpse.openmmlab.search.judge.Judge`.
+    """
+
+    def __init__(
+        self, stages: Stages, supernet: Supernet, images: Sequence[Tensor], fp16: bool = False
+    ) -> None:
+        self.stages = stages
+        self.supernet = supernet
+        self.images = images
+        self.fp16 = fp16
+        self._execution = 'sliced' if 'sliced' in supernet.executions else 'masked'
+        self.targets = [self._features(x) for x in self.images]
+
+    @torch.no_grad()
+    def __call__(self, subnet: Mapping[str, int]) -> tuple[float, ...]:
+        """The distance of each stage of a subnet; ``inf`` where it is not a number."""
+        total: list[Tensor] = []
+        with self.supernet.active([subnet], self._execution):
+            for x, targets in zip(self.images, self.targets):
+                self._normalise_by_batch()
+                with autocast(enabled=self.fp16):
+                    errors = self.stages.errors(self.supernet, x, targets)
+                total = [a + b.double() for a, b in zip(total or [0] * len(errors), errors)]
+        found = torch.cat([distance(errors) for errors in total])
+        return tuple(found.nan_to_num(torch.inf, torch.inf).tolist())
+
+    @torch.no_grad()
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """The fullnet's features at the ends, and its scores."""
+        found: list[Tensor] = []
+        with self.supernet.active([self.supernet.space.fullnet], self._execution):
+            self._normalise_by_batch()
+            with autocast(enabled=self.fp16), self.stages.at_ends(found.append):
+                scores = self.stages.scores(images)
+        return [*found, scores]
+
+    def _normalise_by_batch(self) -> None:
+        """As in training: in these modes of the model."""
+        self.stages.model.eval()
+        for norm in self.supernet.norms:
+            norm.train()
 
 
 def _of_groups(sums: Tensor, groups: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,8 +11,10 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from mmpse.openmmlab.checkpoints.supernet import supernet_state
-from mmpse.openmmlab.configs.files import ConfigError, default_input_shape
+from mmpse.openmmlab.configs.images import default_input_shape
+from mmpse.openmmlab.errors import ConfigError
 from mmpse.openmmlab.models.backbones import grid_of
+from mmpse.openmmlab.models.losses import Track
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.resources import model_cost
@@ -22,10 +23,31 @@ from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet
 
 
+def look_at(
+    model: nn.Module,
+    cfg: Config,
+    input_shape: Sequence[int] | None = None,
+    track: Track = iter,
+    parts: Sequence[str] | None = None,
+) -> tuple[Layout, Tensor, tuple[int, int, int]]:
+    """The units of a config's model, as :func:`look` finds them.
+
+    Returns:
+        The layout, the image that the model was watched on, and the shape ``(C, H, W)`` of the
+        image that FLOPs are counted for: that of the config's tests, or else of the watched one.
+    """
+    try:
+        size = tuple(input_shape or default_input_shape(cfg, model))[1:]
+    except ConfigError:  # what is watched then does, since only ratios of costs matter
+        size = None
+    layout, images = look(model, size, track, parts)
+    return layout, images, (images.shape[1], *(size or images.shape[2:]))
+
+
 def find_supernet(
     model: nn.Module,
     cfg: Config,
-    grid: Mapping[str, Any] = MappingProxyType({}),
+    grid: Mapping[str, Any],
     input_shape: Sequence[int] | None = None,
     execution: str = 'auto',
     parts: Sequence[str] | None = None,
@@ -38,27 +60,20 @@ def find_supernet(
         model: The model, not wrapped.
         grid: ``ratios``, ``divisor`` and ``grids`` of the search space, where they are given; next
             are those of a backbone that has them.
-        input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by default that of the
-            config's tests.
+        input_shape: ``(C, H, W)`` of the image that FLOPs are counted for, see :func:`look_at`.
         execution: How subnets will be run; ``'auto'``: in any way in which they are what they are
             alone, one at least.
         parts: Modules that subnets run through as wholes; by default backbone, neck and heads.
 
     Raises:
-        LookError: If the model cannot be watched.
+        UserError: If the model cannot be watched, or nothing of it can be pruned.
         GuardError: If subnets are not what they are alone.
-        ValueError: If nothing of it can be pruned.
     """
     grid = {**grid_of(model), **grid}
-    try:
-        shape = tuple(input_shape or default_input_shape(cfg, model))
-    except ConfigError:  # what is watched then does, since only ratios of costs matter
-        shape = None
     revert_sync_batchnorm(model)  # every process has its own subnets
-    layout, images = look(model, shape and shape[1:], parts=parts)
+    layout, images, shape = look_at(model, cfg, input_shape, parts=parts)
     supernet = whole_supernet(model, layout, **grid)
     supernet.executions = _sound(supernet, images, execution)
-    shape = tuple(images.shape[1:]) if shape is None else (images.shape[1], *shape[1:])
     return supernet, whole_costs(model, layout, supernet.space, shape)
 
 
@@ -90,14 +105,13 @@ def supernet_of(
     another training has none: the model's units are found, on the default grid.
 
     Args:
-        model: The model, not wrapped.
         checkpoint: Its content; its weights are not loaded.
         input_shape: As of :func:`find_supernet`.
 
     Raises:
         ConfigError: If nothing tells the size of the images.
         CutError: If the checkpoint is one of another model.
-        LookError, ValueError: As of :func:`find_supernet`, if the checkpoint carries no units.
+        UserError: As of :func:`find_supernet`, if the checkpoint carries no units.
     """
     state = supernet_state(checkpoint)
     if state is None or 'layout' not in state:
@@ -119,19 +133,16 @@ def supernet_content(supernet: Supernet) -> dict[str, Any]:
 def whole_supernet(
     model: nn.Module,
     layout: Layout,
-    ratios: Sequence[float] | None = None,
-    divisor: int = 8,
     grids: Mapping[str, Mapping[str, Any]] | None = None,
+    **grid: Any,
 ) -> Supernet:
     """A whole model as a supernet; units that subnets cannot share stay at full width."""
-    rest = dict(divisor=divisor, model=type(model).__name__)
-    if ratios is not None:
-        rest['ratios'] = ratios
-    supernet = Supernet(model, layout, layout.space(grids=grids, **rest))
+    space = partial(layout.space, model=type(model).__name__, **grid)
+    supernet = Supernet(model, layout, space(grids=grids))
     if not supernet.held:
         return supernet
     full = {name: dict(ratios=[1.0], divisor=1) for name in sorted(supernet.held)}
-    return Supernet(model, layout, layout.space(grids={**(grids or {}), **full}, **rest))
+    return Supernet(model, layout, space(grids={**(grids or {}), **full}))
 
 
 def whole_costs(

@@ -42,10 +42,7 @@ def check_batches(runner: Runner, n: int, serial: bool) -> None:
 
 
 def check_no_validation(runner: Runner) -> None:
-    """
-    Raises:
-        UserError: If the config validates.
-    """
+    """Raise a UserError if the config validates."""
     if runner.val_loop is not None:
         raise UserError(
             'SupernetHook: the config validates, but a supernet has no BatchNorm statistics to be '

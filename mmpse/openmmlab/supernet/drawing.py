@@ -24,10 +24,6 @@ class Drawing:
         sampler: Draws what is not fixed; its ``sample`` takes a generator and a number.
         n: Subnets of a process in an iteration.
         fullnet, tinynet: Whether these are the first ones.
-        seed: Of all draws.
-
-    Attributes:
-        fixed: Names of the first ones.
     """
 
     def __init__(

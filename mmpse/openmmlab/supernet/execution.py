@@ -27,7 +27,6 @@ def fastest_execution(
     Weights, optimizer, buffers and random states are left as they were; gradients are cleared.
 
     Args:
-        runner: It trains the supernet's model.
         supernet: Its model is in training mode.
         data_batch: A batch as the training dataloader gives it.
         draws: The subnets of one step each; the first step of an execution warms up.

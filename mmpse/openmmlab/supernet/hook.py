@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.checkpoints.supernet import CHECKPOINT_KEY, mark_untracked, supernet_state
+from mmpse.openmmlab.jobs import model_of
 from mmpse.openmmlab.models.batches import copied
-from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.openmmlab.seeding import SeedHook, seed_iteration
 from mmpse.openmmlab.teaching.distillation import Distillation
 from mmpse.openmmlab.teaching.hook import Teaching
@@ -45,17 +45,11 @@ class SupernetHook(SeedHook):
     network's statistics are wrong for others, and synchronised ones become plain.
 
     In every iteration the hook draws ``n`` subnets, activates them, and records their losses, for
-    the prior of the search. By default they share the batch (PSE-Net): image ``i`` runs through
-    subnet ``i % n``, in one forward and one backward. With ``serial=True`` each runs on the whole
-    batch, one after the other. Sources: PSE-Net (arXiv 2408.16233); for the other ways, which take
-    ``sampler=dict(type='mmpse.UniformSampler')``, US-Nets (1903.05134), AutoSlim (1903.11728) and
-    SPOS (1904.00420):
-
-    * sandwich rule (AutoSlim, US-Nets): ``n=4, serial=True, distillation=dict()``
-    * single path (SPOS): ``n=1, fullnet=False, tinynet=False``
-
-    A :class:`mmpse.StageWiseClassifier` trains them stage by stage; its fullnet runs anyway,
-    so that ``fullnet=False`` leaves the groups to the others.
+    the prior of the search. By default they share the batch (PSE-Net, arXiv 2408.16233): image
+    ``i`` runs through subnet ``i % n``, in one forward and one backward. docs/training.md has the
+    settings of the sandwich rule (US-Nets, 1903.05134; AutoSlim, 1903.11728) and of the single path
+    (SPOS, 1904.00420). A :class:`mmpse.StageWiseClassifier` trains the subnets stage by stage; its
+    fullnet runs anyway, so that ``fullnet=False`` leaves the groups to the others.
 
     What iteration ``i`` draws (subnets, and random numbers, see :class:`SeedHook`) depends on the
     runner's seed, the rank and ``i``, and at most on the losses before it, so that a run that was
@@ -84,10 +78,9 @@ class SupernetHook(SeedHook):
             default that of the config's tests.
 
     Raises:
-        ValueError: Before the first iteration, if nothing of the model can be pruned, if the
-            config validates, if ``n`` does not divide every batch, if the processes would run
-            different numbers of batches, or if arguments are not allowed or do not fit each other.
-            Later, if a batch is empty.
+        UserError: Before the first iteration, if nothing of the model can be pruned, the config
+            validates, ``n`` does not divide every batch, the processes would run different numbers
+            of batches, or arguments do not fit each other. Later, if a batch is empty.
         FloatingPointError: If a subnet's loss is not finite (of float16 with a gradient scaler, ten
             times in a row); the subnet is named.
         MemoryError: With ``'auto'``, if no execution fits into memory.

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mmpse.errors import UserError
+from mmpse.openmmlab.teaching.distance import is_sigmoid
 from mmpse.openmmlab.teaching.distillation import Distillation
-from mmpse.openmmlab.teaching.scores import is_sigmoid
 from mmpse.slim import Supernet
 
 
@@ -20,13 +20,8 @@ class SubnetLosses:
     Args:
         model: The model. Only classifiers have a loss that can be split, their
             ``head.loss_module``, called with scores and targets ``(B, ...)``.
-        supernet: The supernet that it is.
-        distillation: The teacher, if there is one.
         serial: Whether the subnets of an iteration run one after the other.
         fullnet: Whether the first of them is the fullnet.
-
-    Attributes:
-        of_classifier (bool): Whether there is a loss to listen to.
 
     Raises:
         ValueError: If there is a distillation but no loss for it.
@@ -49,7 +44,7 @@ class SubnetLosses:
         # and where it runs before them, its own scores are the teacher's
         self._first_is_teacher = in_place and serial
         loss_module = getattr(getattr(model, 'head', None), 'loss_module', None)
-        self.of_classifier = loss_module is not None
+        self.of_classifier = loss_module is not None  # then there is a loss to listen to
         if distillation is not None and not self.of_classifier:
             raise UserError(
                 f'{type(model).__name__} has no head.loss_module whose loss distillation could '

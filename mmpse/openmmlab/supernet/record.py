@@ -25,9 +25,6 @@ class LossRecord:
         self._mean: float | None = None
         self._rows: list[tuple[int, tuple[int, ...], float, float]] = []
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def extend(self, iteration: int, widths: np.ndarray, losses: Sequence[float]) -> None:
         """Add the losses of subnets ``(subnets, units)`` trained in one iteration."""
         for row, loss in zip(widths, losses, strict=True):
@@ -69,11 +66,7 @@ class LossRecord:
 def recorded_losses(
     checkpoint: Mapping[str, Any],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """What a supernet's training recorded: iterations, widths ``(n, units)`` and losses ``(n,)``.
-
-    Args:
-        checkpoint: Its content; ``None`` comes of one that has no losses.
-    """
+    """What a supernet's training recorded, if it did: iterations, widths ``(n, units)``, losses."""
     state = supernet_state(checkpoint)
     if state is None or not len(state['record']['loss']):
         return None

@@ -35,8 +35,8 @@ class ChannelsLastHook(Hook):
 class BFloat16OptimWrapper(OptimWrapper):
     """Mixed precision in bfloat16, on a CPU or a GPU.
 
-    MMEngine's ``AmpOptimWrapper`` refuses a CPU, since it scales losses, which float16 needs and
-    bfloat16 does not. The arguments are those of ``OptimWrapper``.
+    MMEngine's ``AmpOptimWrapper`` refuses a CPU, since it scales losses, as float16 needs.
+    The arguments are those of ``OptimWrapper``.
     """
 
     @contextmanager

@@ -11,7 +11,7 @@ from mmpse.errors import UserError
 from mmpse.registry import MODELS
 from mmpse.slim import Supernet
 
-from .scores import divergence
+from .distance import divergence
 
 
 class Distillation:

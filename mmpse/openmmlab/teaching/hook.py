@@ -16,35 +16,27 @@ from torch import Tensor, nn
 from mmpse.errors import UserError
 from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
 from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.jobs import model_of
 from mmpse.openmmlab.models.calls import Call, CallError, noted_calls, repeat
 from mmpse.openmmlab.models.outputs import parts
-from mmpse.openmmlab.models.wrapped import model_of
 from mmpse.registry import HOOKS
 from mmpse.slim.watch import map_tensors, tensors_in
 
-from .head_distance import head_distance
-from .output_distance import difference, output_distance
+from .distance import difference, head_distance, output_distance
 
 
 @HOOKS.register_module()
 class DistillationHook(Hook):
     """Teaches a model by another one, in training only: a pruned model by what it was cut from.
 
-    In every ``every``-th iteration the teacher sees the images that the model saw, and
-    ``loss_distill`` joins the model's losses: how far the model's raw outputs, which its own
-    forward gave, are from the teacher's.
+    In every ``every``-th iteration the teacher sees the images that the model saw, as the model
+    preprocessed them, and ``loss_distill`` joins the model's losses: how far the model's raw
+    outputs, which its own forward gave, are from the teacher's. It is the mean over the heads
+    (:func:`head_distance`) and the neck of a detector or segmentor (:func:`output_distance`). Left
+    out are heads that see regions, which are not the teacher's, and a neck of fewer channels: which
+    of them it kept is not known here. One line of the log says what is compared.
 
-    * Heads: :func:`head_distance`, ``KL(teacher || model)`` of the scores, by softmax or sigmoid as
-      in the head's loss, and for detectors the boxes. Heads that see regions, as the second stage
-      of a detector, see other regions than the teacher's, and are left out.
-    * The neck of a detector or segmentor: :func:`output_distance`, where it has the teacher's
-      channels: which of them a narrower neck kept is not known here.
-
-    The mean of these is the distance.
-
-    What is compared and what is not is said in one line of the log. The teacher is in no
-    checkpoint, and validation and test do not know it. The images are preprocessed once, by the
-    model.
+    The teacher is in no checkpoint, and validation and test do not know it.
 
     Args:
         teacher: The teacher's config: a file, a name such as ``'mmdet::...'``, or the config of a
@@ -59,15 +51,6 @@ class DistillationHook(Hook):
         ValueError: Before the first iteration, if the checkpoint does not fit the teacher, or the
             teacher's images are normalised otherwise. In it, if the outputs of the two cannot be
             compared.
-
-    Examples:
-        >>> custom_hooks = [
-        ...     dict(
-        ...         type='mmpse.DistillationHook',
-        ...         teacher='my_retinanet.py',
-        ...         checkpoint='epoch_12.pth',
-        ...     )
-        ... ]
     """
 
     def __init__(
@@ -77,16 +60,10 @@ class DistillationHook(Hook):
             raise UserError(f'every must be a positive whole number of iterations, got {every!r}')
         if not weight > 0:
             raise UserError(f'weight must be positive, got {weight!r}')
-        self.teacher_cfg = teacher
-        self.checkpoint = checkpoint
-        self.every = every
-        self.weight = weight
+        self.how = teacher, checkpoint, every, weight
 
     def before_train(self, runner: Runner) -> None:
-        self.model = model_of(runner)
-        how = self.teacher_cfg, self.checkpoint, self.every, self.weight
-        self.teaching = Teaching('DistillationHook', self.model, *how)
-        self.teacher = self.teaching.teacher
+        self.teaching = Teaching('DistillationHook', model_of(runner), *self.how)
         self._listening = ExitStack()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch=None) -> None:
@@ -99,7 +76,7 @@ class DistillationHook(Hook):
         self._listening.close()
 
     def after_train(self, runner: Runner) -> None:
-        del self.model, self.teacher, self.teaching
+        del self.teaching
 
 
 class Teaching:
@@ -108,11 +85,6 @@ class Teaching:
     Args:
         who: For messages, what uses the teacher.
         student: The other model, not wrapped.
-
-    Attributes:
-        teacher: The frozen model.
-        of_groups: Distances of the heads' outputs in the last iteration, ``(groups,)``; ``None``
-            if it was not taught.
 
     Raises:
         ValueError: If the checkpoint does not fit, or its images are normalised otherwise.
@@ -134,8 +106,16 @@ class Teaching:
         # training draws the same random numbers as without a teacher
         with torch.random.fork_rng(devices=[]):
             self.teacher = build_teacher(teacher, checkpoint)
-        check_normalisation(student, self.teacher, who)
+        for key in ('mean', 'std'):
+            own, other = (getattr(m.data_preprocessor, key, None) for m in (student, self.teacher))
+            if torch.is_tensor(own) and torch.is_tensor(other) and own.tolist() != other.tolist():
+                raise UserError(
+                    f'{who}: the data preprocessors of the model and of the teacher have {key}='
+                    f'{own.flatten().tolist()} and {other.flatten().tolist()}, but the teacher '
+                    "sees the model's images; give a teacher of the same data_preprocessor"
+                )
         self.teacher.to(next(student.parameters()).device)
+        # distances of the heads' outputs in the last iteration, (groups,), if it was taught
         self.of_groups: Tensor | None = None
         self._form: dict[str, str] = {}  # of each part, in words
         self._told = False
@@ -254,18 +234,6 @@ def build_teacher(teacher: str | Mapping[str, Any], checkpoint: str) -> BaseMode
         # them, normalisation and dropout, stay in evaluation
         part.training = next(part.children(), None) is not None
     return model
-
-
-def check_normalisation(model: nn.Module, teacher: nn.Module, who: str) -> None:
-    """Raise an error if two models' preprocessors normalise images differently."""
-    for key in ('mean', 'std'):
-        own, other = (getattr(m.data_preprocessor, key, None) for m in (model, teacher))
-        if torch.is_tensor(own) and torch.is_tensor(other) and own.tolist() != other.tolist():
-            raise UserError(
-                f'{who}: the data preprocessors of the model and of the teacher have {key}='
-                f'{own.flatten().tolist()} and {other.flatten().tolist()}, but the teacher '
-                "sees the model's images; give a teacher of the same data_preprocessor"
-            )
 
 
 def _has_gradient(outputs: Any) -> bool:
