@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 
-from mmpse.openmmlab.models.batches import copied, nbytes
+from mmpse.openmmlab.models.batches import HeldBatches, copied, nbytes
 
 
 def classified(k):
@@ -88,6 +88,20 @@ def spoil(tree):
         for key in tree.metainfo_keys():
             value = tree.get(key)
             value.clear() if isinstance(value, list) else None
+
+
+@pytest.mark.parametrize('kind', BATCHES)
+def test_every_pass_gives_the_same(kind):
+    batch = BATCHES[kind]()
+    expected = copy.deepcopy(batch)
+    held = HeldBatches([batch, batch])
+    spoil(batch)
+    for _ in range(3):
+        passed = list(held)
+        assert len(passed) == len(held) == 2
+        for fresh in passed:
+            assert same(fresh, expected)
+            spoil(fresh)
 
 
 @pytest.mark.parametrize('kind', BATCHES)

@@ -216,6 +216,11 @@ def test_shape_of_images(config, shape):
     assert default_input_shape(cfg, grouped) == (6, *shape[1:])
 
 
+def test_images_of_yolox_have_the_channels_of_a_pixel():
+    cfg = load_config('mmdet::yolox/yolox_nano_8xb8-300e_coco.py')
+    assert default_input_shape(cfg, build_model(cfg)) == (3, 416, 416)
+
+
 @pytest.mark.parametrize(
     'pipeline, size',
     [

@@ -15,7 +15,7 @@ from mmpse.registry import DATASETS
 def default_input_shape(cfg: Config, model: nn.Module) -> tuple[int, int, int]:
     """Shape (C, H, W) of an image as the model gets it in tests.
 
-    The channels are those of the first layer. The size is that of the test pipeline: of its crop,
+    The channels are what the first layer reads. The size is that of the test pipeline: of its crop,
     padding or resize, rounded up as the data preprocessor pads; where it keeps the ratio of the
     sides, the largest. Where it leaves the size open, that of the training's crops, and last that
     of the first image of the test data.
@@ -40,10 +40,12 @@ def default_input_shape(cfg: Config, model: nn.Module) -> tuple[int, int, int]:
 
 
 def channels_of(model: nn.Module) -> int:
-    """How many channels the first layer of a model reads."""
+    """How many channels the images of a model have: those that its first layer reads."""
+    # the first layer of YOLOX reads four pixels at once
+    pixels = 4 if any(type(m).__name__ == 'Focus' for m in model.modules()) else 1
     for layer in model.modules():
         if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear)):
-            return layer.weight.shape[1] * getattr(layer, 'groups', 1)
+            return layer.weight.shape[1] * getattr(layer, 'groups', 1) // pixels
     raise ConfigError(f'{type(model).__name__} has no convolution and no linear layer')
 
 

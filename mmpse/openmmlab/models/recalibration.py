@@ -10,12 +10,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 
-from .batches import copied
+from .batches import HeldBatches
 from .losses import unmixed
 
 
 @torch.no_grad()
-def recalibrate(model: BaseModel, batches: Sequence[Any]) -> None:
+def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> None:
     """Set every BatchNorm's running statistics to their mean over ``batches``.
 
     A supernet keeps no running statistics of its subnets, so that each is recalibrated on training
@@ -23,7 +23,8 @@ def recalibrate(model: BaseModel, batches: Sequence[Any]) -> None:
 
     Args:
         model: A static model; its training mode is left as it was.
-        batches: Batches as the training dataloader gives them; they stay as they are.
+        batches: Batches as the training dataloader gives them. For many models, hand them over as
+            :class:`HeldBatches`.
 
     Raises:
         ValueError: If there are no batches.
@@ -40,9 +41,9 @@ def recalibrate(model: BaseModel, batches: Sequence[Any]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
     with unmixed(model):
-        for batch in batches:
+        for batch in batches if isinstance(batches, HeldBatches) else HeldBatches(batches):
             # as in training: segmentors pad crops of unequal sizes there only
-            compat.forward_by_mode(model, model.data_preprocessor(copied(batch), True), 'tensor')
+            compat.forward_by_mode(model, model.data_preprocessor(batch, True), 'tensor')
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)

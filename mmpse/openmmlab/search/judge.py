@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.models.batches import copied, nbytes
+from mmpse.openmmlab.models.batches import HeldBatches, nbytes
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.silence import silent
 from mmpse.slim import Layout, as_subnet
@@ -64,7 +64,7 @@ class Judge:
     ) -> None:
         self.model = model
         self.layout = layout
-        self.calibration = calibration
+        self.calibration = HeldBatches(calibration)
         lines = Path('/proc/meminfo').read_text().splitlines()
         available = int(dict(line.split(':') for line in lines)['MemAvailable'].split()[0]) << 10
         processes = int(os.environ.get('LOCAL_WORLD_SIZE', dist.get_world_size()))
@@ -158,26 +158,26 @@ def label_losses(samples: Sequence[BaseDataElement]) -> list[float]:
 class BatchCache:
     """The batches of a dataloader that is not shuffled, loaded and decoded once.
 
-    As long as they fit in ``limit`` bytes they stay in memory; beyond it they are loaded anew in
-    every pass, and a warning says so.
+    As long as they fit in ``limit`` bytes they stay in memory, as :class:`HeldBatches`; beyond it
+    they are loaded anew in every pass, and a warning says so.
     """
 
     def __init__(self, dataloader: DataLoader, limit: int) -> None:
         self.images = len(dataloader.dataset)
         self._dataloader = dataloader
         self._limit = limit
-        self._batches: list[Any] | None = None  # if they fit
+        self._batches: HeldBatches | None = None
         self._warned = False
 
     def __iter__(self) -> Iterator[Any]:
         if self._batches is not None:
-            yield from map(copied, self._batches)
+            yield from self._batches
             return
-        kept, size = [], 0
+        kept, size = HeldBatches(), 0
         for batch in self._dataloader:
             size += nbytes(batch)
             if size <= self._limit:
-                kept.append(copied(batch))
+                kept.append(batch)
             else:
                 kept.clear()
             yield batch
