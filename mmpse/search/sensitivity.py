@@ -7,7 +7,6 @@ from scipy.optimize import isotonic_regression
 
 from mmpse.errors import UserError
 from mmpse.space import SearchSpace, WidthUnit
-from mmpse.space.sampling import width_table
 
 
 class Curves:
@@ -55,7 +54,7 @@ class Curves:
 
         :func:`mmpse.search.allocate` takes it.
         """
-        table = np.zeros(width_table(self.space).shape)
+        table = np.zeros(self.space.table.shape)
         for row, unit in zip(table, self.space.units):
             row[: len(unit.candidates)] = self.loss(unit.name, unit.candidates)
         return table

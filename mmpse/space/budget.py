@@ -7,7 +7,7 @@ import numpy as np
 
 from mmpse.errors import UserError
 
-from .cost import Cost, TableCost
+from .cost import Cost
 from .search_space import SearchSpace
 
 _COUNTS = {'': 1.0, 'K': 1e3, 'M': 1e6, 'G': 1e9}
@@ -73,7 +73,7 @@ class Budget:
     def __init__(
         self,
         space: SearchSpace,
-        costs: Mapping[str, Cost | TableCost],
+        costs: Mapping[str, Cost],
         limit: Mapping[str, str | float],
         window: float = 0.05,
     ) -> None:
@@ -94,7 +94,7 @@ class Budget:
                 'window must be between 0 and 1 (0.05: 95 % to 100 % of the budget), got '
                 f'{window!r}'
             )
-        self.limits: dict[str, tuple[Cost | TableCost, float]] = {}
+        self.limits: dict[str, tuple[Cost, float]] = {}
         for name, amount in limit.items():
             tiny, full = costs[name](space.array([space.tinynet, space.fullnet]))
             high = parse_amount(amount, float(full), name)
