@@ -13,7 +13,7 @@ import torch
 from mmpse.openmmlab.models.losses import Track, batch_losses
 from mmpse.search.allocate import allocate
 from mmpse.search.gains import Gain, paired_gain
-from mmpse.search.sensitivity import Curves
+from mmpse.search.sensitivity import candidate_losses
 from mmpse.slim import Reconstruction, cut_
 from mmpse.space import Budget, uniform_within
 
@@ -42,7 +42,7 @@ def by_sensitivity(
     Args:
         sensitivity: Unit -> width -> loss, as :func:`measure_sensitivity` gives it.
     """
-    table = Curves(subject.space, sensitivity).table()
+    table = candidate_losses(subject.space, sensitivity)
     starts = uniform_within(subject.space, budget)[None]
     return allocate(subject.space, budget, table, starts=starts, count=BEST)
 
