@@ -22,20 +22,20 @@ class Cost:
     """
 
     def __init__(self, units: Sequence[str]) -> None:
-        self._index = {name: k for k, name in enumerate(units)}
+        self.names = tuple(units)
         self.constant = 0.0
         self.linear = np.zeros(len(units))
         self.quadratic = np.zeros((len(units), len(units)))
 
-    def add(self, value: float, *units: str | None) -> None:
-        """Add ``value`` times the widths of up to two units (``None``: no unit)."""
-        named = [self._index[unit] for unit in units if unit is not None]
-        if not named:
+    def add(self, value: float, *units: str) -> None:
+        """Add ``value`` times the widths of up to two units."""
+        numbers = tuple(map(self.names.index, units))
+        if not numbers:
             self.constant += value
-        elif len(named) == 1:
-            self.linear[named[0]] += value
+        elif len(numbers) == 1:
+            self.linear[numbers] += value
         else:
-            self.quadratic[named[0], named[1]] += value
+            self.quadratic[numbers] += value
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
         """Cost of subnets ``(subnets, units)``, integer array ``(subnets,)``."""

@@ -94,13 +94,12 @@ def _pareto(costs: np.ndarray, distances: np.ndarray) -> Front:
     return costs[distances < best], distances[distances < best]
 
 
-def split_cost(names: Sequence[str], cost: Cost, stages: Sequence[Sequence[str]]) -> list[Cost]:
+def split_cost(cost: Cost, stages: Sequence[Sequence[str]]) -> list[Cost]:
     """Split a cost into one of every stage; their sum is the whole.
 
     What belongs to several stages (the boundary's own share) counts in the first of them.
 
     Args:
-        names: All units, in the order of the cost.
         stages: The units of each stage.
 
     Raises:
@@ -108,10 +107,10 @@ def split_cost(names: Sequence[str], cost: Cost, stages: Sequence[Sequence[str]]
     """
     parts = [Cost(units) for units in stages]
     parts[0].constant = cost.constant
-    shares = [((k,), cost.linear[k]) for k in range(len(names))]
+    shares = [((k,), value) for k, value in enumerate(cost.linear)]
     shares += [(pair, cost.quadratic[pair]) for pair in zip(*np.nonzero(cost.quadratic))]
     for numbers, value in shares:
-        own = [names[k] for k in numbers]
+        own = [cost.names[k] for k in numbers]
         part = next((p for p, units in zip(parts, stages) if set(own) <= set(units)), None)
         if part is None:
             raise UserError(
