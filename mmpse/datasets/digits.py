@@ -202,12 +202,10 @@ def find_damage(root: str | Path) -> list[str]:
         manifest = _read_json(root / 'manifest.json')
         files = manifest['files']
         whole = manifest == _manifest(files) and manifest['digest'] == DIGEST
-    except FileNotFoundError:
-        return ['manifest.json is missing']
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return ['manifest.json is damaged']
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
     if not whole:
-        return [f'manifest.json has not the digest {DIGEST} of this version of mmpse']
+        return ['manifest.json is missing, damaged or of another version of mmpse']
 
     damage = [f'{path} does not belong here' for path in _present(root) - files.keys()]
     for path, digest in track(files.items(), 'verifying', transient=True):

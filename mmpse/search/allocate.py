@@ -46,7 +46,6 @@ def allocate(
             above the floor is taken.
         starts: Further subnets ``(starts, units)`` to start from, where they meet the limits and
             the floor; what is found is no worse than any of them that is in the window.
-        count: Number of subnets.
 
     Returns:
         Integer array ``(subnets, units)``: the one that was found, and behind it the next best of

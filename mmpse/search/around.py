@@ -29,8 +29,7 @@ def around(
     They cost about as much as the budget: the best widths are to be found between them.
 
     Args:
-        widths: The subnet ``(units,)``.
-        count: How many.
+        widths: That one ``(units,)``.
 
     Returns:
         Integer array ``(count, units)``. One may be there twice in a small space.
@@ -54,8 +53,6 @@ class BudgetSampler:
     quarter of the units. Source: this project.
 
     Args:
-        space: The search space.
-        costs: Resource -> cost.
         budget: Resource -> limit, see :class:`mmpse.space.Budget`; the first one's costs are
             spread.
 

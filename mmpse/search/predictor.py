@@ -125,34 +125,22 @@ class Predictor:
         return self._falls(widths) @ self._slopes.mean(axis=0) + self._constants.mean()
 
     def lower_bound_gain(self, widths: np.ndarray, errors: float = ERRORS) -> np.ndarray:
-        """By how much subnets ``(subnets, units)`` lose less than the reference, at least.
-
-        Args:
-            errors: By how many standard deviations over the refits the bound is below the gain.
-
-        Returns:
-            Array ``(subnets,)``.
-        """
+        """By how much subnets ``(subnets, units)`` lose less than the reference, at least
+        ``(subnets,)``: the mean gain minus so many standard deviations over the refits."""
         gains = self._falls(widths) @ -self._slopes.T
         return gains.mean(axis=1) - errors * gains.std(axis=1)
 
-    def best(
-        self,
-        budget: Budget,
-        errors: float = ERRORS,
-        count: int = 1,
-    ) -> np.ndarray:
+    def best(self, budget: Budget, errors: float = ERRORS, count: int = 1) -> np.ndarray:
         """The subnets within a budget whose gain over the reference has the highest lower bound.
 
         No unit is more than three times as wide or as narrow as in the reference.
 
         Args:
             errors: See :meth:`lower_bound_gain`.
-            count: Number of subnets.
 
         Returns:
-            Integer array ``(subnets, units)``, the best first. Only those whose bound is positive:
-            it is empty where nothing is surely better than the reference.
+            Integer array ``(count, units)`` at most, the best first. Only those whose bound is
+            positive: it is empty where nothing is surely better than the reference.
         """
         share = self.reference / [unit.max_width for unit in self.space.units]
         found = allocate(
@@ -168,11 +156,8 @@ class Predictor:
         return found[self.lower_bound_gain(found, errors) > 0]
 
     def tables(self) -> np.ndarray:
-        """What each candidate of a unit adds to the loss of the reference, by every refit.
-
-        Returns:
-            Array ``(refits, units, candidates)``, zero where a unit has fewer candidates.
-        """
+        """What each candidate of a unit adds to the loss of the reference, by every refit
+        ``(refits, units, candidates)``; zero where a unit has fewer candidates."""
         table = self.space.table
         falls = self._falls(np.where(table, table, 1).T).T
         return np.where(table, self._slopes[:, :, None] * falls, 0.0)
@@ -234,11 +219,8 @@ def _falls(ratios: np.ndarray, power: float) -> np.ndarray:
 
 
 def _power(errors: dict[float, np.ndarray]) -> float:
-    """The power that predicts best, if it is better than the first by more than a standard error.
-
-    Args:
-        errors: Power -> squared errors of the subnets left out, ``(n,)``.
-    """
+    """The power that predicts best, if it is better than the first by more than a standard error;
+    ``errors``: power -> squared errors of the subnets left out ``(n,)``."""
     best = min(errors, key=lambda power: errors[power].mean())
     better = errors[POWERS[0]] - errors[best]
     return best if better.mean() > better.std() / np.sqrt(len(better)) else POWERS[0]
