@@ -15,11 +15,9 @@ scenes are made of the digits of ``cls/train`` and ``cls/val``, test scenes of t
 :func:`digits_dataset`, in configs ``mmpse.DigitsDataset``, reads them.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +31,7 @@ from pycocotools import mask as coco_mask
 from rich.progress import track
 
 from mmpse.errors import UserError
+from mmpse.files import written
 from mmpse.registry import DATASETS
 
 from .scenes import Scene, draw_scene, resize, tight_box
@@ -159,29 +158,40 @@ def split_digits(labels: np.ndarray) -> dict[str, np.ndarray]:
 def prepare_digits(root: str | Path = 'data/digits') -> dict:
     """Verify the digits data in ``root``; write it if it is missing or damaged.
 
-    A damaged ``root`` is replaced as a whole. A killed run leaves no half-written one; several
-    processes may call this at once.
+    The manifest comes last, so that what a killed run leaves is not taken for the data. Several
+    processes may call this at once: they write the same.
 
     Returns:
         The manifest: ``schema_version``, ``digest``, ``source_digest``, ``counts`` and ``files``.
 
     Raises:
-        FileExistsError: a rebuild would delete files in ``root`` that mmpse did not write.
+        FileExistsError: ``root`` holds files that are not of the data.
         UserError: scikit-learn's digits, or what is made of them, have another digest.
     """
     root = Path(root).resolve()
-    if find_damage(root):
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with open(root.parent / f'.{root.name}.lock', 'w') as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the system frees it if this process is killed
-            damage = find_damage(root)  # again: another process may have been faster
-            existed = root.exists()
-            if damage:
-                _rebuild(root)
-            if damage and existed:
-                listed = '; '.join(damage[:5]) + f'; {len(damage) - 5} more' * (len(damage) > 5)
-                message = f'{root} has been written again, because {listed}'
-                print_log(message, 'current', logging.WARNING)
+    existed, damage = root.exists(), find_damage(root)
+    if damage:
+        total = sum(SPLITS.values()) + 2 * sum(SCENES.values()) + len(SCENES)
+        contents = dict(track(_contents(), 'drawing', total, transient=True))
+        manifest = _manifest({path: _digest(content) for path, content in contents.items()})
+        if manifest['digest'] != DIGEST:
+            raise UserError(
+                f'the digits data made here has SHA-256 {manifest["digest"]}, expected {DIGEST}: '
+                'results would not be comparable. Either mmpse.datasets was changed, or NumPy '
+                f'{np.__version__} computes otherwise than the tested ones (1.24 to 2.4).'
+            )
+        if strangers := sorted(_present(root) - contents.keys()):
+            raise FileExistsError(
+                f'{root} holds {len(strangers)} file(s) that are not of the digits data, such as '
+                f'{strangers[0]}: move them away, or choose another root'
+            )
+        for path, content in track(contents.items(), 'writing', transient=True):
+            _write(root / path, content)
+        _write(root / 'manifest.json', manifest)
+        if existed:
+            listed = '; '.join(damage[:5]) + f'; {len(damage) - 5} more' * (len(damage) > 5)
+            message = f'{root} has been written again, because {listed}'
+            print_log(message, 'current', logging.WARNING)
     return _read_json(root / 'manifest.json')
 
 
@@ -192,12 +202,10 @@ def find_damage(root: str | Path) -> list[str]:
         manifest = _read_json(root / 'manifest.json')
         files = manifest['files']
         whole = manifest == _manifest(files) and manifest['digest'] == DIGEST
-    except FileNotFoundError:
-        return ['manifest.json is missing']
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return ['manifest.json is damaged']
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
     if not whole:
-        return [f'manifest.json has not the digest {DIGEST} of this version of mmpse']
+        return ['manifest.json is missing, damaged or of another version of mmpse']
 
     damage = [f'{path} does not belong here' for path in _present(root) - files.keys()]
     for path, digest in track(files.items(), 'verifying', transient=True):
@@ -209,49 +217,6 @@ def find_damage(root: str | Path) -> list[str]:
         except (OSError, ValueError, SyntaxError):  # what Pillow and json raise for broken files
             damage.append(f'{path} is not readable')
     return damage
-
-
-def _rebuild(root: Path) -> None:
-    """Write everything beside ``root``, then put it in ``root``'s place, under the lock."""
-    fresh = root.with_name(f'.{root.name}.partial')
-    replaced = root.with_name(f'.{root.name}.replaced')
-    for leftover in (fresh, replaced):  # of a killed run
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        files = {}
-        total = sum(SPLITS.values()) + 2 * sum(SCENES.values()) + len(SCENES)
-        for path, content in track(_contents(), 'writing', total, transient=True):
-            _write(fresh / path, content)
-            files[path] = _digest(content)
-        manifest = _manifest(files)
-        if manifest['digest'] != DIGEST:
-            raise UserError(
-                f'the digits data made here has SHA-256 {manifest["digest"]}, expected {DIGEST}: '
-                'results would not be comparable. Either mmpse.datasets was changed, or NumPy '
-                f'{np.__version__} computes otherwise than the tested ones (1.24 to 2.4).'
-            )
-        _write(fresh / 'manifest.json', manifest)
-        _refuse_strangers(root, files)
-        if root.exists():
-            root.rename(replaced)
-        fresh.rename(root)
-    finally:
-        for leftover in (fresh, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _refuse_strangers(root: Path, files: dict[str, str]) -> None:
-    """Raise if ``root`` holds files that neither this nor another version of mmpse wrote."""
-    try:
-        listed = set(_read_json(root / 'manifest.json')['files'])
-    except (OSError, ValueError, KeyError, TypeError):
-        listed = set()
-    strangers = sorted(_present(root) - files.keys() - listed)
-    if strangers:
-        raise FileExistsError(
-            f'{root} has to be written as a whole, but holds {len(strangers)} file(s) that are not '
-            f'of the digits data, such as {strangers[0]}: move them away, or choose another root'
-        )
 
 
 def _contents() -> Iterator[tuple[str, Any]]:
@@ -319,8 +284,8 @@ def _digest(content: Any) -> str:
 
 
 def _present(root: Path) -> set[str]:
-    """Paths of all files below ``root`` but the manifest and what macOS leaves in every folder."""
-    paths = (path for path in root.rglob('*') if path.is_file() and path.name != '.DS_Store')
+    """Paths of all files below ``root`` but the manifest and hidden ones."""
+    paths = (path for path in root.rglob('*') if path.is_file() and path.name[0] != '.')
     return {path.relative_to(root).as_posix() for path in paths} - {'manifest.json'}
 
 
@@ -336,8 +301,8 @@ def _read_json(path: Path) -> Any:
 
 
 def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == '.json':
-        path.write_text(json.dumps(content, sort_keys=True), encoding='utf-8')
-    else:
-        Image.fromarray(content).save(path, compress_level=1)  # the pictures are half noise
+    with written(path) as (temporary,):
+        if path.suffix == '.json':
+            temporary.write_text(json.dumps(content, sort_keys=True), encoding='utf-8')
+        else:  # the pictures are half noise
+            Image.fromarray(content).save(temporary, compress_level=1)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from mmpse.slim.layers import layers_of
 from mmpse.slim.layout import LayerWidths, Layout, Segment, Side
-from mmpse.slim.watch import evaluating, layers_of, stubbed
+from mmpse.slim.watch import evaluating, stubbed
 from mmpse.space import Cost, SearchSpace
 
-Terms = list[tuple[float, str | None]]  # a sum of multiples of widths
+Terms = list[tuple[float, tuple[str, ...]]]  # a sum of multiples of (products of) widths
 
 
 @torch.no_grad()
@@ -30,7 +31,6 @@ def model_cost(
     One forward whose layers compute nothing tells how large their outputs are.
 
     Args:
-        model: The full-width model.
         images: One image of the size that FLOPs are counted for, ``(1, C, H, W)``; its values do
             not matter.
         run: Runs the model on images; ``None``: ``model(images)``.
@@ -53,13 +53,13 @@ def model_cost(
                 continue
             counted += tensor.numel()
             if tensor.dim() > 1:
-                for value, units in weight_terms(layer, sides):
-                    params.add(value, *units)
+                found = weight_terms(layer, sides)
             elif key == 'bias' or not sides.inputs:
-                for value, unit in terms(sides.outputs):
-                    params.add(value, unit)
+                found = terms(sides.outputs)
             else:
-                params.add(tensor.numel())
+                found = [(tensor.numel(), ())]
+            for value, units in found:
+                params.add(value, *units)
     params.add(sum(p.numel() for p in model.parameters()) - counted)
     return dict(flops=flops, params=params)
 
@@ -102,8 +102,8 @@ def _count(
             return
         if not name:
             each = _resizing(*layer, x, y) * len(x)
-            for value, unit in terms(next(resizes, (Segment(None, x.shape[1]),))):
-                add(name, value * each, unit)
+            for value, units in terms(next(resizes, (Segment(None, x.shape[1]),))):
+                add(name, value * each, *units)
             return
         sides = sides_of_layer(layout, name, layer)
         if isinstance(layer, nn.Linear):
@@ -121,21 +121,19 @@ def _count(
 
 def terms(side: Side) -> Terms:
     """The positions of a side as a sum of multiples of widths."""
-    return [(s.positions, None) if s.unit is None else (s.repeat, s.unit) for s in side]
+    return [(s.positions, ()) if s.unit is None else (s.repeat, (s.unit,)) for s in side]
 
 
-def weight_terms(
-    layer: nn.Module, sides: LayerWidths
-) -> list[tuple[float, tuple[str | None, ...]]]:
+def weight_terms(layer: nn.Module, sides: LayerWidths) -> Terms:
     """The entries of a layer's weight as a sum of products of widths."""
     weight = layer._parameters.get('weight')
     if sides.inputs is None:
         positions = sum(s.positions for s in sides.outputs)
         each = 1 if weight is None else weight.numel() / positions
-        return [(value * each, (unit,)) for value, unit in terms(sides.outputs)]
+        return [(value * each, units) for value, units in terms(sides.outputs)]
     kernel = math.prod(weight.shape[2:])
     return [
-        (a * b * kernel, (one, other))
+        (a * b * kernel, one + other)
         for a, one in terms(sides.outputs)
         for b, other in terms(sides.inputs)
     ]

@@ -11,8 +11,9 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from mmpse.slim.layers import is_grouped, is_mixing
 from mmpse.slim.layout import Layout
-from mmpse.slim.watch import evaluating, is_grouped, is_mixing, stubbed
+from mmpse.slim.watch import evaluating, stubbed
 from mmpse.space import Cost, SearchSpace
 
 from .cost import sides_of_layer, terms, weight_terms
@@ -44,7 +45,6 @@ def fit_latency(
     measurements best and are not negative.
 
     Args:
-        model: The full-width model.
         images: A batch as it is measured, ``(B, C, H, W)``.
         measure: Seconds that subnets take.
         run: Runs the model on images; ``None``: ``model(images)``.
@@ -97,8 +97,8 @@ def _work(
         sides = sides_of_layer(layout, name, layer)
         area = y.numel() / sum(s.positions for s in sides.outputs)
         if not is_mixing(layer) and not is_grouped(layer):
-            for value, unit in terms(sides.outputs):
-                work['channelwise'].add(value * area, unit)
+            for value, units in terms(sides.outputs):
+                work['channelwise'].add(value * area, *units)
             return
         kernel = tuple(layer.weight.shape[2:])
         kind = type(layer).__name__, kernel
@@ -106,8 +106,8 @@ def _work(
         level = round(math.log(max(pixels, 1), 4))
         for value, units in weight_terms(layer, sides):
             work['products', kind, is_grouped(layer), level].add(value * area, *units)
-        for value, unit in terms(sides.outputs):
-            work['outputs', kind].add(value * area, unit)
+        for value, units in terms(sides.outputs):
+            work['outputs', kind].add(value * area, *units)
 
     with torch.no_grad(), evaluating(model), stubbed(model, see):
         run(images)

@@ -5,4 +5,4 @@ from .around import BudgetSampler, around
 from .gains import Gain, paired_gain
 from .predictor import Notch, Predictor, notch_table
 from .record import best_few, predictor_of, refitted
-from .sensitivity import Curves
+from .sensitivity import candidate_losses

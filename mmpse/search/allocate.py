@@ -7,7 +7,6 @@ import numpy as np
 from mmpse.errors import UserError
 from mmpse.space import Budget, BudgetError, SearchSpace
 from mmpse.space.budget import NAMES
-from mmpse.space.sampling import width_table
 
 KICKS = 10  # times that some units are changed at random
 ROUNDING = 1e-9  # of the range of the losses: a smaller gain is none
@@ -47,7 +46,6 @@ def allocate(
             above the floor is taken.
         starts: Further subnets ``(starts, units)`` to start from, where they meet the limits and
             the floor; what is found is no worse than any of them that is in the window.
-        count: Number of subnets.
 
     Returns:
         Integer array ``(subnets, units)``: the one that was found, and behind it the next best of
@@ -84,7 +82,7 @@ class _Problem:
         floor: float | Sequence[float],
         ceiling: float | Sequence[float],
     ) -> None:
-        table = width_table(space)
+        table = space.table
         fits = np.asarray(losses, dtype=float).reshape(-1, *table.shape)
         listed = table > 0
         if not np.isfinite(fits[:, listed]).all():
@@ -112,17 +110,14 @@ class _Problem:
         # costs are rounded: those below the whole number below the limit are within it
         self.limits = np.floor([limit for _, limit in budget.limits.values()])
         self.low = np.ceil(budget.low)
-        tables = [cost.tables(space) for cost, _ in budget.limits.values()]
-        self.constant = np.array([cost.constant for cost in tables])
-        self.alone = np.zeros((len(tables), len(self.unit)))
-        self.pairs = np.zeros((len(tables), len(self.unit), len(self.unit)))
-        for alone, pairs, cost in zip(self.alone, self.pairs, tables):
-            for at, values in zip(self.start, cost.units):
-                alone[at : at + len(values)] = values
-            for (u, v), values in cost.pairs.items():
-                rows = slice(self.start[u], self.start[u] + values.shape[0])
-                columns = slice(self.start[v], self.start[v] + values.shape[1])
-                pairs[rows, columns], pairs[columns, rows] = values, values.T
+        costs = [cost for cost, _ in budget.limits.values()]
+        self.constant = np.array([cost.constant for cost in costs])
+        self.alone = np.array([self._options(cost.alone(table)) for cost in costs])
+        widths = self.table.ravel()
+        both = np.ix_(self.unit, self.unit)
+        self.pairs = np.array(
+            [np.pad(cost.couplings, (0, 1))[both] * np.outer(widths, widths) for cost in costs]
+        )
 
         by_unit = self.allowed.reshape(self.table.shape)
         self.narrowest = self.start + by_unit.argmax(axis=1)

@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mmpse.space import Budget, Cost, SearchSpace, TableCost, uniform_within
-from mmpse.space.sampling import WidthDistribution, tilted, width_table
+from mmpse.space import Budget, Cost, SearchSpace, WidthDistribution, tilted, uniform_within
 
 from .record import best_widths
 
@@ -30,14 +29,12 @@ def around(
     They cost about as much as the budget: the best widths are to be found between them.
 
     Args:
-        widths: The subnet ``(units,)``.
-        count: How many.
+        widths: That one ``(units,)``.
 
     Returns:
         Integer array ``(count, units)``. One may be there twice in a small space.
     """
-    table = width_table(space)
-    last = np.array([len(unit.candidates) - 1 for unit in space.units])
+    table, last = space.table, (space.table > 0).sum(axis=1) - 1
     at = (table == np.asarray(widths)[:, None]).argmax(axis=1)
     moved = at + rng.integers(-FAR, FAR + 1, size=(count, TRIALS, len(at)))
     rows = np.take_along_axis(table[None, None], np.clip(moved, 0, last)[..., None], 3)[..., 0]
@@ -56,8 +53,6 @@ class BudgetSampler:
     quarter of the units. Source: this project.
 
     Args:
-        space: The search space.
-        costs: Resource -> cost.
         budget: Resource -> limit, see :class:`mmpse.space.Budget`; the first one's costs are
             spread.
 
@@ -68,7 +63,7 @@ class BudgetSampler:
     def __init__(
         self,
         space: SearchSpace,
-        costs: Mapping[str, Cost | TableCost],
+        costs: Mapping[str, Cost],
         budget: Mapping[str, str | float],
     ) -> None:
         self.space = space
@@ -109,7 +104,7 @@ class BudgetSampler:
             else self._near(rng)
             for k, level in enumerate(levels)
         ]
-        return np.stack(rows) if rows else np.empty((0, len(self.space)), dtype=np.int64)
+        return np.stack(rows)
 
     def _near(self, rng: np.random.Generator) -> np.ndarray:
         """Widths near the best ones."""

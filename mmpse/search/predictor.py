@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmpse.errors import UserError
-from mmpse.space import Budget, Cost, SearchSpace, TableCost
-from mmpse.space.sampling import width_table
+from mmpse.space import Budget, Cost, SearchSpace
 
 from .allocate import allocate
 from .ridge import Ridge
@@ -78,7 +77,7 @@ class Predictor:
     def __init__(
         self,
         space: SearchSpace,
-        cost: Cost | TableCost,
+        cost: Cost,
         reference: np.ndarray,
         widths: np.ndarray,
         losses: Sequence[float],
@@ -95,8 +94,8 @@ class Predictor:
             )
         self.record = widths, losses, weights
         self.space, self.reference = space, np.asarray(reference)
-        self._cost = cost.tables(space)
-        self.shares = cost_shares(self._cost, self.reference)
+        self._cost = cost
+        self.shares = cost_shares(space, cost, self.reference)
         self.power = POWERS[0]
         self._constants = np.full(refits, np.average(losses, weights=weights))
         self._slopes = np.zeros((refits, len(space)))
@@ -126,34 +125,22 @@ class Predictor:
         return self._falls(widths) @ self._slopes.mean(axis=0) + self._constants.mean()
 
     def lower_bound_gain(self, widths: np.ndarray, errors: float = ERRORS) -> np.ndarray:
-        """By how much subnets ``(subnets, units)`` lose less than the reference, at least.
-
-        Args:
-            errors: By how many standard deviations over the refits the bound is below the gain.
-
-        Returns:
-            Array ``(subnets,)``.
-        """
+        """By how much subnets ``(subnets, units)`` lose less than the reference, at least
+        ``(subnets,)``: the mean gain minus so many standard deviations over the refits."""
         gains = self._falls(widths) @ -self._slopes.T
         return gains.mean(axis=1) - errors * gains.std(axis=1)
 
-    def best(
-        self,
-        budget: Budget,
-        errors: float = ERRORS,
-        count: int = 1,
-    ) -> np.ndarray:
+    def best(self, budget: Budget, errors: float = ERRORS, count: int = 1) -> np.ndarray:
         """The subnets within a budget whose gain over the reference has the highest lower bound.
 
         No unit is more than three times as wide or as narrow as in the reference.
 
         Args:
             errors: See :meth:`lower_bound_gain`.
-            count: Number of subnets.
 
         Returns:
-            Integer array ``(subnets, units)``, the best first. Only those whose bound is positive:
-            it is empty where nothing is surely better than the reference.
+            Integer array ``(count, units)`` at most, the best first. Only those whose bound is
+            positive: it is empty where nothing is surely better than the reference.
         """
         share = self.reference / [unit.max_width for unit in self.space.units]
         found = allocate(
@@ -169,23 +156,22 @@ class Predictor:
         return found[self.lower_bound_gain(found, errors) > 0]
 
     def tables(self) -> np.ndarray:
-        """What each candidate of a unit adds to the loss of the reference, by every refit.
-
-        Returns:
-            Array ``(refits, units, candidates)``, zero where a unit has fewer candidates.
-        """
-        table = width_table(self.space)
+        """What each candidate of a unit adds to the loss of the reference, by every refit
+        ``(refits, units, candidates)``; zero where a unit has fewer candidates."""
+        table = self.space.table
         falls = self._falls(np.where(table, table, 1).T).T
         return np.where(table, self._slopes[:, :, None] * falls, 0.0)
 
     def notches(self) -> list[Notch]:
         """What a notch of each unit of the reference costs; units at their narrowest have none."""
         added, notches = self.tables(), []
-        whole, beside = self._cost(self.reference[None])[0], self._cost.beside(self.reference)
-        for u, at in enumerate(self._cost.index(self.reference[None])[0]):
+        whole = self._cost(self.reference[None])[0]
+        beside = self._cost.beside(self.space.table, self.reference)
+        for u, unit in enumerate(self.space.units):
+            at = unit.candidates.index(self.reference[u])
             if at:
-                unit, losses = self.space.units[u], added[:, u, at - 1]
-                saved = float(beside[u][at] - beside[u][at - 1]) / whole
+                losses = added[:, u, at - 1]
+                saved = float(beside[u, at] - beside[u, at - 1]) / whole
                 pair = unit.candidates[at], unit.candidates[at - 1]
                 notches.append(Notch(unit.name, *pair, losses.mean(), losses.std(), saved))
         return notches
@@ -211,15 +197,15 @@ def notch_table(notches: Sequence[Notch]) -> str:
     return '\n'.join('  '.join(map(str.ljust, row, sizes)).rstrip() for row in rows)
 
 
-def cost_shares(cost: TableCost, widths: np.ndarray) -> np.ndarray:
+def cost_shares(space: SearchSpace, cost: Cost, widths: np.ndarray) -> np.ndarray:
     """Per cent by which a cost grows with one per cent of each unit's width, ``(units,)``.
 
     From the candidates next to those of a subnet ``(units,)``; 0 for a unit that has only one, or
     whose cost does not grow.
     """
     whole, shares = cost(widths[None])[0], np.zeros(len(widths))
-    index, beside = cost.index(widths[None])[0], cost.beside(widths)
-    for u, (at, own, values) in enumerate(zip(index, cost.candidates, beside)):
+    for u, (unit, values) in enumerate(zip(space.units, cost.beside(space.table, widths))):
+        own, at = unit.candidates, unit.candidates.index(widths[u])
         low, high = max(at - 1, 0), min(at + 1, len(own) - 1)
         if high > low:
             costs = whole + values[[low, high]] - values[at]
@@ -233,11 +219,8 @@ def _falls(ratios: np.ndarray, power: float) -> np.ndarray:
 
 
 def _power(errors: dict[float, np.ndarray]) -> float:
-    """The power that predicts best, if it is better than the first by more than a standard error.
-
-    Args:
-        errors: Power -> squared errors of the subnets left out, ``(n,)``.
-    """
+    """The power that predicts best, if it is better than the first by more than a standard error;
+    ``errors``: power -> squared errors of the subnets left out ``(n,)``."""
     best = min(errors, key=lambda power: errors[power].mean())
     better = errors[POWERS[0]] - errors[best]
     return best if better.mean() > better.std() / np.sqrt(len(better)) else POWERS[0]

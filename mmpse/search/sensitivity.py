@@ -1,16 +1,15 @@
 """From losses with single units cut to what every candidate of every unit would lose."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
 from mmpse.errors import UserError
 from mmpse.space import SearchSpace, WidthUnit
-from mmpse.space.sampling import width_table
 
 
-class Curves:
+def candidate_losses(space: SearchSpace, losses: Mapping[str, Mapping[int, float]]) -> np.ndarray:
     """What a network loses by a unit's width, from a few measured widths of each unit.
 
     A unit at its full width loses nothing, and a narrower one never less than a wider one: the
@@ -24,41 +23,22 @@ class Curves:
         losses: Unit name -> measured width -> loss, minus that of the fullnet on the same images.
             The widths need not be candidates. Units with a single candidate need none.
 
+    Returns:
+        Array ``(units, candidates)``, zero where a unit has fewer, as :func:`allocate` takes it.
+
     Raises:
         ValueError: If a loss is not finite.
     """
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        losses: Mapping[str, Mapping[int, float]],
-    ) -> None:
-        self.space = space
-        self.points = {unit.name: _points(unit, losses.get(unit.name, {})) for unit in space.units}
-        steepest = {
-            name: float(np.max(-np.diff(loss) / np.diff(octaves), initial=0.0))
-            for name, (octaves, loss) in self.points.items()
-        }
-        chosen = [steepest[unit.name] for unit in space.units if len(unit.candidates) > 1]
-        usual = float(np.median(chosen or [0.0]))
-        self._slopes = {name: max(slope, usual) for name, slope in steepest.items()}
-
-    def loss(self, unit: str, widths: Sequence[int]) -> np.ndarray:
-        """What widths ``(n,)`` of a unit lose, ``(n,)``."""
-        octaves, losses = self.points[unit]
-        full = self.space.fullnet[unit]
-        at = np.log2(np.asarray(widths) / full)
-        return np.interp(at, octaves, losses) + self._slopes[unit] * np.maximum(octaves[0] - at, 0)
-
-    def table(self) -> np.ndarray:
-        """What every candidate loses, ``(units, candidates)``, zero where a unit has fewer.
-
-        :func:`mmpse.search.allocate` takes it.
-        """
-        table = np.zeros(width_table(self.space).shape)
-        for row, unit in zip(table, self.space.units):
-            row[: len(unit.candidates)] = self.loss(unit.name, unit.candidates)
-        return table
+    points = [_points(unit, losses.get(unit.name, {})) for unit in space.units]
+    steepest = [np.max(-np.diff(y) / np.diff(x), initial=0.0) for x, y in points]
+    several = [slope for slope, unit in zip(steepest, space.units) if len(unit.candidates) > 1]
+    usual = np.median(several or [0.0])
+    table = np.zeros(space.table.shape)
+    for row, unit, (octaves, measured), slope in zip(table, space.units, points, steepest):
+        at = np.log2(np.array(unit.candidates) / unit.max_width)
+        beyond = np.maximum(octaves[0] - at, 0)
+        row[: len(at)] = np.interp(at, octaves, measured) + max(slope, usual) * beyond
+    return table
 
 
 def _points(unit: WidthUnit, losses: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -19,8 +18,8 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from mmpse.errors import UserError
 
+from .layers import is_grouped, step_of
 from .layout import LayerWidths, Layout, Side
-from .watch import is_grouped, step_of
 
 Keep = int | Tensor  # the first so many entries of a dimension, or their numbers
 
@@ -49,23 +48,16 @@ def kept(side: Side, widths: Mapping[str, int]) -> Keep:
     if len(side) == 1:
         unit, channels, repeat = side[0]
         return widths.get(unit, channels) * repeat
-    runs, at = [], 0
-    for segment in side:
-        width = widths.get(segment.unit, segment.channels)
-        runs.append(torch.arange(at, at + width * segment.repeat, device='cpu'))
-        at += segment.positions
-    positions = torch.cat(runs)
-    return at if len(positions) == at else positions
+    used = mask_of(side, widths)
+    return len(used) if used.all() else used.nonzero()[:, 0]
 
 
 def mask_of(side: Side, widths: Mapping[str, int]) -> Tensor:
     """Which positions of a side subnets of these widths use, bool ``(positions,)``."""
-    runs = [
-        (torch.arange(s.channels, device='cpu') < widths.get(s.unit, s.channels)).repeat_interleave(
-            s.repeat
-        )
-        for s in side
-    ]
+    runs = []
+    for unit, channels, repeat in side:
+        used = torch.arange(channels, device='cpu') < widths.get(unit, channels)
+        runs.append(used.repeat_interleave(repeat))
     return torch.cat(runs)
 
 
@@ -141,7 +133,11 @@ def cut_(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> nn.Modu
         cut = cut_of(layer, sides, widths)
         shapes = {key: tuple(getattr(layer, key).shape) for key in cut.tensors}
         for key, dims in cut.tensors.items():
-            replace_(layer, key, take(getattr(layer, key).detach(), dims).clone())
+            old = getattr(layer, key)
+            new = take(old.detach(), dims).clone()
+            if isinstance(old, nn.Parameter):
+                new = nn.Parameter(new, old.requires_grad)
+            setattr(layer, key, new)
         if shapes:
             hook = partial(_cut_on_load, shapes=shapes, cuts=cut.tensors)
             layer.register_load_state_dict_pre_hook(hook)
@@ -189,7 +185,7 @@ def as_subnet(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> It
 def swapped(
     layers: Iterable[tuple[str, nn.Module, LayerWidths]],
     cuts: Mapping[str, LayerCut],
-    weights: Mapping[str, Tensor] = MappingProxyType({}),
+    weights: Mapping[str, Tensor] | None = None,
 ) -> Iterator[None]:
     """Let layers use what a subnet keeps of them; gradients reach the full-width parameters.
 
@@ -198,7 +194,7 @@ def swapped(
         cuts: Name -> what is kept.
         weights: Name -> the kept weight, where it was taken already.
     """
-    before = []
+    before, weights = [], weights or {}
     try:
         for name, layer, _ in layers:
             parameters, buffers = dict(layer._parameters), dict(layer._buffers)
@@ -280,14 +276,6 @@ def check_widths(layout: Layout, widths: Mapping[str, int]) -> None:
                 f'the width of {name} is {widths[name]}; expected 1 to {unit.width}, in multiples '
                 f'of {unit.step}'
             )
-
-
-def replace_(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put a tensor of another shape in the place of a parameter or buffer."""
-    old = getattr(module, name)
-    if isinstance(old, nn.Parameter):
-        tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
-    setattr(module, name, tensor)
 
 
 def _cut_on_load(

@@ -30,19 +30,15 @@ class Slices(torch.autograd.Function):
         for grad, dims in zip(grads, ctx.cuts, strict=True):
             if grad is None:  # of a subnet without a loss
                 continue
-            listed = {d: k for d, k in dims.items() if not isinstance(k, int)}
             part = take(total, {d: k for d, k in dims.items() if isinstance(k, int)})
-            if not listed:
-                part += grad
-            elif len(listed) == 1:
-                ((dim, numbers),) = listed.items()
-                part.index_add_(dim, numbers.to(part.device), grad)
+            listed = [(d, k.to(part.device)) for d, k in dims.items() if not isinstance(k, int)]
+            for dim, numbers in listed[1:]:
+                shape = *grad.shape[:dim], part.shape[dim], *grad.shape[dim + 1 :]
+                grad = grad.new_zeros(shape).index_copy(dim, numbers, grad)
+            if listed:
+                part.index_add_(*listed[0], grad)
             else:
-                index = [torch.arange(n, device=part.device) for n in part.shape]
-                for dim, numbers in listed.items():
-                    index[dim] = numbers.to(part.device)
-                grid = torch.meshgrid(*index, indexing='ij')
-                part.index_put_(grid, grad, accumulate=True)
+                part += grad
         return total, None
 
 

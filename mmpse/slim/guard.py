@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,10 @@ from mmpse.errors import UserError
 from mmpse.space import SearchSpace
 
 from .cutting import as_subnet, cut_, kept, take
+from .layers import channel_dim, layers_of
 from .layout import Layout
 from .supernet import EXECUTIONS, Supernet
-from .watch import channel_dim, evaluating, layers_of, tensors_in
+from .watch import evaluating, tensors_in
 
 TOLERANCE = 1e-3  # of how far a tensor's values lie apart
 ROUNDING = 1e-5  # of the largest value
@@ -58,20 +58,16 @@ def check(
     batch = _noise_like(images, 4)
     net = Supernet(model, layout, space)
     with evaluating(model):
-        alone = _Record(model, layout, 'in place', run)
         with as_subnet(model, layout, some):
-            alone.run(batch[:2])
-        other = _Record(model, layout, 'in place', run)
+            alone = _Record(model, layout, 'in place', run, batch[:2])
         with as_subnet(model, layout, space.tinynet):
-            other.run(batch[2:])
+            other = _Record(model, layout, 'in place', run, batch[2:])
         for execution in executions:
             with net.active([some], execution):
-                record = _Record(model, layout, execution, run)
-                record.run(batch[:2])
+                record = _Record(model, layout, execution, run, batch[:2])
             record.compare(alone, some)
             with net.active([some, space.tinynet], execution):
-                shared = _Record(model, layout, execution, run)
-                shared.run(batch[[0, 2, 1, 3]])
+                shared = _Record(model, layout, execution, run, batch[[0, 2, 1, 3]])
             for g, lone in enumerate((alone, other)):
                 for y, expected in zip(shared.outputs, lone.outputs):
                     if len(y) == 2 * len(expected):
@@ -101,13 +97,10 @@ def check_cut(
     """
     batch = _noise_like(images, 2)
     with evaluating(model):
-        place = _Record(model, layout, 'in place', run)
         with as_subnet(model, layout, widths):
-            place.run(batch)
+            place = _Record(model, layout, 'in place', run, batch)
         static = cut_(copy.deepcopy(model), layout, widths)
-        record = _Record(static, layout, 'cut', run)
-        record.run(batch)
-        record.compare(place, widths)
+        _Record(static, layout, 'cut', run, batch).compare(place, widths)
 
 
 def _noise_like(images: Tensor, number: int) -> Tensor:
@@ -116,32 +109,37 @@ def _noise_like(images: Tensor, number: int) -> Tensor:
     return torch.randn(shape, generator=generator, **like)
 
 
-@dataclass
 class _Record:
-    """What every layer puts out in a forward, in order, and the model."""
+    """What every layer puts out in a forward, in order, and the model.
 
-    model: nn.Module
-    layout: Layout
-    how: str
-    forward: Callable[[nn.Module, Tensor], Any] | None
-    layers: list[tuple[str, Tensor]] = field(default_factory=list)
-    outputs: list[Tensor] = field(default_factory=list)
+    Raises:
+        GuardError: If the forward fails.
+    """
 
-    def run(self, images: Tensor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layout: Layout,
+        how: str,
+        run: Callable[[nn.Module, Tensor], Any] | None,
+        images: Tensor,
+    ) -> None:
+        self.model, self.layout, self.how = model, layout, how
+        self.layers: list[tuple[str, Tensor]] = []
         try:
             with ExitStack() as stack:
-                for name, layer in layers_of(self.model).items():
+                for name, layer in layers_of(model).items():
                     hook = layer.register_forward_hook(
                         lambda _, __, y, name=name: self.layers.append((name, y.clone()))
                     )
                     stack.enter_context(hook)
                 stack.enter_context(torch.random.fork_rng())
                 torch.manual_seed(0)  # what a forward draws is the same each time
-                outputs = (self.forward or nn.Module.__call__)(self.model, images)
+                outputs = (run or nn.Module.__call__)(model, images)
         except Exception as error:  # whatever the model's forward raises
             last = self.layers[-1][0] if self.layers else 'its first layer'
             raise GuardError(
-                f'a subnet of {type(self.model).__name__} cannot be run {self.how} '
+                f'a subnet of {type(model).__name__} cannot be run {how} '
                 f'({type(error).__name__}: {error}), behind {last}; {self._remedy(last, True)}'
             ) from error
         self.outputs = [y for y in tensors_in(outputs) if y.is_floating_point() and y.dim()]

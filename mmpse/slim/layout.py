@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -56,7 +56,7 @@ class Unit:
     readers: tuple[str, ...]  # layers that mix them
 
 
-class Part(NamedTuple):
+class Boundary(NamedTuple):
     """What goes into and out of a part of the model: number of the tensor -> its channels."""
 
     inputs: dict[int, Side]
@@ -84,7 +84,7 @@ class Layout:
     layers: Mapping[str, LayerWidths]
     fixed: Mapping[str, str] = field(default_factory=dict)
     unseen: tuple[str, ...] = ()
-    parts: Mapping[str, Part] = field(default_factory=dict)
+    parts: Mapping[str, Boundary] = field(default_factory=dict)
     resizes: tuple[Side, ...] = ()
     leaky: frozenset[str] = frozenset()
 
@@ -95,10 +95,8 @@ class Layout:
         grids: Mapping[str, Mapping[str, Any]] | None = None,
         model: str = 'model',
     ) -> SearchSpace:
-        """The search space of the units; arguments as of :class:`mmpse.space.SearchSpace`.
-
-        Args:
-            model: Type of the model, for messages.
+        """The search space of the units; arguments as of :class:`mmpse.space.SearchSpace`, and
+        the type of the model.
 
         Raises:
             ValueError: If there is no unit, or the grid is none.
@@ -106,27 +104,28 @@ class Layout:
         if not self.units:
             reasons = ', '.join(sorted(set(self.fixed.values()))) or 'it has no layers'
             raise UserError(f'nothing of this {model} can be pruned: {reasons}')
+        units = self.units.items()
+        widths = {name: unit.width for name, unit in units}
         steps = {
             name: dict(divisor=math.lcm(divisor, unit.step))
-            for name, unit in self.units.items()
+            for name, unit in units
             if divisor % unit.step
         }
-        widths = {name: unit.width for name, unit in self.units.items()}
         identity = dict(type=model, **self.to_dict())
         return SearchSpace(widths, identity, ratios, divisor, {**steps, **(grids or {})} or None)
 
     def to_dict(self, whole: bool = False) -> dict[str, Any]:
         """What cutting needs, for a subnet's file; as a whole, what passes and costs need, too."""
         units = {u.name: u.width if u.step == 1 else [u.width, u.step] for u in self.units.values()}
-        content = dict(units=units, layers={name: to_text(s) for name, s in self.layers.items()})
+        content = dict(units=units, layers={name: _text(s) for name, s in self.layers.items()})
         if whole:
+
+            def texts(sides: Mapping[int, Side]) -> dict[str, str]:
+                return {str(k): _side_text(side) for k, side in sides.items()}
+
             content['parts'] = {
-                name: dict(
-                    inputs={str(k): _side_text(side) for k, side in part.inputs.items()},
-                    outputs={str(k): _side_text(side) for k, side in part.outputs.items()},
-                    leaky=sorted(part.leaky),
-                )
-                for name, part in self.parts.items()
+                name: dict(inputs=texts(p.inputs), outputs=texts(p.outputs), leaky=sorted(p.leaky))
+                for name, p in self.parts.items()
             }
             content['resizes'] = [_side_text(side) for side in self.resizes]
             content['leaky'] = sorted(self.leaky)
@@ -144,7 +143,7 @@ class Layout:
             for name, size in content['units'].items()
         }
         widths = {name: width for name, (width, _) in sizes.items()}
-        layers = {name: from_text(text, widths) for name, text in content['layers'].items()}
+        layers = {name: _layer(text, widths) for name, text in content['layers'].items()}
 
         def sides(texts: Mapping[str, str]) -> dict[int, Side]:
             return {int(k): _side(text, widths) for k, text in texts.items()}
@@ -153,7 +152,7 @@ class Layout:
             sizes,
             layers,
             parts={
-                name: Part(sides(p['inputs']), sides(p['outputs']), frozenset(p['leaky']))
+                name: Boundary(sides(p['inputs']), sides(p['outputs']), frozenset(p['leaky']))
                 for name, p in content.get('parts', {}).items()
             },
             resizes=tuple(_side(text, widths) for text in content.get('resizes', ())),
@@ -161,48 +160,37 @@ class Layout:
         )
 
 
-def _unit(name: str, width: int, step: int, layers: Mapping[str, LayerWidths]) -> Unit:
-    mixing = {k: v for k, v in layers.items() if v.inputs is not None}
-    return Unit(
-        name,
-        width,
-        step,
-        tuple(k for k, v in mixing.items() if any(s.unit == name for s in v.outputs)),
-        tuple(k for k, v in mixing.items() if any(s.unit == name for s in v.inputs)),
-    )
-
-
 def make_layout(
-    widths: Mapping[str, tuple[int, int]], layers: Mapping[str, LayerWidths], **rest: Any
+    sizes: Mapping[str, tuple[int, int]], layers: Mapping[str, LayerWidths], **rest: Any
 ) -> Layout:
     """A layout of units (name -> width and step) and layers."""
-    return Layout(
-        {name: _unit(name, *size, layers) for name, size in widths.items()}, layers, **rest
-    )
+    mixing = {name: sides for name, sides in layers.items() if sides.inputs is not None}
+    units = {}
+    for name, size in sizes.items():
+        writers = (k for k, v in mixing.items() if any(s.unit == name for s in v.outputs))
+        readers = (k for k, v in mixing.items() if any(s.unit == name for s in v.inputs))
+        units[name] = Unit(name, *size, tuple(writers), tuple(readers))
+    return Layout(units, layers, **rest)
 
 
-def to_text(layer: LayerWidths) -> str:
+def _text(layer: LayerWidths) -> str:
     """``'reads > writes'``, e.g. ``'conv1 + #3 > conv2'``, ``'conv5*49 > #4096'``."""
     outputs = _side_text(layer.outputs)
     return outputs if layer.inputs is None else f'{_side_text(layer.inputs)} > {outputs}'
 
 
-def _side_text(side: Iterable[Segment]) -> str:
-    return ' + '.join(
-        f'#{s.positions}'
-        if s.unit is None
-        else _quoted(s.unit) + (f'*{s.repeat}' if s.repeat > 1 else '')
-        for s in side
-    )
+def _side_text(side: Side) -> str:
+    def one(segment: Segment) -> str:
+        if segment.unit is None:
+            return f'#{segment.positions}'
+        # the signs that the text uses are written as in an URL
+        name = re.sub('[ #%*+>]', lambda sign: f'%{ord(sign[0]):02X}', segment.unit)
+        return f'{name}*{segment.repeat}' if segment.repeat > 1 else name
+
+    return ' + '.join(map(one, side))
 
 
-def _quoted(name: str) -> str:
-    """A name without the signs that the text uses, as in an URL."""
-    return re.sub('[ #%*+>]', lambda sign: f'%{ord(sign[0]):02X}', name)
-
-
-def from_text(text: str, widths: Mapping[str, int]) -> LayerWidths:
-    """The opposite of :func:`to_text`."""
+def _layer(text: str, widths: Mapping[str, int]) -> LayerWidths:
     reads, arrow, writes = text.rpartition(' > ')
     return LayerWidths(_side(reads, widths) if arrow else None, _side(writes, widths))
 

@@ -13,21 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from mmpse.errors import UserError
 
 from .codes import MIXED, NOBODY, IndistinctError, codes_for, images_dim, mark_, nan_of
-from .watch import (
-    Forward,
-    Place,
-    channel_dim,
-    is_grouped,
-    is_mixing,
-    is_resize,
-    loose_tensors,
-    tensors_in,
-)
+from .layers import channel_dim, is_mixing, loose_tensors, outputs_of
+from .watch import Forward, Note, Place, is_resize, tensors_in
 
 IMAGES = 13  # of a forward: a prime, so that no other dimension is a multiple by chance
 
@@ -48,15 +39,15 @@ class Marks:
     """
 
     def __init__(self, forward: Forward, track: Callable[[Iterable], Iterable] = iter) -> None:
-        self.forward = forward
+        self.forward, self.track = forward, track
         self.layers = forward.layers
         self.order: list[str] = []
         self.positions: dict[Place, int] = {}
         self._run({}, 1, self._note_size)
         try:
-            self._mark_layers(IMAGES, track)
+            self._mark_layers(IMAGES)
         except IndistinctError:
-            self._mark_layers(1, track)
+            self._mark_layers(1)
         for tensor in loose_tensors(forward.model):
             self._mark_loose(*tensor)
 
@@ -65,15 +56,9 @@ class Marks:
         """Layers that write channels of their own, in the order of the forward."""
         return [name for name in self.order if is_mixing(self.layers[name])]
 
-    def _run(
-        self, marks: Mapping[str, Tensor], images: int, note: Callable[[Place, Tensor, int], None]
-    ) -> Any:
-        """One forward; returns the model's outputs.
-
-        Args:
-            marks: Layer -> channels that each image marks, bool ``(images, channels)``.
-            note: Is told every place, the tensor there and its dimension of channels.
-        """
+    def _run(self, marks: Mapping[str, Tensor], images: int, note: Note) -> Any:
+        """One forward; returns the model's outputs. ``marks``: layer -> channels that each image
+        marks, bool ``(images, channels)``."""
         calls = dict(resize=itertools.count(), norm=itertools.count())
 
         def see(name: str, layer: Any, x: Tensor, y: Tensor) -> None:
@@ -104,7 +89,7 @@ class Marks:
                 'model is made for'
             )
 
-    def _mark_layers(self, images: int, track: Callable[[Iterable], Iterable]) -> None:
+    def _mark_layers(self, images: int) -> None:
         """Follow the channels of all layers.
 
         Args:
@@ -116,29 +101,28 @@ class Marks:
         self.maps: dict[Place, dict[str, Tensor]] = {}
         self.fixed: dict[str, str] = {}
         for name in self.writers:
-            if len(outputs_of(self.layers[name])) == 1:
+            if outputs_of(self.layers[name]) == 1:
                 self.fixed[name] = 'it has one channel'
         names = [name for name in self.writers if name not in self.fixed]
-        self._reach(names, images, track)
-        mixed = self._decode(names)
-        self._fix_mixed(mixed)
-        unsure = {name for together in mixed for name in together} - self.fixed.keys()
-        for group in track(self._apart([name for name in names if name in unsure])):
+        self._reach(names, images)
+        # what arrives at one position with channels that are not known there
+        mixed = [[name for name in names if name in some] for some in self._decode(names)]
+        fix_joined(self.fixed, mixed)
+        unsure = set(itertools.chain(*mixed)) - self.fixed.keys()
+        for group in self.track(self._apart([name for name in names if name in unsure])):
             self._decode(group)
-        self._fix_mixed(mixed)
+        fix_joined(self.fixed, mixed)
 
     # Which layers arrive at all
 
-    def _reach(
-        self, names: Sequence[str], images: int, track: Callable[[Iterable], Iterable]
-    ) -> None:
+    def _reach(self, names: Sequence[str], images: int) -> None:
         """Note at which positions of a place each layer arrives, and which reach an output."""
         self.reach: dict[Place, dict[str, Tensor]] = {}
-        for first in track(range(0, len(names), images)):
+        for first in self.track(range(0, len(names), images)):
             some = names[first : first + images]
             one_each = torch.eye(images, dtype=torch.bool, device=self.forward.images.device)
             marks = {
-                name: one_each[:, k, None].expand(-1, len(outputs_of(self.layers[name])))
+                name: one_each[:, k, None].expand(-1, outputs_of(self.layers[name]))
                 for k, name in enumerate(some)
             }
 
@@ -224,21 +208,10 @@ class Marks:
                     self.maps.setdefault(place, {})[name] = own.clamp(min=NOBODY).cpu()
         return list(dict.fromkeys(together))
 
-    def _fix_mixed(self, mixed: Iterable[frozenset[str]]) -> None:
-        """Fix what arrives at one position with channels that are not known there."""
-        while True:
-            before = len(self.fixed)
-            for names in mixed:
-                first = next((n for n in self.order if n in names and n in self.fixed), None)
-                for name in names if first is not None else ():
-                    self.fixed.setdefault(name, f'joined with {first}: {self.fixed[first]}')
-            if len(self.fixed) == before:
-                return
-
     def _follow(self, group: Sequence[str]) -> dict[Place, Tensor]:
         """Place -> the channel of whichever layer of a group each position depends on."""
         device = self.forward.images.device
-        widths = {name: len(outputs_of(self.layers[name])) for name in group}
+        widths = {name: outputs_of(self.layers[name]) for name in group}
         codes = codes_for(max(widths.values(), default=1)).to(device)
         weights = 1 << torch.arange(len(codes), device=device)[:, None]
         channels = torch.full((2 ** len(codes),), MIXED, device=device)
@@ -299,14 +272,15 @@ class Marks:
                         self.fixed.setdefault(writer, f'{name} is a tensor of its width')
 
 
-def outputs_of(layer: nn.Module) -> range:
-    """The numbers of a layer's output channels: of the rows of its weight, if it has one of these.
-
-    Some put out less, such as the best of several centres of each class.
-    """
-    if is_mixing(layer) or is_grouped(layer):
-        return range(layer.weight.shape[1 if isinstance(layer, _ConvTransposeNd) else 0])
-    return range(max(t.numel() for t in layer.state_dict().values()))
+def fix_joined(fixed: dict[str, str], groups: Sequence[Sequence[str]]) -> None:
+    """Fix the layers of a group if one of them is fixed, until no more are."""
+    before = -1
+    while len(fixed) != before:
+        before = len(fixed)
+        for names in groups:
+            first = next((name for name in names if name in fixed), None)
+            for name in names if first is not None else ():
+                fixed.setdefault(name, f'joined with {first}: {fixed[first]}')
 
 
 def text_of(place: Place) -> str:

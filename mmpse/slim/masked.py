@@ -1,7 +1,8 @@
 """A part run once at full width, with the channels masked that the subnet of an image lacks."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,15 +13,22 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.space import Subnet
 
-from .cutting import LayerCut, untracked
-from .functions import ChunkedBatchNorm, interleave, is_channels_last
+from .cutting import LayerCut, kept, swapped, take, untracked
+from .functions import ChunkedBatchNorm, interleave, is_channels_last, widen
+from .layers import channel_dim
 from .layout import Side
 from .parts import Part, batch_of
-from .plain import Row, by_subnet
-from .watch import channel_dim, exchanged, map_tensors
+from .plain import Row
+from .watch import exchanged, map_tensors
 
 
-class masked:  # noqa: N801 (read as a word of a `with` line)
+@contextmanager
+def masked(
+    part: Part,
+    subnets: Sequence[Subnet],
+    cuts: Sequence[Mapping[str, LayerCut]],
+    masks: Mapping[str, Tensor],
+) -> Iterator[None]:
     """Run a part so for the time of a ``with`` block.
 
     Args:
@@ -28,42 +36,35 @@ class masked:  # noqa: N801 (read as a word of a `with` line)
         cuts: What each keeps of every layer.
         masks: Unit -> its channels that each group uses, bool ``(groups, channels)``.
     """
+    # in channels_last, groups are run as chunks of the batch
+    weights = (p for p in part.module.parameters() if p.dim() == 4)
+    run = _Pass(part, subnets, cuts, masks, any(map(is_channels_last, weights)))
+    with ExitStack() as stack:
+        for norm, sides in part.norms:
+            mask = None if sides is None else run.mask(sides.outputs)
+            forward = partial(run.normalise, norm, norm.forward, mask)
+            stack.enter_context(exchanged(norm, forward))
+        for layer, sides in part.leaky:
+            hook = partial(run.mask_input, run.mask(sides.inputs))
+            stack.enter_context(layer.register_forward_pre_hook(hook))
+        for row in part.not_plain:
+            stack.enter_context(exchanged(row[1], partial(run.by_subnet, row, row[1].forward)))
+        module = part.module  # the last, as it may be one of these layers
+        stack.enter_context(exchanged(module, partial(run.whole, module.forward)))
+        yield
 
-    def __init__(
-        self,
-        part: Part,
-        subnets: Sequence[Subnet],
-        cuts: Sequence[Mapping[str, LayerCut]],
-        masks: Mapping[str, Tensor],
-    ) -> None:
-        self.part = part
-        self.subnets = subnets
-        self.cuts = cuts
-        self.masks = masks
-        # in channels_last, groups are run as chunks of the batch
-        weights = (p for p in part.module.parameters() if p.dim() == 4)
-        self.chunked = any(is_channels_last(weight) for weight in weights)
 
-    def __enter__(self) -> None:
-        with ExitStack() as stack:
-            for norm, sides in self.part.norms:
-                mask = None if sides is None else self._mask(sides.outputs)
-                forward = partial(self._normalise, norm, norm.forward, mask)
-                stack.enter_context(exchanged(norm, forward))
-            for layer, sides in self.part.leaky:
-                hook = partial(self._mask_input, self._mask(sides.inputs))
-                stack.enter_context(layer.register_forward_pre_hook(hook))
-            for row in self.part.not_plain:
-                forward = partial(self._by_subnet, row, row[1].forward)
-                stack.enter_context(exchanged(row[1], forward))
-            module = self.part.module  # the last, as it may be one of these layers
-            stack.enter_context(exchanged(module, partial(self._run, module.forward)))
-            self._stack = stack.pop_all()
+@dataclass
+class _Pass:
+    """What takes the place of forwards in a masked pass."""
 
-    def __exit__(self, *_) -> None:
-        self._stack.close()
+    part: Part
+    subnets: Sequence[Subnet]
+    cuts: Sequence[Mapping[str, LayerCut]]
+    masks: Mapping[str, Tensor]
+    chunked: bool
 
-    def _run(self, forward: Callable, *args, **kwargs) -> Any:
+    def whole(self, forward: Callable, *args, **kwargs) -> Any:
         self.part.ran = True
         groups = len(self.subnets)
         batch = batch_of(args, kwargs, groups)
@@ -77,13 +78,13 @@ class masked:  # noqa: N801 (read as a word of a `with` line)
             if not y.dim() or len(y) != batch:
                 return y
             if k in self.part.leaky_outputs:
-                y = self._masked(y, self._mask(self.part.outputs[k]), channel_dim(y))
+                y = self._masked(y, self.mask(self.part.outputs[k]), channel_dim(y))
             return interleave(y.chunk(groups)) if self.chunked else y
 
         args, kwargs = map_tensors(by_group, (args, kwargs))
         return map_tensors(in_order, forward(*args, **kwargs))
 
-    def _mask(self, side: Side) -> Tensor:
+    def mask(self, side: Side) -> Tensor:
         """Which positions of a side each group uses, bool ``(groups, positions)``."""
         groups, device = len(self.subnets), next(iter(self.masks.values())).device
         runs = [
@@ -102,12 +103,19 @@ class masked:  # noqa: N801 (read as a word of a `with` line)
         shape[0], shape[dim] = len(x), x.shape[dim]
         return x * mask.to(x.dtype).view(shape)
 
-    def _mask_input(self, mask: Tensor, layer: nn.Module, args: tuple) -> tuple:
+    def mask_input(self, mask: Tensor, layer: nn.Module, args: tuple) -> tuple:
         x, *rest = args
         return self._masked(x, mask, channel_dim(x, layer)), *rest
 
-    def _by_subnet(self, row: Row, forward: Callable[..., Tensor], x: Tensor, *args) -> Tensor:
-        outputs = by_subnet(row, self.cuts, self.subnets, forward, self._groups(x), *args)
+    def by_subnet(self, row: Row, forward: Callable[..., Tensor], x: Tensor, *args) -> Tensor:
+        """Run a layer, by its own ``forward``, with what the subnet of each group keeps of it."""
+        name, layer, sides = row
+        outputs = []
+        for cut, subnet, own in zip(self.cuts, self.subnets, self._groups(x), strict=True):
+            own = take(own, {channel_dim(own, layer): kept(sides.inputs, subnet)})
+            with swapped([row], {name: cut[name]}):
+                y = forward(own, *args)
+            outputs.append(widen(y, sides.outputs, subnet, channel_dim(y, layer)))
         return self._joined(outputs)
 
     def _groups(self, x: Tensor) -> Sequence[Tensor]:
@@ -118,7 +126,7 @@ class masked:  # noqa: N801 (read as a word of a `with` line)
     def _joined(self, parts: Sequence[Tensor]) -> Tensor:
         return torch.cat(parts) if self.chunked else interleave(parts)
 
-    def _normalise(
+    def normalise(
         self, norm: _BatchNorm, forward: Callable, mask: Tensor | None, x: Tensor
     ) -> Tensor:
         """Normalise each group by its own images; dropped channels become zeros."""

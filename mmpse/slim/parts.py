@@ -19,7 +19,7 @@ class Part:
 
     Attributes:
         name, module: The part.
-        inputs, outputs, leaky_outputs: See :class:`mmpse.slim.layout.Part`.
+        inputs, outputs, leaky_outputs: See :class:`mmpse.slim.layout.Boundary`.
         layers: Name, layer and sides of the layers in it that units run through.
         norms: The BatchNorms in it, with their sides or ``None``.
         leaky: Layers whose inputs a masked pass has to mask, with their sides.

@@ -5,15 +5,15 @@ divides by the norm of its weights (a cosine classifier, weight standardisation)
 weights, too.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from .cutting import LayerCut, cut_of, kept, mask_of, swapped, take
-from .functions import widen
+from .cutting import cut_of, kept, mask_of, swapped, take
+from .layers import is_mixing
 from .layout import LayerWidths
-from .watch import channel_dim, evaluating, is_mixing
+from .watch import evaluating
 
 Row = tuple[str, nn.Module, LayerWidths]
 STOCK = (nn.Linear.forward, nn.Conv2d.forward, nn.ConvTranspose2d.forward)
@@ -26,20 +26,17 @@ def not_plain(rows: Sequence[Row]) -> list[Row]:
         _, layer, sides = row
         return not any(s.unit for s in sides.inputs), layer.weight.numel()  # inputs may be dropped
 
-    smallest: dict[type, Row] = {}
-    for row in rows:
-        _, layer, _ = row
-        own = type(layer)
-        if not is_mixing(layer) or (own.forward in STOCK and not _changes_convolving(own)):
-            continue
-        if own not in smallest or size(row) < size(smallest[own]):
-            smallest[own] = row
-    classes = {own for own, row in smallest.items() if not _is_plain(row)}
+    tried: dict[type, Row] = {}
+    mixing = [row for row in rows if is_mixing(row[1]) and not _is_stock(type(row[1]))]
+    for row in sorted(mixing, key=size):
+        tried.setdefault(type(row[1]), row)
+    classes = {own for own, row in tried.items() if not _is_plain(row)}
     return [row for row in rows if type(row[1]) in classes]
 
 
-def _changes_convolving(own: type[nn.Module]) -> bool:
-    return getattr(own, '_conv_forward', None) not in (None, nn.Conv2d._conv_forward)
+def _is_stock(own: type[nn.Module]) -> bool:
+    convolving = getattr(own, '_conv_forward', None)
+    return own.forward in STOCK and convolving in (None, nn.Conv2d._conv_forward)
 
 
 @torch.no_grad()
@@ -63,31 +60,3 @@ def _is_plain(row: Row) -> bool:
     if any(s.unit for s in sides.outputs):
         whole = take(whole, {1: kept(sides.outputs, units)})
     return bool((whole - alone).abs().max() <= 1e-3 * alone.abs().max())
-
-
-def by_subnet(
-    row: Row,
-    cuts: Sequence[Mapping[str, LayerCut]],
-    widths: Sequence[Mapping[str, int]],
-    forward: Callable[..., Tensor],
-    inputs: Sequence[Tensor],
-    *args,
-) -> list[Tensor]:
-    """Run a layer, by its own ``forward``, with what each subnet keeps of it.
-
-    Args:
-        cuts: What each subnet keeps of every layer.
-        widths: Of each subnet.
-        inputs: Full-width inputs of each subnet.
-        *args: The layer's other arguments.
-
-    Returns:
-        Full-width outputs of each subnet, zero in the channels that it lacks.
-    """
-    name, layer, sides = row
-    outputs = []
-    for cut, own, x in zip(cuts, widths, inputs, strict=True):
-        with swapped([row], {name: cut[name]}):
-            y = forward(take(x, {channel_dim(x, layer): kept(sides.inputs, own)}), *args)
-        outputs.append(widen(y, sides.outputs, own, channel_dim(y, layer)))
-    return outputs

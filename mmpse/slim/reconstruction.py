@@ -15,18 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .cutting import dims_of, kept
+from .cutting import dims_of, kept, take
 from .layout import Layout, Side
 from .reuse import Notes, noted_outputs, reused_outputs
-from .samples import (
-    Moments,
-    drawn,
-    listening,
-    moments_of,
-    readers_in,
-    repeat_of,
-    sample_inputs,
-)
+from .samples import Moments, drawn, listening, moments_of, readers_in, repeat_of, sample_inputs
 
 POSITIONS = 4096  # that are kept of what a layer reads in a call
 RIDGE = 1e-3  # of the mean square of a channel; 0.1 where there are as few samples as channels
@@ -36,10 +28,8 @@ class Reconstruction:
     """Makes cut models compute what their full one does, as nearly as their channels allow.
 
     Args:
-        model: The full-width model in eval mode, its channels sorted.
-        layout: Its layout.
+        model: In eval mode, its channels sorted.
         images: Images to fit on ``(B, C, H, W)``; a few dozen are enough for a detector.
-        run: Runs a model on images.
     """
 
     def __init__(
@@ -64,10 +54,6 @@ class Reconstruction:
 
         Args:
             cut: What :func:`mmpse.slim.cut_` made of the full model, in eval mode.
-            widths: Its subnet.
-
-        Returns:
-            The cut model.
         """
         layers = dict(cut.named_modules())
         left = {
@@ -125,11 +111,9 @@ class Reconstruction:
         full, sides = self.readers[name]
         weight, bias = _predicting(full, sides.inputs, widths, moments_of(inputs, wanted))
         outputs = kept(sides.outputs, widths)
-        outputs = torch.arange(outputs) if isinstance(outputs, int) else outputs
-        outputs = outputs.to(weight.device)
-        layer.weight.copy_(weight.index_select(dims_of(full)[0], outputs))
+        layer.weight.copy_(take(weight, {dims_of(full)[0]: outputs}))
         if bias is not None:
-            layer.bias.copy_(bias[outputs])
+            layer.bias.copy_(take(bias, {0: outputs}))
 
     @contextmanager
     def absorbed(self, widths: Mapping[str, int]) -> Iterator[None]:
@@ -179,12 +163,10 @@ def _stay(side: Side, widths: Mapping[str, int], repeat: int) -> Tensor:
 def _predicting(
     layer: nn.Module, side: Side, widths: Mapping[str, int], moments: Moments
 ) -> tuple[Tensor, Tensor | None]:
-    """The weight and bias of a layer whose input is predicted from the channels that stay.
+    """The weight and bias of a full layer whose input is predicted from the channels that stay.
 
     Args:
-        layer: The layer of the full model.
         side: Its input.
-        widths: The subnet.
         moments: Of the channels that stay, and of the full input.
     """
     repeat, into = repeat_of(side), dims_of(layer)[1]

@@ -33,7 +33,6 @@ def noted_outputs(model: nn.Module, modules: Iterable[nn.Module] | None = None) 
     written into later, as by an activation in place, are left out when the ``with`` block ends.
 
     Args:
-        model: The model.
         modules: Which; by default all but the model itself.
     """
     notes: Notes = {}
@@ -42,9 +41,9 @@ def noted_outputs(model: nn.Module, modules: Iterable[nn.Module] | None = None) 
         output = forward(*args, **kwargs)
         if _plain(output):
             # lists are copied: who reads them may change them
-            given = map_tensors(_itself, (args, kwargs, output))
-            versions = [x._version for x in tensors_in(output)]
-            notes.setdefault(module, []).append(Noted(*given, versions))
+            notes.setdefault(module, []).append(
+                Noted(*_copied((args, kwargs, output)), _versions(output))
+            )
         return output
 
     with ExitStack() as stack:
@@ -52,9 +51,7 @@ def noted_outputs(model: nn.Module, modules: Iterable[nn.Module] | None = None) 
             stack.enter_context(exchanged(module, partial(call, module, module.forward)))
         yield notes
     for module, calls in notes.items():
-        notes[module] = [
-            call for call in calls if call.versions == [x._version for x in tensors_in(call.output)]
-        ]
+        notes[module] = [call for call in calls if call.versions == _versions(call.output)]
 
 
 @contextmanager
@@ -64,7 +61,6 @@ def reused_outputs(
     """Inside, modules give what was noted where they read the very tensors that they read then.
 
     Args:
-        model: The model.
         notes: Of :func:`noted_outputs`, on the same images.
         changed: Layers that compute something else now.
     """
@@ -73,7 +69,7 @@ def reused_outputs(
     def call(module: nn.Module, forward: Callable, *args, **kwargs) -> Any:
         for noted in notes[module]:
             if _same((noted.args, noted.kwargs), (args, kwargs)):
-                return map_tensors(_itself, noted.output)
+                return _copied(noted.output)
         return forward(*args, **kwargs)
 
     with ExitStack() as stack:
@@ -87,8 +83,13 @@ def _inner(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if module is not model]
 
 
-def _itself(_: int, x: torch.Tensor) -> torch.Tensor:
-    return x
+def _copied(tree: Any) -> Any:
+    """A tree of the same tensors."""
+    return map_tensors(lambda _, x: x, tree)
+
+
+def _versions(tree: Any) -> list[int]:
+    return [x._version for x in tensors_in(tree)]
 
 
 def _plain(tree: Any) -> bool:

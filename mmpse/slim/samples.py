@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -43,24 +43,16 @@ def rows_of(layer: nn.Module, side: Side, x: Tensor) -> Tensor:
 def listening(
     layers: Mapping[str, tuple[nn.Module, Side]], note: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
-    """For the time of a ``with`` block ``note`` is told what layers read: name and rows.
-
-    Args:
-        layers: Name -> layer and its input in the full model.
-        note: Called before each call of a layer.
-    """
+    """For the time of a ``with`` block ``note`` is told name and rows of what layers read, before
+    each call; ``layers``: name -> layer and its input in the full model."""
 
     def hook(name: str, side: Side) -> Callable:
         return lambda layer, args: note(name, rows_of(layer, side, args[0].detach()))
 
-    handles = [
-        layer.register_forward_pre_hook(hook(name, side)) for name, (layer, side) in layers.items()
-    ]
-    try:
+    with ExitStack() as stack:
+        for name, (layer, side) in layers.items():
+            stack.enter_context(layer.register_forward_pre_hook(hook(name, side)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def drawn(rows: Tensor, count: int) -> Tensor:
@@ -79,13 +71,10 @@ def sample_inputs(
     run: Callable[[nn.Module, Tensor], Any],
     count: int = 1024,
 ) -> Samples:
-    """Run a model, and keep some of what its layers read.
+    """Run a model in eval mode, and keep some of what its layers read.
 
     Args:
-        model: The full-width model, in eval mode.
-        layout: Its layout.
         batches: Images ``(B, C, H, W)``.
-        run: Runs a model on images.
         count: Positions that are kept of each call of a layer, at most.
 
     Returns:

@@ -23,11 +23,6 @@ NOISE = 1e-4  # of the mean variance: what is not worth a prediction
 def selected(model: nn.Module, layout: Layout, samples: Samples) -> dict[str, Tensor]:
     """How soon the channels of every unit are selected.
 
-    Args:
-        model: The full-width model.
-        layout: Its layout.
-        samples: Of :func:`mmpse.slim.samples.sample_inputs`.
-
     Returns:
         Unit -> ``(channels,)``, the more the sooner; zeros if no layer read it.
     """
@@ -37,10 +32,11 @@ def selected(model: nn.Module, layout: Layout, samples: Samples) -> dict[str, Te
             continue
         covariance = covariance_of(samples[name])
         weight = layer.weight.movedim(dims_of(layer)[1], 0).flatten(1).double()
-        weight = weight.reshape(len(covariance), -1)  # all positions of a flattened channel
+        repeat = len(weight) // len(covariance)  # positions of a flattened channel
+        weight = weight.reshape(len(covariance), -1)
         gram = weight @ weight.T
         total = (covariance * gram).sum().clamp(min=1e-12)
-        at, repeat = 0, len(layer.weight.movedim(dims_of(layer)[1], 0)) // len(covariance)
+        at = 0
         for unit, channels, times in sides.inputs:
             end = at + channels * times // repeat
             if unit is not None:
@@ -65,7 +61,6 @@ def forward_selection(readings: list[tuple[Tensor, Tensor]], width: int, step: i
     Args:
         readings: Of every layer that reads the channels, their covariance and the Gram matrix of
             the weights that read them, ``(width, width)`` both.
-        width: How many channels there are.
         step: Blocks of so many are selected as wholes.
 
     Returns:

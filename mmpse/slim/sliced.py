@@ -12,9 +12,9 @@ from mmpse.space import Subnet
 
 from .cutting import LayerCut, kept, swapped, take, untracked
 from .functions import Slices, interleave, is_channels_last, widen
-from .layout import Side
+from .layers import channel_dim
 from .parts import Part, batch_of
-from .watch import channel_dim, exchanged, map_tensors, tensors_in
+from .watch import exchanged, map_tensors, tensors_in
 
 
 @contextmanager
@@ -27,11 +27,12 @@ def sliced(
         subnets: The subnet of each group.
         cuts: What each keeps of every layer.
     """
-    with exchanged(part.module, partial(_run, part, subnets, cuts, part.module.forward)):
+    run = partial(_run, part, subnets, cuts, part.module.forward)
+    # weights are swapped while it runs, which a trace does not see
+    with exchanged(part.module, torch.compiler.disable(run)):
         yield
 
 
-@torch.compiler.disable  # weights are swapped while it runs, which a trace does not see
 def _run(
     part: Part,
     subnets: Sequence[Subnet],
@@ -53,7 +54,9 @@ def _run(
         def of_group(k: int, x: Tensor, g: int = g, subnet: Subnet = subnet) -> Tensor:
             if not x.dim() or len(x) != batch:
                 return x
-            own = take_side(x[g :: len(subnets)], part.inputs.get(k), subnet)
+            own, side = x[g :: len(subnets)], part.inputs.get(k, ())
+            if any(s.unit for s in side):
+                own = take(own, {channel_dim(own): kept(side, subnet)})
             if len(subnets) == 1:
                 return own
             last = x.dim() == 4 and is_channels_last(x)
@@ -76,21 +79,8 @@ def _merged(part: Part, subnets: Sequence[Subnet], outputs: Sequence[Any], share
     def merge(k: int, y: Tensor) -> Tensor:
         if not y.dim() or len(y) != share:
             return y
-        side = part.outputs.get(k)
-        return interleave(
-            [_widened(of_group[k], side, s) for of_group, s in zip(leaves, subnets, strict=True)]
-        )
+        side = part.outputs.get(k, ())
+        of_groups = zip([leaf[k] for leaf in leaves], subnets, strict=True)
+        return interleave([widen(y, side, subnet, channel_dim(y)) for y, subnet in of_groups])
 
     return map_tensors(merge, outputs[0])
-
-
-def take_side(x: Tensor, side: Side | None, widths: Mapping[str, int]) -> Tensor:
-    """The channels of ``x`` that a subnet has."""
-    if side is None or not any(s.unit for s in side):
-        return x
-    return take(x, {channel_dim(x): kept(side, widths)})
-
-
-def _widened(y: Tensor, side: Side | None, subnet: Subnet) -> Tensor:
-    """A subnet's output at full width."""
-    return y if side is None else widen(y, side, subnet, channel_dim(y))

@@ -20,10 +20,7 @@ IMPORTANCES = ('selection', 'group', 'l1', 'l2', 'bn', 'taylor')
 
 @torch.no_grad()
 def importances(
-    model: nn.Module,
-    layout: Layout,
-    by: str = 'group',
-    samples: Samples | None = None,
+    model: nn.Module, layout: Layout, by: str = 'group', samples: Samples | None = None
 ) -> dict[str, Tensor]:
     """How important the channels of every unit are.
 
@@ -49,8 +46,10 @@ def importances(
         raise UserError(f'channels are sorted by one of {IMPORTANCES}, got {by!r}')
     if by == 'selection' and samples is None:
         raise UserError("sorting by 'selection' needs samples of what the layers read of images")
-    empty = {name: torch.zeros(unit.width, device='cpu') for name, unit in layout.units.items()}
-    written, scaled, read = ({k: v.clone() for k, v in empty.items()} for _ in range(3))
+    written, scaled, read = (
+        {name: torch.zeros(unit.width, device='cpu') for name, unit in layout.units.items()}
+        for _ in range(3)
+    )
     for name, layer, sides in layers_in(model, layout):
         weight = getattr(layer, 'weight', None)
         if sides.inputs is None:
@@ -60,23 +59,22 @@ def importances(
         out_of, into = dims_of(layer)
         filters = weight.movedim(out_of, 0).flatten(1)
         if by == 'taylor':
-            _add(written, sides.outputs, _mean_one((filters * _gradient(name, layer)).sum(1).abs()))
+            value = _mean_one((filters * _gradient(name, layer)).sum(1).abs())
         elif by in ('l1', 'bn'):
-            _add(written, sides.outputs, filters.abs().sum(1))
+            value = filters.abs().sum(1)
         elif by == 'l2':
-            _add(written, sides.outputs, filters.norm(dim=1))
+            value = filters.norm(dim=1)
         else:
-            _add(written, sides.outputs, filters.square().sum(1))
+            value = filters.square().sum(1)
+        _add(written, sides.outputs, value)
         if into is not None and by == 'group':
             _add(read, sides.inputs, weight.movedim(into, 0).flatten(1).square().sum(1))
-    if by == 'selection':
-        soon = selected(model, layout, samples)
-        return {name: value if value.any() else written[name] for name, value in soon.items()}
     if by == 'group':
         kinds = written, scaled, read
-        return {name: sum(_mean_one(kind[name]) for kind in kinds) for name in empty}
-    if by == 'bn':
-        return {name: value if value.any() else written[name] for name, value in scaled.items()}
+        return {name: sum(_mean_one(kind[name]) for kind in kinds) for name in layout.units}
+    if by in ('selection', 'bn'):
+        found = scaled if by == 'bn' else selected(model, layout, samples)
+        return {name: value if value.any() else written[name] for name, value in found.items()}
     return written
 
 
@@ -103,33 +101,23 @@ def _add(total: dict[str, Tensor], side: Side, value: Tensor) -> None:
             total[segment.unit] += part.view(segment.channels, -1).sum(1).float().cpu()
 
 
-def orders(layout: Layout, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Unit -> its channels, the most important first; blocks of a unit stay together."""
-    result = {}
-    for name, unit in layout.units.items():
-        blocks = importance[name].view(-1, unit.step).sum(1)
-        blocks = blocks.argsort(descending=True, stable=True)
-        channels = blocks[:, None] * unit.step + torch.arange(unit.step, device='cpu')
-        result[name] = channels.flatten()
-    return result
-
-
 @torch.no_grad()
 def sort_(
-    model: nn.Module,
-    layout: Layout,
-    by: str = 'group',
-    samples: Samples | None = None,
+    model: nn.Module, layout: Layout, by: str = 'group', samples: Samples | None = None
 ) -> dict[str, Tensor]:
     """Permute the channels of every unit, the most important first, in place.
 
     Writers, readers and what lies between are permuted alike, so that the model computes the same.
-    ``by`` and ``samples`` are as of :func:`importances`.
+    Blocks of a unit stay together. ``by`` and ``samples`` are as of :func:`importances`.
 
     Returns:
         Unit -> its permutation: the new channel k was channel ``permutation[k]``.
     """
-    order = orders(layout, importances(model, layout, by, samples))
+    order = {}
+    for name, value in importances(model, layout, by, samples).items():
+        step = layout.units[name].step
+        blocks = value.view(-1, step).sum(1).argsort(descending=True, stable=True)
+        order[name] = (blocks[:, None] * step + torch.arange(step, device='cpu')).flatten()
     permute_(model, layout, order)
     return order
 

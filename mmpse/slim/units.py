@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear  # attention's own use of it
 
 from .codes import NOBODY
-from .layout import LayerWidths, Layout, Part, Segment, Side, make_layout
-from .leaks import with_leaks
-from .marks import Marks, outputs_of, text_of
-from .narrow import stuck
-from .watch import Forward, Place, evaluating, is_grouped, is_mixing, step_of
+from .halves import stuck, with_leaks
+from .intervals import intervals_of, sides_of
+from .layers import is_grouped, is_mixing, outputs_of, step_of
+from .layout import Boundary, LayerWidths, Layout, Side, make_layout
+from .marks import Marks, fix_joined, text_of
+from .watch import Forward, Place, evaluating
 
 
 def find_units(
@@ -60,12 +61,12 @@ def find_units(
             marks = Marks(forward, track)
             with torch.device('cpu'):  # whatever the default is
                 units = _Units(marks)
-                layout = units.layout(parts)
+                layout = units.layout()
             while found := stuck(layout, forward):
                 layer, names = found
                 with torch.device('cpu'):
                     units.fix(names, f'the forward fails behind {layer} if it is narrower')
-                    layout = units.layout(parts)
+                    layout = units.layout()
             return with_leaks(layout, forward)
     finally:
         torch.set_num_threads(threads)
@@ -86,7 +87,7 @@ class _Units:
         self.layers = marks.layers
         self.fixed = dict(marks.fixed)
         self.writers = marks.writers
-        self.widths = {n: len(outputs_of(self.layers[n])) for n in self.writers}
+        self.widths = {n: outputs_of(self.layers[n]) for n in self.writers}
         self.intervals = intervals_of(self._meetings(), list(self.widths.values()))
         self.names, self.sizes = [], []
         self.table = {n: torch.empty(2, w, dtype=torch.long) for n, w in self.widths.items()}
@@ -156,15 +157,8 @@ class _Units:
     def _fix_joined(self) -> None:
         """Fix what is joined with something fixed."""
         members = [[self.writers[k] for k, _, _ in places] for places in self.intervals]
-        while True:
-            for number in sorted(self.alive):
-                first = next((n for n in members[number] if n in self.fixed), None)
-                if first is not None:
-                    self.alive.remove(number)
-                    for name in members[number]:
-                        self.fixed.setdefault(name, f'joined with {first}: {self.fixed[first]}')
-            if not any(n in self.fixed for number in self.alive for n in members[number]):
-                break
+        fix_joined(self.fixed, members)
+        self.alive = {k for k, names in enumerate(members) if names[0] not in self.fixed}
 
     def fix(self, names: Sequence[str], why: str) -> None:
         """Keep the width of units."""
@@ -201,7 +195,7 @@ class _Units:
         alike = [name for name in carriers if kind(name) == kind(carrier)]
         return next((n for n in (carrier, *alike) if ('out of', (n, 0)) in ran), carrier)
 
-    def layout(self, parts: Sequence[str]) -> Layout:
+    def layout(self) -> Layout:
         """What was found, as data."""
         positions, order = self.marks.positions, self.marks.order
         layers = {}
@@ -211,7 +205,7 @@ class _Units:
                 writes = sides_of(*self.table[name], self.alive, self.names, self.sizes)
                 sides = LayerWidths(reads, writes)
             else:
-                times = len(outputs_of(layer)) // positions['layer', name]
+                times = outputs_of(layer) // positions['layer', name]
                 sides = LayerWidths(None, tuple(s._replace(repeat=s.repeat * times) for s in reads))
             if sides.units:
                 layers[name] = sides
@@ -233,84 +227,9 @@ class _Units:
                 for name, layer in self.layers.items()
                 if name not in order and not isinstance(layer, NonDynamicallyQuantizableLinear)
             ),
-            parts={p: Part(boundary('into', p), boundary('out of', p)) for p in parts},
+            parts={
+                p: Boundary(boundary('into', p), boundary('out of', p))
+                for p in self.marks.forward.parts
+            },
             resizes=tuple(self._side(p) for p in sorted(p for p in positions if p[0] == 'resize')),
         )
-
-
-def intervals_of(edges: Tensor, widths: Sequence[int]) -> list[list[tuple[int, int, int]]]:
-    """Join numbered channels into units.
-
-    Args:
-        edges: Pairs of channels that meet ``(2, pairs)``, numbered through all layers.
-        widths: Channels of every layer.
-
-    Returns:
-        For each unit the channels ``(layer, first, last + 1)`` that are its own.
-    """
-    total = sum(widths)
-    label = torch.arange(total)
-    while True:  # every channel takes the least number of those that it meets
-        new = label.scatter_reduce(0, edges.flatten(), label[edges.flip(0)].flatten(), 'amin')
-        new = new[new]
-        if torch.equal(new, label):
-            break
-        label = new
-    layer = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths))
-    # does every channel that is joined with c have a next one, and are just these joined?
-    after = torch.full((total,), -1)
-    inner = layer[1:] == layer[:-1]
-    after[:-1][inner] = label[1:][inner]
-    least = torch.full((total,), total).scatter_reduce(0, label, after, 'amin')
-    most = torch.full((total,), -1).scatter_reduce(0, label, after, 'amax')
-    size = torch.bincount(label, minlength=total)
-    goes_on = (least == most) & (least >= 0)
-    goes_on &= size == size[most.clamp(min=0)]
-    starts = torch.ones(total, dtype=torch.bool)
-    starts[1:] = ~(goes_on[label[:-1]] & inner)
-    first = starts.nonzero()[:, 0].tolist()
-    offsets = torch.tensor([0, *widths]).cumsum(0)
-    units: dict[int, list[tuple[int, int, int]]] = {}
-    for a, b in zip(first, [*first[1:], total]):
-        k = int(layer[a])
-        offset = int(offsets[k])
-        units.setdefault(int(label[a]), []).append((k, a - offset, b - offset))
-    return list(units.values())
-
-
-def sides_of(
-    unit: Tensor, channel: Tensor, alive: set[int], names: Sequence[str], sizes: Sequence[int]
-) -> Side | None:
-    """Positions as segments; ``None`` where a unit's channels are not whole and in order.
-
-    Args:
-        unit: Number of the unit that each position belongs to, or -1.
-        channel: The channel of that unit.
-        alive: Units that can be pruned; all others are nobody's.
-    """
-    segments: list[Segment] = []
-    at, total = 0, len(unit)
-    while at < total:
-        number = int(unit[at])
-        change = (unit[at:] != number).nonzero()
-        end = at + int(change[0]) if len(change) else total
-        if number not in alive:
-            if segments and segments[-1].unit is None:
-                segments[-1] = Segment(None, segments[-1].channels + end - at)
-            else:
-                segments.append(Segment(None, end - at))
-            at = end
-            continue
-        width, own = sizes[number], channel[at:end]
-        other = (own != 0).nonzero()
-        repeat = int(other[0]) if len(other) else len(own)
-        expected = torch.arange(width).repeat_interleave(repeat)
-        if (
-            repeat == 0
-            or len(own) < len(expected)
-            or not torch.equal(own[: len(expected)], expected)
-        ):
-            return None
-        segments.append(Segment(names[number], width, repeat))
-        at += len(expected)
-    return tuple(segments)

@@ -2,7 +2,7 @@
 
 from .budget import Budget, BudgetError, uniform_within
 from .conditional import ConditionalSampler
-from .cost import Cost, TableCost
+from .cost import Cost
 from .joining import Joined, StageTable, join, split_cost
 from .sampling import (
     SAMPLERS,

@@ -7,7 +7,7 @@ import numpy as np
 
 from mmpse.errors import UserError
 
-from .cost import Cost, TableCost
+from .cost import Cost
 from .search_space import SearchSpace
 
 _COUNTS = {'': 1.0, 'K': 1e3, 'M': 1e6, 'G': 1e9}
@@ -73,7 +73,7 @@ class Budget:
     def __init__(
         self,
         space: SearchSpace,
-        costs: Mapping[str, Cost | TableCost],
+        costs: Mapping[str, Cost],
         limit: Mapping[str, str | float],
         window: float = 0.05,
     ) -> None:
@@ -83,18 +83,17 @@ class Budget:
                 'on a command line: --cfg-options train_cfg.budget._delete_=True '
                 'train_cfg.budget.params=2M'
             )
-        unknown = [name for name in limit if name not in costs]
-        if not limit or unknown:
+        if not limit or not limit.keys() <= costs.keys():
             raise BudgetError(
                 f'budget must name some of {sorted(costs)}, e.g. dict(flops="50%"), got '
                 f'{dict(limit)}'
             )
-        if isinstance(window, bool) or not isinstance(window, (int, float)) or not 0 < window < 1:
+        if not isinstance(window, (int, float)) or not 0 < window < 1:
             raise BudgetError(
                 'window must be between 0 and 1 (0.05: 95 % to 100 % of the budget), got '
                 f'{window!r}'
             )
-        self.limits: dict[str, tuple[Cost | TableCost, float]] = {}
+        self.limits: dict[str, tuple[Cost, float]] = {}
         for name, amount in limit.items():
             tiny, full = costs[name](space.array([space.tinynet, space.fullnet]))
             high = parse_amount(amount, float(full), name)
@@ -107,8 +106,7 @@ class Budget:
                     'supernet other ratios or a smaller divisor'
                 )
             self.limits[name] = costs[name], high
-        self.resource = next(iter(self.limits))
-        self.cost, self.high = self.limits[self.resource]
+        self.resource, (self.cost, self.high) = next(iter(self.limits.items()))
         self.low = (1 - window) * self.high
 
     def meets(self, widths: np.ndarray) -> np.ndarray:

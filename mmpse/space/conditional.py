@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cost import TableCost
+from .cost import Cost
+from .search_space import SearchSpace
 
 BINS = 8  # bins of the cost in the window, per unit
 CELLS = 1 << 24  # numbers that the tables of a sampler hold at most
@@ -41,17 +42,19 @@ class ConditionalSampler:
         mass: Probability of the drawn interval; 0 if no subnet is in the window.
     """
 
-    def __init__(self, probabilities: np.ndarray, cost: TableCost, low: float, high: float) -> None:
-        units = len(cost.candidates)
-        self.candidates = cost.candidates
+    def __init__(
+        self, space: SearchSpace, probabilities: np.ndarray, cost: Cost, low: float, high: float
+    ) -> None:
+        units = len(space)
+        self.candidates = [np.array(unit.candidates) for unit in space.units]
         base, raw, states = cost.constant, [], 0
-        last_use = list(range(units))  # the last unit that each one shares a layer with
-        for u, v in cost.pairs:
-            last_use[u] = max(last_use[u], v)
+        coupled = (cost.couplings != 0) | np.eye(units, dtype=bool)
+        # the last unit that each one shares a layer with
+        last_use = [np.flatnonzero(row)[-1] for row in coupled]
         frontier: list[int] = []
         for k in range(units):
             axes = [*frontier, k]
-            added = _added(cost, axes)
+            added = _added(self.candidates, cost, axes)
             base += added.min()
             kept = [axis for axis, unit in enumerate(axes) if last_use[unit] > k]
             gone = [axis for axis in range(len(axes)) if axis not in kept]
@@ -98,16 +101,12 @@ class ConditionalSampler:
         return widths
 
 
-def _added(cost: TableCost, units: list[int]) -> np.ndarray:
+def _added(candidates: list[np.ndarray], cost: Cost, units: list[int]) -> np.ndarray:
     """What the last of ``units`` costs alone and beside the others, one dimension per unit."""
-    *others, new = units
-    added = np.zeros([len(cost.candidates[unit]) for unit in units]) + cost.units[new]
-    for axis, unit in enumerate(others):
-        if (unit, new) in cost.pairs:
-            shape = np.ones(len(units), dtype=int)
-            shape[axis], shape[-1] = cost.pairs[unit, new].shape
-            added += cost.pairs[unit, new].reshape(shape)
-    return added
+    *others, own = np.ix_(*(candidates[unit] for unit in units))
+    new, couplings = units[-1], cost.couplings[units[-1], units]
+    alone = cost.linear[new] * own + cost.squares[new] * own**2
+    return sum((c * (own * other) for c, other in zip(couplings, others)), alone)
 
 
 def _advance(table: np.ndarray, step: Step) -> np.ndarray:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .search_space import SearchSpace
-
 
 class Cost:
     """A resource that is a quadratic form of the widths.
@@ -24,20 +22,20 @@ class Cost:
     """
 
     def __init__(self, units: Sequence[str]) -> None:
-        self._index = {name: k for k, name in enumerate(units)}
+        self.names = tuple(units)
         self.constant = 0.0
         self.linear = np.zeros(len(units))
         self.quadratic = np.zeros((len(units), len(units)))
 
-    def add(self, value: float, *units: str | None) -> None:
-        """Add ``value`` times the widths of up to two units (``None``: no unit)."""
-        named = [self._index[unit] for unit in units if unit is not None]
-        if not named:
+    def add(self, value: float, *units: str) -> None:
+        """Add ``value`` times the widths of up to two units."""
+        numbers = tuple(map(self.names.index, units))
+        if not numbers:
             self.constant += value
-        elif len(named) == 1:
-            self.linear[named[0]] += value
+        elif len(numbers) == 1:
+            self.linear[numbers] += value
         else:
-            self.quadratic[named[0], named[1]] += value
+            self.quadratic[numbers] += value
 
     def __call__(self, widths: np.ndarray) -> np.ndarray:
         """Cost of subnets ``(subnets, units)``, integer array ``(subnets,)``."""
@@ -48,83 +46,30 @@ class Cost:
         w = np.asarray(widths, dtype=np.float64)  # exact below 2**53
         return np.einsum('nu,nu->n', w @ self.quadratic + self.linear, w) + self.constant
 
-    def tables(self, space: SearchSpace) -> TableCost:
-        """The same cost, looked up by the candidates of ``space``."""
-        tables = TableCost(space, self.constant)
-        widths = [np.array(unit.candidates, dtype=np.float64) for unit in space.units]
-        for u, own in enumerate(widths):
-            tables.units[u] += self.linear[u] * own + self.quadratic[u, u] * own**2
-            for v in range(u + 1, len(widths)):
-                value = self.quadratic[u, v] + self.quadratic[v, u]
-                if value:
-                    tables.add(value * np.outer(own, widths[v]), u, v)
-        return tables
+    @property
+    def squares(self) -> np.ndarray:
+        """What each unit's width, squared, is multiplied by ``(units,)``."""
+        return self.quadratic.diagonal()
 
+    @property
+    def couplings(self) -> np.ndarray:
+        """What the widths of two units are multiplied by, symmetric ``(units, units)``; the
+        diagonal is zero."""
+        both = self.quadratic + self.quadratic.T
+        np.fill_diagonal(both, 0.0)
+        return both
 
-class TableCost:
-    """A resource that is a sum over units and pairs of units, known at the candidates of a space.
+    def alone(self, candidates: np.ndarray) -> np.ndarray:
+        """What the candidates of each unit cost by themselves; both ``(units, candidates)``."""
+        return self.linear[:, None] * candidates + self.squares[:, None] * candidates**2
 
-    Every resource of a network that adds up over its layers is one: a layer depends on its input
-    width and its output width.
+    def beside(self, candidates: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        """The same with what they cost together with the other units, as these are in ``widths``
+        ``(units,)``."""
+        return self.alone(candidates) + (self.couplings @ widths)[:, None] * candidates
 
-    Args:
-        constant: What is added to every subnet.
-
-    Attributes:
-        units: Share of each unit alone, one array ``(candidates,)`` per unit.
-        pairs: Share of two units u < v together, ``(u, v)`` -> array
-            ``(candidates of u, candidates of v)``.
-    """
-
-    def __init__(self, space: SearchSpace, constant: float = 0.0) -> None:
-        self.constant = constant
-        self.candidates = [np.array(unit.candidates) for unit in space.units]
-        self.units = [np.zeros(len(own)) for own in self.candidates]
-        self.pairs: dict[tuple[int, int], np.ndarray] = {}
-
-    def add(self, table: np.ndarray, u: int, v: int | None = None) -> None:
-        """Add the values of unit ``u``, ``(candidates,)``, or of two units, one per dimension."""
-        if v is None:
-            self.units[u] += table
-        elif u == v:
-            self.units[u] += np.diagonal(table)
-        else:
-            key, table = ((u, v), table) if u < v else ((v, u), table.T)
-            self.pairs[key] = self.pairs.get(key, 0.0) + table
-
-    def tables(self, space: SearchSpace) -> TableCost:
-        return self
-
-    def __call__(self, widths: np.ndarray) -> np.ndarray:
-        """Cost of subnets ``(subnets, units)``, integer array ``(subnets,)``."""
-        index = self.index(np.asarray(widths))
-        cost = np.full(len(index), self.constant)
-        for u, table in enumerate(self.units):
-            cost += table[index[:, u]]
-        for (u, v), table in self.pairs.items():
-            cost += table[index[:, u], index[:, v]]
-        return np.rint(cost).astype(np.int64)
-
-    def index(self, widths: np.ndarray) -> np.ndarray:
-        """Number of the candidate that each width is; both ``(subnets, units)``."""
-        columns = zip(self.candidates, widths.T)
-        return np.stack([np.searchsorted(own, column) for own, column in columns], axis=1)
-
-    def expected(self, probabilities: np.ndarray) -> float:
-        """Expected cost of widths drawn independently, ``probabilities`` (units, candidates)."""
-        of_units = [row[: len(own)] for row, own in zip(probabilities, self.candidates)]
-        cost = self.constant + sum(p @ table for p, table in zip(of_units, self.units))
-        return float(cost + sum(of_units[u] @ t @ of_units[v] for (u, v), t in self.pairs.items()))
-
-    def beside(self, widths: np.ndarray) -> list[np.ndarray]:
-        """What each candidate of a unit costs while the others are as in ``widths`` (units,).
-
-        Returns:
-            One array ``(candidates,)`` per unit, without what does not depend on that unit.
-        """
-        (at,) = self.index(np.asarray(widths)[None])
-        cost = [table.copy() for table in self.units]
-        for (u, v), table in self.pairs.items():
-            cost[u] += table[:, at[v]]
-            cost[v] += table[at[u]]
-        return cost
+    def expected(self, candidates: np.ndarray, probabilities: np.ndarray) -> float:
+        """Expected cost of widths drawn independently; both ``(units, candidates)``."""
+        mean = (probabilities * candidates).sum(axis=1)
+        variance = (probabilities * candidates**2).sum(axis=1) - mean**2
+        return float(self.exact(mean[None])[0] + self.squares @ variance)

@@ -9,8 +9,7 @@ import numpy as np
 
 from mmpse.errors import UserError
 
-from .cost import Cost, TableCost
-from .search_space import SearchSpace
+from .cost import Cost
 
 
 class StageTable(NamedTuple):
@@ -95,9 +94,7 @@ def _pareto(costs: np.ndarray, distances: np.ndarray) -> Front:
     return costs[distances < best], distances[distances < best]
 
 
-def split_cost(
-    space: SearchSpace, cost: Cost | TableCost, stages: Sequence[Sequence[str]]
-) -> list[TableCost]:
+def split_cost(cost: Cost, stages: Sequence[Sequence[str]]) -> list[Cost]:
     """Split a cost into one of every stage; their sum is the whole.
 
     What belongs to several stages (the boundary's own share) counts in the first of them.
@@ -108,19 +105,17 @@ def split_cost(
     Raises:
         ValueError: If the cost has a share of two units that are in no stage together.
     """
-    tables = cost.tables(space)
-    parts = [TableCost(space.restricted_to(units)) for units in stages]
-    parts[0].constant = tables.constant
-    shares = {**{(u,): table for u, table in enumerate(tables.units)}, **tables.pairs}
-    for indices, table in shares.items():
-        names = [space.names[u] for u in indices]
-        for units, part in zip(stages, parts):
-            if set(names) <= set(units):
-                part.add(table, *(units.index(name) for name in names))
-                break
-        else:
+    parts = [Cost(units) for units in stages]
+    parts[0].constant = cost.constant
+    shares = [((k,), value) for k, value in enumerate(cost.linear)]
+    shares += [(pair, cost.quadratic[pair]) for pair in zip(*np.nonzero(cost.quadratic))]
+    for numbers, value in shares:
+        own = [cost.names[k] for k in numbers]
+        part = next((p for p, units in zip(parts, stages) if set(own) <= set(units)), None)
+        if part is None:
             raise UserError(
-                f'the cost has a share of {" and ".join(names)} together, which no stage holds '
+                f'the cost has a share of {" and ".join(own)} together, which no stage holds '
                 'both; choose stages that do, or another resource'
             )
+        part.add(value, *own)
     return parts

@@ -6,7 +6,7 @@ from mmpse.errors import UserError
 
 from .budget import Budget, BudgetError
 from .conditional import ConditionalSampler
-from .cost import Cost, TableCost
+from .cost import Cost
 from .search_space import SearchSpace
 
 SAMPLERS = ('prior', 'cost', 'loss', 'uniform')
@@ -22,7 +22,7 @@ class WidthDistribution:
     """
 
     def __init__(self, space: SearchSpace, energy: np.ndarray | None = None) -> None:
-        self.table = width_table(space)
+        self.table = space.table
         energy = np.where(self.table == 0, np.inf, 0.0 if energy is None else energy)
         weights = np.exp(-(energy - energy.min(axis=1, keepdims=True)))
         self.probabilities = weights / weights.sum(axis=1, keepdims=True)
@@ -36,16 +36,8 @@ class WidthDistribution:
         return np.take_along_axis(self.table[None], index[:, :, None], axis=2)[:, :, 0]
 
 
-def width_table(space: SearchSpace) -> np.ndarray:
-    """Candidates of every unit, integer array ``(units, candidates)``, padded with zeros."""
-    table = np.zeros((len(space), max(len(u.candidates) for u in space.units)), dtype=np.int64)
-    for k, unit in enumerate(space.units):
-        table[k, : len(unit.candidates)] = unit.candidates
-    return table
-
-
 def tilted(
-    space: SearchSpace, cost: Cost | TableCost, target: float, energy: np.ndarray | None = None
+    space: SearchSpace, cost: Cost, target: float, energy: np.ndarray | None = None
 ) -> WidthDistribution:
     """The distribution nearest to ``exp(-energy)`` whose expected cost is ``target``.
 
@@ -55,35 +47,30 @@ def tilted(
     since the expected cost falls as it grows. Source: this project; the objective of PSE-Net's
     prior (arXiv 2408.16233) with its penalty replaced by the constraint itself.
     """
-    tables = cost.tables(space)
-    base = np.zeros(width_table(space).shape) if energy is None else energy
+    base = np.zeros(space.table.shape) if energy is None else energy
     tiny, full = cost(space.array([space.tinynet, space.fullnet]))
     share = np.clip((target - tiny) / max(full - tiny, 1), 0.0, 1.0)
     centre = space.array([space.uniform(np.sqrt(share))])[0]  # FLOPs grow about as ratio**2
-    price = np.zeros(base.shape)
-    for row, values in zip(price, tables.beside(centre)):
-        row[: len(values)] = values - values.min()
+    price = np.where(space.table, cost.beside(space.table, centre), np.inf)
+    price -= price.min(axis=1, keepdims=True)
+    price[space.table == 0] = 0.0
     price /= price.max() or 1.0
     low, high = -1e3, 1e3
     for _ in range(60):
         middle = (low + high) / 2
         distribution = WidthDistribution(space, base + middle * price)
-        if tables.expected(distribution.probabilities) > target:
+        if cost.expected(space.table, distribution.probabilities) > target:
             low = middle
         else:
             high = middle
     return distribution
 
 
-class UniformSampler:
+class UniformSampler(WidthDistribution):
     """Every unit's width independently and uniformly."""
 
     def __init__(self, space: SearchSpace, cost: Cost) -> None:  # as all samplers of a training
-        self._distribution = WidthDistribution(space)
-
-    def sample(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Draw widths, integer array ``(count, units)``."""
-        return self._distribution.sample(rng, count)
+        super().__init__(space)
 
 
 class RatioSampler:
@@ -146,8 +133,7 @@ def expected_loss(space: SearchSpace, widths: np.ndarray, losses: np.ndarray) ->
         Array ``(units, candidates)``, in standard deviations around the mean over seen widths,
         ``inf`` where a unit has fewer candidates.
     """
-    table = width_table(space)
-    energy = np.full(table.shape, np.nan)
+    energy = np.full(space.table.shape, np.nan)
     order = np.argsort(losses, kind='stable')
     ranked_widths, ranked_losses = widths[order], losses[order]
     for u, unit in enumerate(space.units):
@@ -158,7 +144,7 @@ def expected_loss(space: SearchSpace, widths: np.ndarray, losses: np.ndarray) ->
     spread = np.nanstd(energy)
     energy = (energy - np.nanmean(energy)) / (spread if spread > 0 else 1.0)
     energy = np.where(np.isnan(energy), np.nanmax(energy), energy)
-    return np.where(table == 0, np.inf, energy)
+    return np.where(space.table, energy, np.inf)
 
 
 class PriorSampler:
@@ -212,7 +198,7 @@ class PriorSampler:
             return
         self.distribution = tilted(space, budget.cost, (budget.low + budget.high) / 2, energy)
         self._draws = ConditionalSampler(
-            self.distribution.probabilities, budget.cost.tables(space), budget.low, budget.high
+            space, self.distribution.probabilities, budget.cost, budget.low, budget.high
         )
         if not self._draws.mass:
             raise BudgetError(

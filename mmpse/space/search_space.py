@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -121,12 +121,13 @@ class SearchSpace:
     def tinynet(self) -> Subnet:
         return self.subnet([unit.candidates[0] for unit in self.units])
 
-    def restricted_to(self, names: Sequence[str]) -> SearchSpace:
-        """The space of some of the units, in the order of this space."""
-        space = copy.copy(self)
-        space.units = tuple(unit for unit in self.units if unit.name in names)
-        space.names = tuple(unit.name for unit in space.units)
-        return space
+    @cached_property
+    def table(self) -> np.ndarray:
+        """Candidates, integer array ``(units, candidates)``; zeros where a unit has fewer."""
+        table = np.zeros((len(self), max(len(u.candidates) for u in self.units)), dtype=np.int64)
+        for row, unit in zip(table, self.units):
+            row[: len(unit.candidates)] = unit.candidates
+        return table
 
     def subnet(self, widths: Sequence[int], **kwargs) -> Subnet:
         """The subnet of one row of a width array."""

@@ -1,3 +1,4 @@
 """What users subclass to test that mmpse prunes their model rightly."""
 
-from .slim import SlimTester, randomize_, subnets_of
+from .comparing import randomize_, subnets_of
+from .slim import SlimTester

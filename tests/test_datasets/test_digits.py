@@ -146,11 +146,9 @@ def test_boxes_masks_and_maps_agree(root, split, count):
 
 
 def test_damage_is_named_and_rebuilt(small_root, monkeypatch):
-    """What a killed run and a broken disk leave behind: a partial folder, missing and bad files."""
+    """What a killed run and a broken disk leave behind: missing and bad files."""
     root = small_root
-    leftovers = [root.with_name('.digits.partial'), root.with_name('.digits.replaced')]
-    for leftover in leftovers:
-        shutil.copytree(root / 'cls/val', leftover / 'cls/val')
+    (root / 'scenes/test/.0001.1.tmp.png').write_bytes(b'of a killed process')
     picture = root / 'scenes/test/0001.png'
     changed = pixels(picture).copy()
     changed[0, 0, 0] ^= 1
@@ -172,7 +170,6 @@ def test_damage_is_named_and_rebuilt(small_root, monkeypatch):
     assert prepare_digits(root)['digest'] == digits.DIGEST
     assert any('scenes/test/0001.png has changed' in message for message in said)
     assert not digits.find_damage(root)
-    assert not any(leftover.exists() for leftover in leftovers)
 
 
 def test_two_builds_are_equal(small_root, tmp_path):
@@ -202,14 +199,21 @@ def test_damaged_manifest_is_noticed(tmp_path, text):
     assert line.startswith('manifest.json')
 
 
-def test_killed_while_writing_leaves_no_data_folder(tmp_path, monkeypatch):
-    def killed(path, content):
-        raise KeyboardInterrupt
+def test_killed_while_writing_goes_on_later(small, tmp_path, monkeypatch):
+    root, write = tmp_path / 'digits', digits._write
 
-    monkeypatch.setattr(digits, '_write', killed)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_digits(tmp_path / 'digits')
-    assert not (tmp_path / 'digits').exists()
+    def killed(path, content):
+        if path.name == 'train.json':
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(digits, '_write', killed)
+        prepare_digits(root)
+    with pytest.raises(FileNotFoundError, match='no readable manifest.json'):
+        digits.digits_dataset('detection', 'train', str(root))
+    prepare_digits(root)
+    assert not digits.find_damage(root)
 
 
 def test_other_source_digits_are_an_error(tmp_path, monkeypatch):
@@ -233,7 +237,7 @@ def test_files_of_others_are_never_deleted(small, tmp_path):
     with pytest.raises(FileExistsError, match='thesis.tex'):
         prepare_digits(thesis.parent)
     assert thesis.read_text() == 'years of work'
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['.home.lock', 'home']
+    assert list(tmp_path.rglob('*.*')) == [thesis]
 
 
 def test_stray_picture_is_noticed(small_root):

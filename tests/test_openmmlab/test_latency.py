@@ -21,7 +21,7 @@ from mmpse.openmmlab.models.latency import (
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.pruning import latency as pruning_latency
 from mmpse.resources.timing import Latencies
-from mmpse.space import UniformSampler
+from mmpse.space import SearchSpace, UniformSampler
 
 SHAPE = (3, 32, 32)
 
@@ -78,7 +78,8 @@ def test_latencies_of_something_else_are_refused(subject, clockwork, tmp_path, m
     write_json(path, measure_latency(model, layout, space, SHAPE))
     with pytest.raises(UserError, match=r'input_shape: \[3, 32, 32\] there, \[3, 64, 64\] now'):
         read_latency(path, space, (3, 64, 64))
-    fewer = space.restricted_to(space.names[1:])
+    widths = {unit.name: unit.max_width for unit in space.units[1:]}
+    fewer = SearchSpace(widths, dict(type='Fewer'))
     with pytest.raises(UserError, match=f'units.{space.names[0]}: 16 there, nothing now'):
         read_latency(path, fewer, SHAPE)
     monkeypatch.setattr(latency, 'device_name', lambda device: 'another')

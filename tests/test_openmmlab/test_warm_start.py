@@ -11,7 +11,7 @@ from test_distillation import build, retinanet
 
 from mmpse.openmmlab.models.warm_start import WarmStart
 from mmpse.registry import MODELS
-from mmpse.testing.slim import randomize_
+from mmpse.testing import randomize_
 
 CLASSES = 7
 

@@ -13,29 +13,28 @@ from mmpse.space import (
     Cost,
     PriorSampler,
     SearchSpace,
-    TableCost,
 )
-from mmpse.space.sampling import width_table
 
 
 def chain(units, rng, ratios):
     """Convolutions in a chain with some shortcuts, and their FLOPs, parameters and latency."""
     widths = {f'u{k}': 8 * int(rng.integers(8, 20)) for k in range(units)}
     space = SearchSpace(widths, dict(type='Toy'), ratios=ratios)
-    flops, params, latency = Cost(space.names), Cost(space.names), TableCost(space, 50.0)
+    flops, params, latency = Cost(space.names), Cost(space.names), Cost(space.names)
     for k, (a, b) in enumerate(zip(space.names, space.names[1:])):
         area = float(rng.integers(1, 50))
         flops.add(9 * area, a, b)
         params.add(9, a, b)
         if k % 3 == 0 and k + 3 < units:
             flops.add(area, a, space.names[k + 3])
-    for u, own in enumerate(latency.candidates):  # in steps of 32 channels
-        latency.add(np.sqrt(own) * rng.uniform(1, 5) + 3 * np.ceil(own / 32), u)
+    latency.add(50)
+    for name in space.names:
+        latency.add(rng.uniform(0.1, 1), name)
     return space, dict(flops=flops, params=params, latency=latency)
 
 
 def power_laws(space, rng, noise=0.0):
-    table = width_table(space)
+    table = space.table
     share = np.where(table, table, 1) / table.max(axis=1, keepdims=True)
     power = rng.uniform(0.1, 1.5, (len(space), 1))
     losses = np.exp(rng.normal(size=(len(space), 1))) * (share**-power - 1) / power
@@ -110,7 +109,7 @@ def test_several_limits_of_a_large_space(rng):
 def test_room_is_used_where_it_loses_nothing(rng):
     space, costs = chain(8, rng, (0.25, 0.5, 0.75, 1.0))
     budget = Budget(space, costs, dict(flops='50%'))
-    found = allocate(space, budget, np.zeros(width_table(space).shape))
+    found = allocate(space, budget, np.zeros(space.table.shape))
     assert budget.contains(found)[0]
 
 

@@ -31,7 +31,7 @@ class Case:
         self.budget = Budget(self.space, dict(flops=self.cost), dict(flops='40%'))
         rows = self.space.uniform_rows()
         self.reference = rows[self.budget.meets(rows)][-1]
-        shares = cost_shares(self.cost.tables(self.space), self.reference)
+        shares = cost_shares(self.space, self.cost, self.reference)
         self.slopes = shares * np.exp(spread * rng.normal(size=units))
         self.power = power
         self.widths = SpreadSampler(self.space, self.cost, 0.1, 0.9).sample(rng, count)

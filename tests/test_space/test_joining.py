@@ -72,11 +72,11 @@ def test_cost_of_stages_adds_up():
     stages = [('a', 'b'), ('b', 'c'), ('c', 'd')]
     rng = np.random.default_rng(0)
     rows = space.array([{u.name: rng.choice(u.candidates) for u in space.units} for _ in range(50)])
-    parts = split_cost(space, cost, stages)
+    parts = split_cost(cost, stages)
     total = 0
     for units, part in zip(stages, parts):
         total = total + part(rows[:, [space.names.index(unit) for unit in units]])
     assert np.array_equal(total, cost(rows))
     cost.add(1, 'a', 'd')
     with pytest.raises(ValueError, match='a and d together'):
-        split_cost(space, cost, stages)
+        split_cost(cost, stages)

@@ -19,7 +19,7 @@ from mmpse.openmmlab.models.losses import Track, batch_losses
 from mmpse.search import Predictor, around, best_few, notch_table
 from mmpse.search.allocate import allocate
 from mmpse.search.gains import Gain, paired_gain
-from mmpse.search.sensitivity import Curves
+from mmpse.search.sensitivity import candidate_losses
 from mmpse.slim import Reconstruction, as_subnet, cut_
 from mmpse.slim.cutting import layers_in
 from mmpse.slim.reuse import noted_outputs, reused_outputs
@@ -87,7 +87,7 @@ def by_sensitivity(
     subject: Subject, budget: Budget, sensitivity: Mapping[str, Mapping[int, float]]
 ) -> np.ndarray:
     """The best few widths ``(subnets, units)`` by what units lose, each taken by itself."""
-    table = Curves(subject.space, sensitivity).table()
+    table = candidate_losses(subject.space, sensitivity)
     starts = uniform_within(subject.space, budget)[None]
     return allocate(subject.space, budget, table, starts=starts, count=BEST)
 

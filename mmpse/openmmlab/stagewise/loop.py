@@ -148,7 +148,7 @@ class StageWiseSearchLoop(SearchLoop):
             units: The units of each stage.
         """
         places = [[self.space.names.index(name) for name in own] for own in units]
-        costs = split_cost(self.space, self.budget.cost, units)
+        costs = split_cost(self.budget.cost, units)
         # what joins a stage with the next one, numbered
         between = [
             np.unique(rows[:, sorted({*a} & {*b})], axis=0, return_inverse=True)[1].ravel()

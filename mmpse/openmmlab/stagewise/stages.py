@@ -21,7 +21,7 @@ from mmpse.openmmlab.models.outputs import parts_of
 from mmpse.openmmlab.teaching.distance import divergence, is_sigmoid
 from mmpse.slim import Layout, Supernet
 from mmpse.slim.cutting import mask_of
-from mmpse.slim.watch import channel_dim, is_conv
+from mmpse.slim.layers import channel_dim, is_conv
 
 BACKBONE = 'backbone'
 SCORES = 'scores'  # name of the last stage

@@ -1,4 +1,6 @@
-"""Which channels are not zero in a masked pass though a subnet lacks them."""
+"""What a model does with half of each unit: where its code fails, and what masks let through."""
+
+from __future__ import annotations
 
 import dataclasses
 from typing import Any
@@ -7,15 +9,39 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .cutting import mask_of
+from .cutting import as_subnet, mask_of
+from .layers import channel_dim
 from .layout import Layout, Side
-from .watch import Forward, Place, channel_dim
+from .watch import Forward, Place
+
+
+def stuck(layout: Layout, forward: Forward) -> tuple[str, list[str]] | None:
+    """Where a forward fails that ran with full units: the model's code has a width as a number.
+
+    Returns:
+        The last layer that ran and put out channels of units, and these units; ``None`` if the
+        forward runs, or no such layer did.
+    """
+    ran: list[str] = []
+    try:
+        with as_subnet(forward.model, layout, _half(layout)):
+            forward(lambda name, *_: ran.append(name), lambda *_: None)
+    except Exception:  # whatever code raises that gets fewer channels than it counts on
+        for name in reversed(ran):
+            sides = layout.layers.get(name)
+            if sides is not None and (units := [s.unit for s in sides.outputs if s.unit]):
+                return name, units
+    return None
+
+
+def _half(layout: Layout) -> dict[str, int]:
+    return {name: max(1, u.width // u.step // 2) * u.step for name, u in layout.units.items()}
 
 
 def with_leaks(layout: Layout, forward: Forward) -> Layout:
-    """The layout with what gets more than zeros if BatchNorms alone are masked, to half of each
-    unit; see ``leaky`` of :class:`mmpse.slim.Layout` and its parts."""
-    half = {name: unit.width // 2 for name, unit in layout.units.items()}
+    """The layout with what gets more than zeros if BatchNorms alone are masked; see ``leaky`` of
+    :class:`mmpse.slim.Layout` and its parts."""
+    half = _half(layout)
     layers: set[str] = set()
     outputs: dict[str, set[int]] = {part: set() for part in layout.parts}
     random = torch.Generator(forward.images.device).manual_seed(0)
