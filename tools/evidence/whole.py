@@ -110,7 +110,7 @@ MODELS = {
         'coco/bbox_mAP',
         4,
         ('latency 50%', '20%'),
-        ('uniform', 'sensitivity'),
+        ('uniform', 'sensitivity', 'sensitivity-taught'),
         seeds=3,
     ),
     'semantic-fpn-r18_camvid': Model(
