@@ -187,3 +187,26 @@ def test_torchs_own_operators():
 def test_many_compilations_are_allowed():
     with compat.compiling_many():
         assert torch._dynamo.config.recompile_limit == 1024
+
+
+def test_deformable_attention_passes_marks_on_as_it_does():
+    from mmcv.ops import multi_scale_deform_attn as module
+
+    stock = module.multi_scale_deformable_attn_pytorch
+    shapes = torch.tensor([[4, 4], [2, 2]])
+
+    def parts(generator):
+        value = torch.rand(3, 20, 2, 5, generator=generator)  # images, positions, heads, channels
+        places = torch.rand(3, 7, 2, 2, 4, 2, generator=generator)
+        return value, places, torch.rand(3, 7, 2, 2, 4, generator=generator)
+
+    for part, at in ((0, (1, slice(None), 1, 3)), (2, (2, slice(None), 0))):
+        tensors = parts(torch.Generator().manual_seed(0))
+        tensors[part][at] = torch.nan
+        value, places, weights = tensors
+        expected = stock(value, shapes, places, weights).isnan()
+        with compat.deformable_attention_unsampled():
+            found = module.multi_scale_deformable_attn_pytorch(value, shapes, places, weights)
+        assert expected.any() and torch.equal(found.isnan(), expected)
+        assert not found[~expected].any()
+    assert module.multi_scale_deformable_attn_pytorch is stock

@@ -14,6 +14,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from mmpse.errors import UserError
+from mmpse.openmmlab import compat
 from mmpse.registry import MODELS
 from mmpse.slim.cutting import cut_
 from mmpse.slim.layout import Layout
@@ -58,11 +59,12 @@ def look(
         except Exception as failure:  # a forward may raise whatever it does
             error = failure
             continue
-        layout = find_units(model, images, run, parts, track)
-        if layout.unseen:  # are there heads that run in training alone?
-            with suppress(Exception):  # a forward may need more then than images
-                more = find_units(model, images, run, parts, track, also=run)
-                layout = more if len(more.unseen) < len(layout.unseen) else layout
+        with compat.deformable_attention_unsampled():
+            layout = find_units(model, images, run, parts, track)
+            if layout.unseen:  # are there heads that run in training alone?
+                with suppress(Exception):  # a forward may need more then than images
+                    more = find_units(model, images, run, parts, track, also=run)
+                    layout = more if len(more.unseen) < len(layout.unseen) else layout
         return layout, images
     try:
         find_units(model, images, run, parts)
