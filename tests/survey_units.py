@@ -87,6 +87,7 @@ SHORT = {
     'an output of the model': 'outputs',
     'one channel': 'one channel',
     'mixed before': 'mixed by functions',
+    'LayerNorm mixes': 'mixed by LayerNorms',
     'a part of its channels': 'split or shuffled',
     'across the groups': 'groups of several layers',
     'narrows': 'groups that narrow',
@@ -133,7 +134,7 @@ def row_of(name):
 
 def short(why):
     """A reason in few words; that of the layer that another one is joined with."""
-    return next(text for piece, text in SHORT.items() if piece in why)
+    return next((text for piece, text in SHORT.items() if piece in why), why)
 
 
 if __name__ == '__main__':
