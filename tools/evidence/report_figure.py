@@ -67,7 +67,7 @@ def draw_metric(axes: Axes, rows: Sequence[Mapping], title: str) -> None:
     axes.set_ylabel(f'{metric}, test split')
     axes.set_title(model, fontsize=9)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc='lower right')
+    axes.legend(fontsize=7, loc='upper center', bbox_to_anchor=(0.5, -0.2), ncol=3)
 
 
 def errorbar(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], **how) -> None:
