@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mmpse.errors import is_bug
 from mmpse.files import check_writable, written
 
 from .graph import ExportError, line
@@ -67,6 +68,8 @@ def quantize(
         except ExportError:
             raise
         except Exception as error:  # onnxruntime's own kinds
+            if is_bug(error):  # of what reads the images
+                raise
             raise ExportError(f'{path} cannot be quantised: {line(error)}') from error
         result = onnx.load(temporary)
         layers = [node for node in graph.node if node.op_type in LAYERS]

@@ -2,10 +2,12 @@
 
 import logging
 
+import numpy as np
 import torch
 from torch import nn
 
 from mmpse.openmmlab.pruning import measure
+from mmpse.openmmlab.pruning.subject import numbers_of
 from mmpse.resources.timing import Latencies
 
 
@@ -23,3 +25,8 @@ def test_how_busy_the_machine_was_is_told(monkeypatch):
     assert found['before']['latency_ms'] == 3
     assert found['busy']['latency_ms'] == 4.0
     assert len(found['busy']) == (1 if torch.cuda.is_available() else 2)
+
+
+def test_metrics_are_numbers_of_any_type():
+    metrics = dict(a=1, b=torch.tensor(0.5), c=np.float32(0.25), d='text', e=torch.ones(2), f=[1])
+    assert numbers_of(metrics) == dict(a=1.0, b=0.5, c=0.25)

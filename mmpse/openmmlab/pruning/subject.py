@@ -5,8 +5,8 @@ from __future__ import annotations
 import fnmatch
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 from mmengine.config import Config
@@ -151,8 +151,7 @@ def metrics_of(subject: Subject, model: nn.Module) -> dict[str, float]:
     """
     if not validates(subject.cfg):
         return {}
-    metrics = evaluate(model, subject.cfg, track=progress('validating'))
-    return {name: float(value) for name, value in metrics.items() if isinstance(value, Real)}
+    return numbers_of(evaluate(model, subject.cfg, track=progress('validating')))
 
 
 def is_hopeless(metrics: Mapping[str, float], model: nn.Module) -> str:
@@ -168,3 +167,12 @@ def is_hopeless(metrics: Mapping[str, float], model: nn.Module) -> str:
         if value < lowest:
             return f'{key} {value:.3g}'
     return '' if metrics else 'no metric'
+
+
+def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics that are numbers; some of a user's are tensors of one value."""
+    found = {}
+    for name, value in metrics.items():
+        with suppress(TypeError, ValueError, RuntimeError):  # a text, a list, a larger tensor
+            found[name] = float(value)
+    return found
