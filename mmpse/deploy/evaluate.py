@@ -34,6 +34,8 @@ def evaluate_onnx(
     Args:
         path: A file of ``export_onnx`` or ``quantize``.
         cfg: The config of the model, with dataloader and evaluator of the split.
+        split: ``'val'`` or ``'test'``.
+        runtime: What runs the file.
 
     Raises:
         ExportError: If the file is of another kind of model, or does not run on the data.

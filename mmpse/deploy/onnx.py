@@ -62,7 +62,10 @@ def export_onnx(
         model: A classifier, single-stage detector, segmentor or any module, in eval mode.
         out: The ONNX file to write.
         input_shape: ``(C, H, W)``.
-        preprocess, decode, nms, argmax: What else to put into the file, see :class:`Network`.
+        preprocess: Put mean, std, channel order and padding into the file.
+        decode: Boxes, scores and labels instead of a dense head's outputs.
+        nms: With ``decode``, suppress boxes that overlap.
+        argmax: The class of every pixel instead of a segmentor's logits.
         metadata: More to write beside ``classes``, ``mean``, ``std``, ``channel_order``,
             ``size_divisor`` and ``strides``, e.g. ``metric``; values are JSON in the file. It wins
             over what the model says.
