@@ -110,7 +110,7 @@ MODELS = {
         'coco/bbox_mAP',
         4,
         ('latency 50%', '20%'),
-        ('uniform', 'sensitivity', 'sensitivity-taught'),
+        (*MAIN, 'sensitivity-taught'),
         seeds=3,
     ),
     'semantic-fpn-r18_camvid': Model(
@@ -135,7 +135,7 @@ MODELS = {
         'configs/cifar10/short_vgg11_cifar10.py',
         'accuracy/top1',
         2,
-        ('15%',),
+        ('15%', '50%'),
         (*MAIN, *LONGER),
         seeds=3,
     ),
@@ -144,7 +144,8 @@ MODELS = {
         'configs/cifar10/short_mobilenet-v2-w0p5_cifar10.py',
         'accuracy/top1',
         3,
-        ('25%',),
+        ('15%', '50%'),
+        (*MAIN, *LONGER),
         seeds=3,
     ),
 }
