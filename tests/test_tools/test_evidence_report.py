@@ -54,6 +54,25 @@ def test_whole_models_come_first(tmp_path):
     assert width > height > 300
 
 
+def test_parts_and_small_models_have_tables_of_their_own(tmp_path):
+    folder = tmp_path / 'docs/results/whole'
+    stages = dict(before=dict(latency_ms=10.0), after=dict(latency_ms=4.0))
+    for how, of_cut, test in (('uniform', 0.2, 0.4), ('uniform-l1', 0.1, 0.3)):
+        report = dict(stages, cut={'coco/bbox_mAP': of_cut})
+        whole(folder, '10%', how, 0, 0.1, test, val=0.4, report=report)
+    steps = {'fine-tuning': 8, 'report': 2}
+    whole(folder, '100%', 'unpruned', 0, 1.0, 0.5, steps=steps, cpu_seconds=40)
+    whole(folder, '10%', 'sensitivity', 0, 0.1, 0.42, cpu_seconds=20)
+    whole(folder, '10%', 'scratch-longer', 0, 0.1, 0.25, cpu_seconds=90)
+    page = page_of(tmp_path / 'docs/results')
+    title = 'RetinaNet R-18 on BCCD, box mAP, 10 % of FLOPs'
+    assert f'| {title} | selection | reconstruction | 20.0 | 40.0 | 1 |' in page
+    assert '|  | L1 norm | reconstruction | 10.0 | 30.0 | 1 |' in page
+    # 16 epochs of 4 s, and the pruning
+    assert f'| {title} | the full model, then pruned by `sensitivity` | 8 | 42.0 | 1 | 84 |' in page
+    assert '|  | the small model, from random weights, as long in all | 8 | 25.0 | 1 | 90 |' in page
+
+
 def test_the_readme_has_the_table_and_the_rest_of_it_stays(tmp_path):
     from report import BEGIN, END
 

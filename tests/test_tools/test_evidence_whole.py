@@ -83,12 +83,33 @@ def test_at_equal_time_the_seconds_of_the_search_are_trained(ran, tmp_path):
     for how, seconds in dict(uniform=40, search=61).items():
         path = tmp_path / whole.RECORDS / f'{run._replace(how=how, seed=0)}.json'
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(dict(cpu_seconds=seconds, steps=steps)))
+        path.write_text(json.dumps(dict(cpu_seconds=seconds, steps=steps, epochs=8)))
     whole.measure(run)
     (words,) = (words for words in ran if '--epochs' in words)
     assert words[words.index('--how') + 1] == 'uniform'
     assert words[words.index('--epochs') + 1] == '13'
     assert json.loads((tmp_path / whole.RECORDS / f'{run}.json').read_text())['epochs'] == 13
+
+
+def test_where_everything_counts_the_training_of_the_full_model_is_trained_too(ran, monkeypatch):
+    import whole
+
+    monkeypatch.setattr(whole, 'MODELS', dict(net=whole.MODELS['retinanet-r18_bccd']))
+    config = dict(train_cfg=dict(max_epochs=16))
+    monkeypatch.setattr(whole.Config, 'fromfile', lambda _: whole.Config(config))
+    run = whole.Run('net', '10%', 'scratch-longer', 1)
+    # an epoch of the full model takes 4 s, one of the small model 1 s
+    for budget, how, seconds in (
+        ('100%', 'unpruned', 40),
+        ('10%', 'sensitivity', 20),
+        ('10%', 'scratch', 10),
+    ):
+        path = whole.RECORDS / f'{run._replace(budget=budget, how=how, seed=0)}.json'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        steps = {'fine-tuning': 8, 'report': 2}
+        row = dict(name='net', how=how, cpu_seconds=seconds, steps=steps, epochs=8)
+        path.write_text(json.dumps(row))
+    assert whole.epochs_of(run) == 8 + 16 * 4 + 20 - 10
 
 
 def test_every_model_has_its_records_apart():

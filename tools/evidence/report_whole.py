@@ -8,7 +8,7 @@ from pathlib import Path
 
 from report_figure import draw
 from tables import note, spread, table
-from whole import MODELS, percent, points, records
+from whole import MODELS, PARTS, SCRATCH, full_seconds, percent, points, records
 
 NAMES = {
     'trained': 'as it was trained',
@@ -27,8 +27,23 @@ NAMES = {
 }
 
 
+LEFT_OUT = {  # how -> the order of channels, and what comes after the cut
+    'uniform': ('selection', 'reconstruction'),
+    'uniform-taylor': ('Taylor', 'reconstruction'),
+    'uniform-group': ('group norm', 'reconstruction'),
+    'uniform-bn': ('BatchNorm scale', 'reconstruction'),
+    'uniform-l1': ('L1 norm', 'reconstruction'),
+    'uniform-unsorted': ('as they were trained', 'reconstruction'),
+    'uniform-recalibrated': ('selection', 'recalibration'),
+    'uniform-l1-recalibrated': ('L1 norm', 'recalibration'),
+}
+COUNTED = {  # how -> what is trained when everything counts
+    'sensitivity': 'the full model, then pruned by `sensitivity`',
+    'scratch-longer': 'the small model, from random weights, as long in all',
+    'scratch': 'the small model, from random weights, in the epochs of the fine-tuning',
+}
 FIRST = next(iter(MODELS))  # the model of the figure
-PARTS = {  # of a pruning's time -> the steps of whole.py
+STAGES = {  # of a pruning's time -> the steps of whole.py
     'choosing': ('sensitivity', 'exploring', 'choice'),
     'fine-tuning': ('fine-tuning',),
     'the rest': ('evaluation', 'sorting', 'cut', 'report'),
@@ -46,7 +61,8 @@ def whole_section(folder: Path, images: Path) -> str:
         draw(folder, images / f'{FIRST}.png', FIRST)
         text += f'\n![{MODELS[FIRST].title} against FLOPs](images/{FIRST}.png)\n'
     text += note(folder, 'account')
-    return text + ''.join(behind(folder, name, rows) for name in MODELS) + steps(folder, rows)
+    text += ''.join(behind(folder, name, rows) for name in MODELS)
+    return text + parts(folder, rows) + scratch(folder, rows) + steps(folder, rows)
 
 
 def readme_table(folder: Path) -> str:
@@ -105,7 +121,7 @@ def heading(budget: str) -> str:
 
 def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
     """Of one model: what every figure of the table is made of."""
-    rows = [row for row in rows if row['name'] == name]
+    rows = [row for row in rows if row['name'] == name and row['how'] not in (*PARTS, *SCRATCH)]
     if not rows:
         return f'\n### {MODELS[name].title}\n\nNot run: `{command(name)}`\n'
     lines = []
@@ -135,6 +151,54 @@ def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
     )
 
 
+def parts(folder: Path, rows: Sequence[dict]) -> str:
+    """What each part of the command brings, at uniform widths."""
+    lines = []
+    for name, budget in dict.fromkeys((r['name'], r['budget']) for r in rows if r['how'] in PARTS):
+        title = f'{MODELS[name].title}, {heading(budget)}'
+        for how, words in LEFT_OUT.items():
+            own = [r for r in rows if (r['name'], r['budget'], r['how']) == (name, budget, how)]
+            if own:
+                cuts = points([cut(row) for row in own], 'val')
+                tests = points(own, 'test')
+                lines.append([title, *words, spread(cuts, '.1f'), spread(tests, '.1f'), len(own)])
+                title = ''
+    if not lines:
+        return ''
+    header = '', 'channels by', 'after the cut', 'as cut, validation', 'test', 'seeds'
+    return (
+        '\n### What each part of the command brings\n'
+        + table(header, lines, left=3)
+        + note(folder, 'parts')
+    )
+
+
+def scratch(folder: Path, rows: Sequence[dict]) -> str:
+    """A small model from the start, where everything counts."""
+    lines = []
+    for name, budget in dict.fromkeys(
+        (r['name'], r['budget']) for r in rows if r['how'] in SCRATCH
+    ):
+        title = f'{MODELS[name].title}, {heading(budget)}'
+        for how, words in COUNTED.items():
+            own = [r for r in rows if (r['name'], r['budget'], r['how']) == (name, budget, how)]
+            if own:
+                seconds = statistics.mean(r['cpu_seconds'] for r in own)
+                if how == 'sensitivity':
+                    seconds += full_seconds(name, rows)
+                tests = spread(points(own, 'test'), '.1f')
+                lines.append([title, words, own[0]['epochs'], tests, len(own), f'{seconds:.0f}'])
+                title = ''
+    if not lines:
+        return ''
+    header = '', 'trained', 'epochs of the small model', 'test', 'seeds', 'CPU seconds in all'
+    return (
+        '\n### Everything counts: a small model from the start?\n'
+        + table(header, lines, left=2)
+        + note(folder, 'scratch')
+    )
+
+
 def steps(folder: Path, rows: Sequence[dict]) -> str:
     """What the steps of a pruning take, as shares of its time."""
     lines = []
@@ -148,7 +212,7 @@ def steps(folder: Path, rows: Sequence[dict]) -> str:
             whole = sum(sum(row['steps'].values()) for row in own)
             taken = [
                 sum(row['steps'].get(step, 0) for row in own for step in part) / whole
-                for part in PARTS.values()
+                for part in STAGES.values()
             ]
             lines.append([title, f'`{how}`', len(own), *(f'{share:.0%}' for share in taken)])
             title = ''
@@ -156,14 +220,14 @@ def steps(folder: Path, rows: Sequence[dict]) -> str:
         return ''
     return (
         '\n### Where the time goes\n'
-        + table(['', 'widths', 'runs', *PARTS], lines, left=2)
+        + table(['', 'widths', 'runs', *STAGES], lines, left=2)
         + note(folder, 'steps')
     )
 
 
 def cut(row: dict) -> dict[str, float]:
     """What the validation split says of the cut model before its fine-tuning."""
-    if row['how'] not in PRUNED or 'report' not in row:
+    if row['how'] not in (*PRUNED, *PARTS) or 'report' not in row:
         return {}
     return dict(val=row['report']['cut'].get(row['metric'], 0.0))
 

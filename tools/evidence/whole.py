@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from frame import circumstances, read_json
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
@@ -34,7 +35,7 @@ from mmpse.files import write_json
 
 HERE = Path(__file__).resolve().parent
 RECORDS, WORK = Path('docs/results/whole'), Path('work_dirs/whole')
-RIVAL = HERE / 'rivals.py'
+RIVAL, PART = HERE / 'rivals.py', HERE / 'parts.py'
 HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'trained': [],
     'unpruned': [RIVAL, '--importance', 'none'],
@@ -49,6 +50,15 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'uniform-longer': ['-m', 'mmpse', 'prune', '--how', 'uniform'],
     'sensitivity-longer': ['-m', 'mmpse', 'prune', '--how', 'sensitivity'],
     'sensitivity-taught': ['-m', 'mmpse', 'prune', '--how', 'sensitivity', '--teacher'],
+    'uniform-l1': ['-m', 'mmpse', 'prune', '--how', 'uniform', '--sort', 'l1'],
+    'uniform-bn': ['-m', 'mmpse', 'prune', '--how', 'uniform', '--sort', 'bn'],
+    'uniform-group': ['-m', 'mmpse', 'prune', '--how', 'uniform', '--sort', 'group'],
+    'uniform-taylor': ['-m', 'mmpse', 'prune', '--how', 'uniform', '--sort', 'taylor'],
+    'uniform-unsorted': [PART, '--without', 'sorting'],
+    'uniform-recalibrated': [PART, '--without', 'reconstruction'],
+    'uniform-l1-recalibrated': [PART, '--without', 'reconstruction', '--sort', 'l1'],
+    'scratch': [PART, '--without', 'weights'],
+    'scratch-longer': [PART, '--without', 'weights'],
 }
 MAIN = ('uniform', 'torch-pruning', 'sensitivity', 'search')
 LONGER = ('uniform-longer', 'sensitivity-longer')  # at equal time in all: as long as `search`
@@ -59,6 +69,19 @@ VARIANTS = (
     'torch-pruning-taylor-fifth',
     'sensitivity-taught',
 )
+PARTS = (  # what each part of the command brings
+    'uniform-unsorted',
+    'uniform-l1',
+    'uniform-bn',
+    'uniform-group',
+    'uniform-taylor',
+    'uniform-recalibrated',
+    'uniform-l1-recalibrated',
+)
+SCRATCH = (
+    'scratch',
+    'scratch-longer',
+)  # small from the start, in as many epochs; everything counts
 ALONE = ('unpruned',)
 STEPS = {  # of a pruning, in its order -> what it leaves in its folder when it is done
     'evaluation': 'before.json',
@@ -101,7 +124,7 @@ MODELS = {
         'coco/bbox_mAP',
         8,
         ('10%', '20%', '50%'),
-        (*MAIN, *LONGER, *VARIANTS),
+        (*MAIN, *LONGER, *PARTS, *SCRATCH, *VARIANTS),
         seeds=3,
     ),
     'rtmdet-tiny_bccd': Model(
@@ -127,7 +150,7 @@ MODELS = {
         'accuracy/top1',
         3,
         ('25%', '50%'),
-        (*MAIN, *LONGER),
+        (*MAIN, *LONGER, *SCRATCH),
         seeds=3,
     ),
     'vgg11_cifar10': Model(
@@ -225,20 +248,44 @@ def trained(name: str) -> Path:
 
 
 def epochs_of(run: Run) -> int:
-    """Of fine-tuning: the model's, or so many that the run takes as long as `search` in all."""
+    """Of fine-tuning: the model's, or as many as take the seconds that others take in all.
+
+    `uniform-longer` and `sensitivity-longer` take as long as `search`; `scratch-longer` as long as
+    the training of the full model and its pruning by `sensitivity`.
+    """
     epochs, (how, _, longer) = MODELS[run.name].epochs, run.how.partition('-')
     if longer != 'longer':
         return epochs
-    rows = {}
-    for other in how, 'search':
-        path = RECORDS / f'{run._replace(how=other, seed=0)}.json'
-        if not path.exists():
-            sys.exit(f'{run}: how long it may take follows from {path}, which is not there yet')
-        rows[other] = read_json(path)
-    seconds = {other: row['cpu_seconds'] for other, row in rows.items()}
-    steps = rows[how]['steps']
-    epoch = seconds[how] * steps['fine-tuning'] / sum(steps.values()) / epochs
-    return epochs + round((seconds['search'] - seconds[how]) / epoch)
+
+    own, other = (
+        row_of(run._replace(how=which, seed=0))
+        for which in (how, 'sensitivity' if how == 'scratch' else 'search')
+    )
+    seconds = other['cpu_seconds'] - own['cpu_seconds']
+    if how == 'scratch':
+        seconds += full_seconds(run.name, [row_of(Run(run.name, '100%', 'unpruned', 0))])
+    return epochs + round(seconds / epoch_seconds(own))
+
+
+def row_of(run: Run) -> dict:
+    """The record of a run that others go by."""
+    path = RECORDS / f'{run}.json'
+    if not path.exists():
+        sys.exit(f'how long it may take follows from {path}, which is not there yet')
+    return read_json(path)
+
+
+def full_seconds(name: str, rows: Iterable[dict]) -> float:
+    """CPU seconds of the full model's training, by what an epoch of it takes in `unpruned`."""
+    epochs = Config.fromfile(MODELS[name].config).train_cfg.max_epochs
+    own = (row for row in rows if (row['name'], row['how']) == (name, 'unpruned'))
+    return epochs * epoch_seconds(next(row for row in own if row.get('steps')))
+
+
+def epoch_seconds(row: dict) -> float:
+    """CPU seconds of an epoch of fine-tuning."""
+    share = row['steps']['fine-tuning'] / sum(row['steps'].values())
+    return row['cpu_seconds'] * share / row['epochs']
 
 
 def measure(run: Run) -> None:
