@@ -116,13 +116,16 @@ def test_the_predictor_is_compared_with_flops(tmp_path):
     truth = [0.1, 0.3, 0.2, 0.5, 0.4]
     figures = dict(scores=truth, flops=[1, 2, 3, 4, 5], predicted=[-x for x in truth])
     figures.update(losses=[1 - x for x in truth], explored=25, seconds_of_a_candidate=1.5)
+    figures['finetuned'] = [5, 4, 3, 2, 1]  # against all that FLOPs say
     write(tmp_path / 'docs/results/predictor', 'x', name=NAME, budget='50%', **figures)
     page = page_of(tmp_path / 'docs/results')
-    row = page.partition('| RetinaNet R-18 on BCCD | 50 % | 25 | ')[2].splitlines()[0]
+    row = page.partition('| RetinaNet R-18 on BCCD | 50 % | as cut | 25 | ')[2].splitlines()[0]
     # of ten pairs FLOPs order two otherwise, and the predictor none
     ours, loss, flops, ahead, seconds = row.split(' | ')
     assert ours == '1.00 ± 0.00' and flops.startswith('0.60 ± ') and ahead.startswith('0.40 ± ')
     assert (loss, seconds) == ('1.00 ± 0.00', '1.5 |')
+    row = page.partition('|  |  | fine-tuned | 25 | ')[2].splitlines()[0]
+    assert row.split(' | ')[2] == '-1.00 ± 0.00'
 
 
 def test_what_a_resumed_run_comes_to(tmp_path):

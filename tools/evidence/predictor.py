@@ -4,13 +4,14 @@ python tools/evidence/predictor.py retinanet-r18_bccd --flops 50%
 
 The search explores subnets of a trained model of whole.py around the budget, by its own code, and a
 predictor is fitted to their losses. Then 24 other subnets around the budget are cut, reconstructed
-and validated. The record is a JSON file in docs/results/predictor.
+and validated; with `--finetune` they are also fine-tuned as `mmpse prune` does, and validated
+again. The record is a JSON file in docs/results/predictor; a killed run goes on with the subnets
+that are not done.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from pathlib import Path
 
@@ -29,9 +30,7 @@ from mmpse.openmmlab.pruning.crew import Crew
 from mmpse.openmmlab.pruning.job import Pruning
 from mmpse.openmmlab.pruning.order import Order
 from mmpse.openmmlab.pruning.steps import Steps
-from mmpse.openmmlab.pruning.subject import metrics_of
 from mmpse.search import Predictor, around
-from mmpse.slim import cut_
 from mmpse.space import Budget, Subnet
 
 RECORDS, WORK = Path('docs/results/predictor'), Path('work_dirs/predictor')
@@ -44,6 +43,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('model', choices=list(MODELS))
     parser.add_argument('--flops', default='50%', help='budget that is searched around')
+    parser.add_argument('--finetune', action='store_true', help='the other subnets, too')
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args()
 
@@ -52,29 +52,37 @@ def measure(pruning: Pruning, metric: str) -> dict:
     """The figures of a record."""
     pruning.look()
     pruning.sort()
-    subject, images, seed = pruning.subject, pruning.images, pruning.order.seed
-    space, budget = subject.space, Budget(subject.space, subject.costs, pruning.order.limits)
+    subject, images, order = pruning.subject, pruning.images, pruning.order
+    space, budget = subject.space, Budget(subject.space, subject.costs, order.limits)
     start = list(Subnet.load(pruning._by_sensitivity(budget).to_dict()).values())
     before = time.process_time()
-    explored = explore(subject, pruning.reconstruction, budget, start, images.fit, seed, track)
+    explored = explore(
+        subject, pruning.reconstruction, budget, start, images.fit, order.seed, track
+    )
     seconds = (time.process_time() - before) / len(explored)
     widths, losses = (np.array([row[key] for row in explored]) for key in ('widths', 'loss'))
     predictor = Predictor(space, budget.cost, np.array(start), widths, losses)
-    others = around(space, budget, start, SUBNETS, np.random.default_rng(seed + 1000))
-    scores, losses = [], []
-    for row in track(others, 'validating'):
-        subnet = space.subnet(row)
-        model = cut_(copy.deepcopy(subject.model), subject.layout, subnet)
-        model = pruning.reconstruction.fit_(model, subnet)
-        losses.append(float(batch_losses(model, images.judging).mean()))
-        scores.append(metrics_of(subject, model).get(metric, 0.0))
+    others = around(space, budget, start, SUBNETS, np.random.default_rng(order.seed + 1000))
+    found = dict(losses=[], scores=[], finetuned=[])
+    out = pruning.steps.out
+    for k, row in enumerate(track(others, 'validating')):
+        pruning.steps = Steps(out / f'subnet_{k:02}', resume=True)
+        pruning.steps.folder.mkdir(parents=True, exist_ok=True)
+        subnet = subject.subnet(row, how='around')
+        subnet.save(pruning.steps.out / 'subnet.json')
+        model = pruning.cut(subnet)
+        found['losses'].append(float(batch_losses(model, images.judging).mean()))
+        found['scores'].append(pruning.table['cut'].get(metric, 0.0))
+        if order.finetune:
+            pruning.tune(model)
+            pruning.evaluate('after', model)
+            found['finetuned'].append(pruning.table['after'].get(metric, 0.0))
     return dict(
         explored=len(explored),
         widths=others.tolist(),
         flops=subject.costs['flops'](others).tolist(),
         predicted=predictor.predict(others).tolist(),
-        losses=losses,
-        scores=scores,
+        **found,
         seconds_of_a_candidate=round(seconds, 2),
     )
 
@@ -83,7 +91,8 @@ def main() -> None:
     args = parse_args()
     model = MODELS[args.model]
     name = f'{args.model}_{args.flops.rstrip("%")}_{args.seed}'
-    order = Order(dict(flops=args.flops), how='search', epochs=model.epochs, seed=args.seed)
+    budget, how = dict(flops=args.flops), dict(how='search', finetune=args.finetune)
+    order = Order(budget, **how, epochs=model.epochs, seed=args.seed)
     wall, cpu = time.monotonic(), time.process_time()
     crew = Crew('none')
     with crew:
@@ -93,12 +102,14 @@ def main() -> None:
             figures = measure(pruning, model.metric)
     about = dict(name=args.model, budget=args.flops, seed=args.seed)
     command = f'python tools/evidence/predictor.py {args.model} --flops {args.flops}'
+    command += ' --finetune' if args.finetune else ''
     took = time.monotonic() - wall, time.process_time() - cpu
     record = dict(about, **figures, command=f'{command} --seed {args.seed}', **circumstances(*took))
     write_json(RECORDS / f'{name}.json', record)
-    tau = kendalltau(figures['predicted'], [-score for score in figures['scores']]).statistic
-    flops = kendalltau(figures['flops'], figures['scores']).statistic
-    print(f"Kendall's tau of the predictor {tau:.2f}, of the FLOPs alone {flops:.2f}")
+    for truth in ('scores', 'finetuned') if args.finetune else ('scores',):
+        tau = kendalltau(figures['predicted'], [-score for score in figures[truth]]).statistic
+        flops = kendalltau(figures['flops'], figures[truth]).statistic
+        print(f"{truth}: Kendall's tau of the predictor {tau:.2f}, of the FLOPs alone {flops:.2f}")
 
 
 if __name__ == '__main__':

@@ -10,37 +10,47 @@ from report_ranking import tau
 from tables import note, table
 from whole import MODELS
 
+TRUTHS = dict(cut='as cut', finetuned='fine-tuned')
+
 
 def predictor_section(folder: Path) -> str:
     """How the predictor ranks subnets, and how FLOPs alone rank them."""
     lines = []
     for path in sorted(folder.glob('*.json')):
         record = read_json(path)
-        truth, flops = np.array(record['scores']), np.array(record['flops'], float)
-        ways = [-np.array(record['predicted']), -np.array(record['losses']), flops]
-        draws = np.random.default_rng(0).choice(len(truth), (2000, len(truth)))
-        taus = np.array([[tau(x[d], truth[d]) for x in ways] for d in draws])
-        values = [tau(x, truth) for x in ways]
-        values.append(values[0] - values[2])
-        errors = np.nanstd(np.column_stack([taus, taus[:, 0] - taus[:, 2]]), axis=0)
-        lines.append(
-            [
-                MODELS[record['name']].title.partition(',')[0],
-                f'{record["budget"][:-1]} %',
-                record['explored'],
-                *(f'{value:.2f} ± {error:.2f}' for value, error in zip(values, errors)),
-                f'{record["seconds_of_a_candidate"]:.1f}',
-            ]
-        )
+        ways = -np.array(record['predicted']), -np.array(record['losses']), record['flops']
+        about = MODELS[record['name']].title.partition(',')[0], f'{record["budget"][:-1]} %'
+        for truth, key in dict(cut='scores', finetuned='finetuned').items():
+            if record.get(key):
+                cells = agreements(np.array(ways, float), np.array(record[key]))
+                seconds = f'{record["seconds_of_a_candidate"]:.1f}'
+                lines.append([*about, TRUTHS[truth], record['explored'], *cells, seconds])
+                about = '', ''
     if not lines:
         return '\nNot run: `python tools/evidence/predictor.py MODEL`\n'
-    header = '', 'around', 'explored', 'predictor', 'loss', 'FLOPs alone', 'predictor - FLOPs'
+    header = '', 'around', 'truth', 'explored', 'predictor', 'loss', 'FLOPs alone', 'difference'
     return (
         '\n`search` judges subnets around the widths of `sensitivity`, and fits a predictor to '
         'their losses. 24 other subnets of 0.75 to 1.25 times the budget were cut, reconstructed '
-        'and validated. Agreement with their metric (Kendall\'s τ), ± with other subnets; "loss" '
-        'is that on training images, which the search would have seen had it judged them:\n'
-        + table((*header, 's a candidate'), lines)
+        "and validated, and some of them fine-tuned, too. Agreement with their metric (Kendall's "
+        'τ), ± with other subnets; "loss" is that on training images, which the search would have '
+        'seen had it judged them:\n'
+        + table((*header, 's a candidate'), lines, left=3)
         + note(folder, 'notes')
         + '\nRerun: `python tools/evidence/predictor.py MODEL --flops BUDGET`\n'
     )
+
+
+def agreements(ways: np.ndarray, truth: np.ndarray) -> list[str]:
+    """Kendall's tau of each way, and how far the first is above the last; with their errors.
+
+    Args:
+        ways: ``(ways, subnets)``.
+        truth: ``(subnets,)``.
+    """
+    values = [tau(way, truth) for way in ways]
+    draws = np.random.default_rng(0).choice(len(truth), (2000, len(truth)))
+    taus = np.array([[tau(way[d], truth[d]) for way in ways] for d in draws])
+    errors = np.nanstd(np.column_stack([taus, taus[:, 0] - taus[:, -1]]), axis=0)
+    values.append(values[0] - values[-1])
+    return [f'{value:.2f} ± {error:.2f}' for value, error in zip(values, errors)]
