@@ -35,10 +35,10 @@ def deployed_section(folder: Path) -> str:
 
 
 def cell(record: dict, model: str, runtime: str) -> str:
-    """Metric and latency of a file, and the latency as a share of the full model's."""
+    """Metric of a file, and its latency: of a pruned model as a share of the full one's, which was
+    measured in turns with it."""
     metric, time = (record[model][key][runtime] for key in ('metric', 'ms'))
     metric = 100 * metric if metric <= 1 else metric
-    text = f'{metric:.1f}, {time:.{1 if time >= 1 else 2}f} ms'
     if model == 'full':
-        return text
-    return f'{text}, {time / record["full"]["ms"][runtime]:.2f}'
+        return f'{metric:.1f}, {time:.{1 if time >= 1 else 2}f} ms'
+    return f'{metric:.1f}, {time / record["full"]["ms"][runtime]:.2f}'
