@@ -144,6 +144,13 @@ MODELS = {
         ('50%', '10%'),
         seeds=3,
     ),
+    'deeplabv3plus-r18_camvid': Model(
+        'DeepLabV3+ R-18 on CamVid, mIoU',
+        'configs/camvid/deeplabv3plus_resnet18-w0p5_camvid.py',
+        'mIoU',
+        5,
+        ('50%',),
+    ),
     'resnet20_cifar10': Model(
         'ResNet-20 on CIFAR-10, accuracy',
         'configs/cifar10/short_resnet20_cifar10.py',
