@@ -6,9 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from evidence import tools  # noqa: F401  a fixture
+from mmengine.config import Config
+from mmpretrain.structures import DataSample
 from torch import nn
 
 import mmpse
+from mmpse.openmmlab.configs.building import build_model
 
 
 @pytest.fixture
@@ -150,6 +153,31 @@ def test_torch_pruning_stops_within_the_budget():
     assert model(images).shape == (1, 5, 8, 8)
     with pytest.raises(RuntimeError, match='Torch-Pruning stops at'):
         rivals.prune(rival, model, 1)
+
+
+def test_fastnas_stops_within_the_budget():
+    pytest.importorskip('modelopt.torch.prune')
+    import rivals
+
+    backbone = dict(type='ResNet_CIFAR', depth=18, base_channels=16, stem_channels=16)
+    head = dict(type='LinearClsHead', num_classes=3, in_channels=128)
+    neck = dict(type='GlobalAveragePooling')
+    model = dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head)
+    torch.manual_seed(0)
+    model = build_model(Config(dict(model=model, default_scope='mmpretrain'))).eval()
+    images = torch.randn(8, 3, 32, 32)
+    labels = [DataSample().set_gt_label(k % 3) for k in range(8)]
+    batches = [dict(inputs=images, data_samples=labels)]
+    rival = SimpleNamespace(
+        subject=SimpleNamespace(images=images[:1]),
+        images=SimpleNamespace(fit=batches, judging=batches),
+        order=SimpleNamespace(divisor=8, limits=dict(flops='30%')),
+    )
+    full = mmpse.cost(model, images[:1])['flops']
+    pruned = rivals.fastnas(rival, model)
+    assert 0.1 * full < mmpse.cost(pruned, images[:1])['flops'] <= 0.3 * full
+    widths = [m.out_channels for m in pruned.modules() if isinstance(m, nn.Conv2d)]
+    assert all(width % 8 == 0 for width in widths)
 
 
 def test_a_resumed_run_is_compared_to_the_last_bit():

@@ -19,6 +19,7 @@ NAMES = {
     'torch-pruning-taylor': 'Torch-Pruning, Taylor, taught',
     'torch-pruning-fifth': 'Torch-Pruning, group norm, floor of a fifth, taught',
     'torch-pruning-taylor-fifth': 'Torch-Pruning, Taylor, floor of a fifth, taught',
+    'fastnas': 'ModelOpt FastNAS',
     'sensitivity': '`sensitivity` (the default)',
     'search': '`search`',
     'uniform-longer': '`uniform`, as long as `search` in all',
@@ -49,7 +50,7 @@ STAGES = {  # of a pruning's time -> the steps of whole.py
     'the rest': ('evaluation', 'sorting', 'cut', 'report'),
 }
 UNPRUNED = 'trained', 'unpruned'  # ways, and columns of the first table
-PRUNED = {'uniform': '`uniform`', 'torch-pruning': 'Torch-Pruning'}
+PRUNED = {'uniform': '`uniform`', 'torch-pruning': 'Torch-Pruning', 'fastnas': 'FastNAS'}
 PRUNED.update({'sensitivity': '`sensitivity`', 'search': '`search`'})
 
 

@@ -5,7 +5,11 @@ python tools/evidence/rivals.py CONFIG CHECKPOINT --flops 10% --importance norm 
 Torch-Pruning takes groups of channels away by their norm, or by their first-order Taylor term on
 training images, over all layers at once, until the FLOPs are within the budget. Channels stay
 multiples of eight, no layer loses more than `--most` of them, and layers that put out predictions
-are kept. `--importance none` prunes nothing: the full model is trained as much longer.
+are kept. `--importance fastnas` is FastNAS of NVIDIA's ModelOpt: it measures how much the loss on
+training images rises where one layer is cut, with recalibrated BatchNorms, and lets no layer's cut
+raise it by more than another's. Its widths are eighths, in multiples of eight, as ours. It needs
+`pip install nvidia-modelopt torchprofile==0.0.4`. `--importance none` prunes nothing: the full model
+is trained as much longer.
 
 Evaluation, recalibration, recipe and report are those of `mmpse prune`, by its own code.
 OUT holds the same files, so that tools/test.py takes `pruned.py` and `pruned.pth` where this folder
@@ -17,9 +21,11 @@ from __future__ import annotations
 import argparse
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.registry import DefaultScope
+from mmpretrain.models import BaseClassifier
 from torch import nn
 
 from mmpse.files import write_json
@@ -27,7 +33,7 @@ from mmpse.openmmlab import compat
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.checkpoints.loading import load_weights
 from mmpse.openmmlab.configs.files import write_config
-from mmpse.openmmlab.models.losses import preprocessed
+from mmpse.openmmlab.models.losses import batch_losses, preprocessed
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.pruning.crew import Crew
@@ -50,7 +56,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config')
     parser.add_argument('checkpoint')
     parser.add_argument('--flops', required=True, help='budget, e.g. 10%%')
-    parser.add_argument('--importance', choices=['norm', 'taylor', 'none'], required=True)
+    parser.add_argument(
+        '--importance', choices=['norm', 'taylor', 'fastnas', 'none'], required=True
+    )
     parser.add_argument('--most', type=float, default=0.875, help='max_pruning_ratio')
     parser.add_argument('--teacher', action='store_true')
     parser.add_argument('--epochs', type=int)
@@ -89,9 +97,12 @@ class Rival(Pruning):
         whole, cut = folder / 'pruned_model.pth', folder / 'cut.pth'
         if not cut.exists():
             model = copy.deepcopy(subject.model)
-            if self.importance != 'none':
+            if self.importance == 'fastnas':
+                model = fastnas(self, model)
+            elif self.importance != 'none':
                 share = float(self.order.limits['flops'].rstrip('%')) / 100
                 prune(self, model, share * self.flops(model))
+            if self.importance != 'none':
                 recalibrate(model, self.images.batches)
             torch.save(model, whole)
             save_checkpoint(cut, model, dataset_meta(subject))
@@ -169,6 +180,47 @@ def prune(rival: Rival, model: nn.Module, limit: float) -> None:
                 model.zero_grad()
                 return
     raise RuntimeError(f'Torch-Pruning stops at {rival.flops(model):,} FLOPs, above {limit:,.0f}')
+
+
+def fastnas(rival: Rival, model: nn.Module) -> nn.Module:
+    """Prune a model by FastNAS to the budget of FLOPs; a model of plain layers."""
+    import modelopt.torch.prune as mtp
+    from modelopt.torch.prune.fastnas import FastNASConfig
+
+    ratios, divisor = tuple(k / 8 for k in range(1, 9)), rival.order.divisor
+    rules = {}
+    for layer in FastNASConfig().model_dump():
+        kind = 'channel' if 'Conv' in layer or 'GroupNorm' in layer else 'feature'
+        rules[layer] = {f'{kind}s_ratio': ratios, f'{kind}_divisor': divisor}
+        if 'Conv' in layer:
+            rules[layer]['kernel_size'] = ()
+    images = rival.images
+    found, _ = mtp.prune(
+        Forward(model),
+        mode=[('fastnas', rules)],
+        constraints=dict(flops=rival.order.limits['flops']),
+        dummy_input=rival.subject.images,
+        config=dict(
+            score_func=lambda whole: -float(batch_losses(whole.model, images.judging).mean()),
+            data_loader=[batch['inputs'] for batch in images.fit],  # that BatchNorms are set by
+            max_iter_data_loader=len(images.fit),
+            collect_func=lambda batch: (batch,),
+        ),
+    )
+    return found.model
+
+
+class Forward(nn.Module):
+    """A model of OpenMMLab as one of images alone, with its raw outputs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> Any:
+        if isinstance(self.model, BaseClassifier):
+            return self.model.head(self.model.extract_feat(images))
+        return self.model._forward(images)
 
 
 def take_gradients(rival: Rival, model: nn.Module) -> None:

@@ -45,6 +45,7 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'torch-pruning-fifth': [RIVAL, '--importance', 'norm', '--most', '0.8', '--teacher'],
     'torch-pruning-taylor': [RIVAL, '--importance', 'taylor', '--most', '0.875', '--teacher'],
     'torch-pruning-taylor-fifth': [RIVAL, '--importance', 'taylor', '--most', '0.8', '--teacher'],
+    'fastnas': [RIVAL, '--importance', 'fastnas'],
     'sensitivity': ['-m', 'mmpse', 'prune', '--how', 'sensitivity'],
     'search': ['-m', 'mmpse', 'prune', '--how', 'search'],
     'uniform-longer': ['-m', 'mmpse', 'prune', '--how', 'uniform'],
@@ -60,7 +61,7 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'scratch': [PART, '--without', 'weights'],
     'scratch-longer': [PART, '--without', 'weights'],
 }
-MAIN = ('uniform', 'torch-pruning', 'sensitivity', 'search')
+MAIN = ('uniform', 'torch-pruning', 'fastnas', 'sensitivity', 'search')
 LONGER = ('uniform-longer', 'sensitivity-longer')  # at equal time in all: as long as `search`
 VARIANTS = (
     'torch-pruning-taught',
