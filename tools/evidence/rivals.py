@@ -8,8 +8,8 @@ multiples of eight, no layer loses more than `--most` of them, and layers that p
 are kept. `--importance fastnas` is FastNAS of NVIDIA's ModelOpt: it measures how much the loss on
 training images rises where one layer is cut, with recalibrated BatchNorms, and lets no layer's cut
 raise it by more than another's. Its widths are eighths, in multiples of eight, as ours. It needs
-`pip install nvidia-modelopt torchprofile==0.0.4`. `--importance none` prunes nothing: the full model
-is trained as much longer.
+`pip install nvidia-modelopt torchprofile==0.0.4`. `--importance none` prunes nothing: the full
+model is trained as much longer.
 
 Evaluation, recalibration, recipe and report are those of `mmpse prune`, by its own code.
 OUT holds the same files, so that tools/test.py takes `pruned.py` and `pruned.pth` where this folder
