@@ -101,18 +101,20 @@ def test_where_everything_counts_the_training_of_the_full_model_is_trained_too(r
     config = dict(train_cfg=dict(max_epochs=16))
     monkeypatch.setattr(whole.Config, 'fromfile', lambda _: whole.Config(config))
     run = whole.Run('net', '10%', 'scratch-longer', 1)
-    # an epoch of the full model takes 4 s, one of the small model 1 s
-    for budget, how, seconds in (
-        ('100%', 'unpruned', 40),
-        ('10%', 'sensitivity', 20),
-        ('10%', 'scratch', 10),
+    # an epoch of the full model takes 4 s, one of the small model 0.5 s
+    for budget, how, seconds, epochs in (
+        ('100%', 'unpruned', 40, 8),
+        ('10%', 'sensitivity', 20, 8),
+        ('10%', 'scratch', 10, 8),
+        ('10%', 'uniform', 12, 8),
+        ('10%', 'uniform-longer', 17, 18),
     ):
         path = whole.RECORDS / f'{run._replace(budget=budget, how=how, seed=0)}.json'
         path.parent.mkdir(parents=True, exist_ok=True)
         steps = {'fine-tuning': 8, 'report': 2}
-        row = dict(name='net', how=how, cpu_seconds=seconds, steps=steps, epochs=8)
+        row = dict(name='net', how=how, cpu_seconds=seconds, steps=steps, epochs=epochs)
         path.write_text(json.dumps(row))
-    assert whole.epochs_of(run) == 8 + 16 * 4 + 20 - 10
+    assert whole.epochs_of(run) == 8 + (16 * 4 + 20 - 10) / 0.5
 
 
 def test_every_model_has_its_records_apart():

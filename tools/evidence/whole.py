@@ -269,10 +269,13 @@ def epochs_of(run: Run) -> int:
         row_of(run._replace(how=which, seed=0))
         for which in (how, 'sensitivity' if how == 'scratch' else 'search')
     )
-    seconds = other['cpu_seconds'] - own['cpu_seconds']
+    seconds, epoch = other['cpu_seconds'] - own['cpu_seconds'], epoch_seconds(own)
     if how == 'scratch':
         seconds += full_seconds(run.name, [row_of(Run(run.name, '100%', 'unpruned', 0))])
-    return epochs + round(seconds / epoch_seconds(own))
+        # of many epochs: by two trainings of the same small model, since a start takes time, too
+        short, long = (row_of(run._replace(how=f'uniform{x}', seed=0)) for x in ('', '-longer'))
+        epoch = (long['cpu_seconds'] - short['cpu_seconds']) / (long['epochs'] - short['epochs'])
+    return epochs + round(seconds / epoch)
 
 
 def row_of(run: Run) -> dict:
