@@ -66,7 +66,7 @@ def prune(
         flops, params: The budget: a share of the model (``'50%'``) or an amount (``'5M'``).
             Several hold at once.
         latency: The same of one image's latency, measured here: ``'50%'`` or ``'12ms'``.
-        runtime: What latency is measured in, see :func:`mmpse.deploy.runtimes.prepared`.
+        runtime: What latency is measured in, see :func:`mmpse.deploy.prepared`.
         how: ``'uniform'``: one ratio for all units. ``'sensitivity'``: by what the model loses
             where a unit is cut, unless that is no better than uniform on other training images.
             ``'search'``: by what subnets near those lose, all units cut at once and reconstructed,

@@ -22,11 +22,11 @@ from mmpse.deploy import (
     evaluate_onnx,
     export_onnx,
     fingerprint,
-    graph,
     read_metadata,
 )
-from mmpse.deploy.agreement import compare, compare_boxes
-from mmpse.deploy.graph import between
+from mmpse.openmmlab.deploy import graph
+from mmpse.openmmlab.deploy.agreement import compare, compare_boxes
+from mmpse.openmmlab.deploy.graph import between
 
 SHAPE = (3, 128, 160)
 
@@ -301,7 +301,7 @@ def test_models_in_training(tmp_path):
 
 
 def test_sliding_windows_are_no_operator():
-    from mmpse.deploy.network import Network
+    from mmpse.openmmlab.deploy.network import Network
 
     with pytest.raises(ExportError, match="test_cfg.mode is 'slide', expected 'whole'"):
         Network(built(small.segmentor, mode='slide'), argmax=True)
@@ -344,7 +344,7 @@ def test_boxes_that_differ():
 
 
 def test_an_exporter_that_goes_wrong_writes_nothing(tmp_path, monkeypatch):
-    from mmpse.deploy import onnx as exporter
+    from mmpse.openmmlab.deploy import onnx as exporter
 
     model = built(small.convs)
     whole = exporter._whole

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmpse.files import write_json
-from mmpse.openmmlab.models.latency import measure_subnets
+from mmpse.openmmlab.deploy.latency import measure_subnets
 from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.models.outputs import deployed_outputs
 from mmpse.openmmlab.pruning.subject import examine

@@ -20,8 +20,8 @@ from mmpse.openmmlab.checkpoints.loading import load_weights
 from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
+from mmpse.openmmlab.deploy.latency import latency_cost
 from mmpse.openmmlab.errors import listed
-from mmpse.openmmlab.models.latency import latency_cost
 from mmpse.openmmlab.models.losses import batch_losses, images_in, progress
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.logging import MMLogger
 
-from mmpse.openmmlab.models.latency import latency_cost, measure_latency, measure_subnets
+from mmpse.openmmlab.deploy.latency import latency_cost, measure_latency, measure_subnets
 from mmpse.openmmlab.models.losses import progress
 from mmpse.resources.busy import busy_sentence
 from mmpse.space import Budget, Subnet

@@ -12,8 +12,8 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mmpse.deploy.runtimes import prepared
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
+from mmpse.openmmlab.deploy.runtimes import prepared
 from mmpse.openmmlab.errors import one_line
 from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.pruning.subject import Subject

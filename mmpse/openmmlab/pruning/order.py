@@ -10,9 +10,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmpse.deploy.runtimes import check_runtime
 from mmpse.openmmlab.checkpoints.supernet import file_digest, untracked
 from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.deploy.runtimes import check_runtime
 from mmpse.openmmlab.errors import name_of
 from mmpse.openmmlab.types import is_type
 from mmpse.slim import IMPORTANCES

@@ -55,7 +55,7 @@ class SearchLoop(BaseLoop):
         topk: Subnets in ``topk.json``.
         latency: For a budget of latency, a file that ``mmpse latency`` wrote, of this device or of
             another one. By default latency is measured here, and kept in ``work_dir/latency.json``.
-        runtime: What it is measured in here, see :func:`mmpse.deploy.runtimes.prepared`.
+        runtime: What it is measured in here, see :func:`mmpse.deploy.prepared`.
 
     Raises:
         BudgetError: At the start, if no subnet can meet the budget.

@@ -7,7 +7,7 @@ import re
 import time
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,6 +21,7 @@ from mmpse.openmmlab import compat
 AXES = {0: 'batch', 2: 'height', 3: 'width'}  # that may be free, of (B, C, H, W)
 PATIENCE = 120  # seconds of the processor in which free sizes must be traced: in windows of Swin
 # every size follows from others, and PyTorch takes too long to simplify them
+TRANSLATIONS: dict[Any, Callable] = {}  # own operator -> its ONNX; who defines one adds it here
 
 
 class ExportError(UserError):
@@ -77,7 +78,7 @@ def to_onnx(
                 (),
                 input_names=list(inputs),
                 output_names=list(outputs),
-                custom_translation_table=_translations(),
+                custom_translation_table=TRANSLATIONS,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -187,15 +188,6 @@ def _symbols(program: torch.export.ExportedProgram) -> list[dict[int, str]]:
         {k: str(n) for k, n in enumerate(node.meta['val'].shape) if isinstance(n, torch.SymInt)}
         for node in nodes
     ]
-
-
-def _translations() -> dict[Any, Any]:
-    """ONNX of our own operators, those that are loaded."""
-    if not hasattr(torch.ops.mmpse, 'nms_keep'):
-        return {}
-    from .detection import nms_keep_onnx
-
-    return {torch.ops.mmpse.nms_keep.default: nms_keep_onnx}
 
 
 def _rename_dims(proto: Any, names: Mapping[str, str], part: str) -> None:

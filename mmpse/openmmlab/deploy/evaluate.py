@@ -12,9 +12,9 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.configs.datasets import build_dataset
 from mmpse.openmmlab.configs.evaluation import evaluate
-from mmpse.openmmlab.configs.files import build_model
 
 from .graph import ExportError, between, line
 from .network import kind_of
