@@ -44,7 +44,9 @@ from survey_inputs import loss_of, training_data
 
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
-from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.configs.images import default_input_shape
 from mmpse.openmmlab.configs.pruned import pruned_changes
 from mmpse.openmmlab.errors import ConfigError, one_line
 from mmpse.openmmlab.models.outputs import raw_outputs

@@ -11,14 +11,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmpse
-from mmpse.openmmlab.configs.building import neutral
-from mmpse.openmmlab.configs.files import (
-    ConfigError,
-    build_model,
-    default_input_shape,
-    load_config,
-    write_config,
-)
+from mmpse.openmmlab.configs.building import build_model, neutral
+from mmpse.openmmlab.configs.files import load_config, write_config
+from mmpse.openmmlab.configs.images import default_input_shape
+from mmpse.openmmlab.errors import ConfigError
 from mmpse.registry import MODELS
 
 RETINA = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'

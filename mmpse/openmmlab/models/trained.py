@@ -10,8 +10,9 @@ from torch import nn
 from mmpse.openmmlab.checkpoints.files import read_checkpoint
 from mmpse.openmmlab.checkpoints.loading import check_whole, load_cut, load_weights
 from mmpse.openmmlab.checkpoints.supernet import check_statistics
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.configs.datasets import all_training
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.errors import CheckpointError, name_of
 from mmpse.openmmlab.types import is_type
 from mmpse.slim import CutError

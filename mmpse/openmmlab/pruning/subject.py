@@ -16,9 +16,11 @@ from mmengine.registry import DATA_SAMPLERS, DefaultScope
 from torch import Tensor, nn
 
 from mmpse.openmmlab.checkpoints.loading import Report, check_whole, load_weights
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset
 from mmpse.openmmlab.configs.evaluation import evaluate
-from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
+from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.configs.images import default_input_shape
 from mmpse.openmmlab.errors import listed, name_of
 from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.silence import silent
