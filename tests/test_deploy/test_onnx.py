@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -249,6 +250,15 @@ def test_sizes_that_take_too_long(tmp_path, monkeypatch):
     assert result.dynamic == ('batch',)
     assert result.fixed.endswith('its sizes cannot be followed in 0 s')
     assert result.fixed.startswith('PyTorch cannot trace ImageClassifier')
+
+
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
+    """In the second tracing, of a model whose height is taken to be constant."""
+    monkeypatch.setattr(graph, '_symbols', lambda program: [{}])
+    monkeypatch.setattr(graph, 'Dim', SimpleNamespace(AUTO=graph.Dim.AUTO))
+    model, images = Computes(lambda x: x + 1), torch.zeros(2, 3, 16, 16)
+    with pytest.raises(AttributeError, match='DYNAMIC'):
+        graph.to_onnx(model, dict(images=images), ['y'], free=['height'])
 
 
 def test_classifier(tmp_path):

@@ -69,7 +69,9 @@ def to_onnx(
             try:
                 _traced(module, examples, axes, Dim.DYNAMIC)
                 reason = 'PyTorch does not say why'
-            except Exception as error:
+            except Exception as error:  # PyTorch's own kinds
+                if is_bug(error):
+                    raise
                 reason = f'{where(error, model)}{line(error)}'
             raise ExportError(f'{" and ".join(stuck)} must be constant: {reason}')
         try:
@@ -87,6 +89,8 @@ def to_onnx(
             cause = error
             while cause.__cause__ is not None:  # what it says itself is how to report it
                 cause = cause.__cause__
+            if is_bug(cause):  # in what writes our own operators
+                raise
             found = re.search(r"OpOverload\(op='([\w.]+)'", str(cause))
             what = f'the operator {found[1]}' if found else 'something'
             raise ExportError(

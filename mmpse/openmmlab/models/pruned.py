@@ -13,7 +13,7 @@ from mmengine.dist import is_distributed
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
-from mmpse.errors import UserError
+from mmpse.errors import UserError, is_bug
 from mmpse.openmmlab import compat
 from mmpse.registry import MODELS
 from mmpse.slim.cutting import cut_
@@ -57,6 +57,8 @@ def look(
             with torch.no_grad(), evaluating(model):
                 run(images.repeat(2, 1, 1, 1))
         except Exception as failure:  # a forward may raise whatever it does
+            if is_bug(failure):
+                raise
             error = failure
             continue
         with compat.deformable_attention_unsampled():

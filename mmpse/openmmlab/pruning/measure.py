@@ -12,6 +12,7 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from torch import nn
 
+from mmpse.errors import is_bug
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.deploy.runtimes import prepared
 from mmpse.openmmlab.errors import one_line
@@ -48,7 +49,7 @@ def measure(
         try:
             calls = {name: prepared(model, images, runtime) for name, model in models.items()}
         except Exception as error:  # exporters raise whatever they do
-            log.info(f'{key} is left out: {one_line(error)}')
+            log.info(f'{key} is left out: {one_line(error)}', exc_info=is_bug(error))
             continue
         times = timed(calls)
         factors[key] = round(times.busy, 2)
