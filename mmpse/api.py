@@ -11,7 +11,7 @@ from torch import nn
 
 from mmpse.openmmlab.pruning.crew import Crew
 from mmpse.openmmlab.pruning.job import Pruning
-from mmpse.openmmlab.pruning.latency import fit_latency
+from mmpse.openmmlab.pruning.latency import add_latency
 from mmpse.openmmlab.pruning.order import Order
 from mmpse.openmmlab.pruning.reach import reachable
 from mmpse.openmmlab.pruning.steps import PruneError, Steps
@@ -116,7 +116,7 @@ def prune(
     if dry_run:
         subject = order.examine(config, checkpoint)
         if latency is not None:
-            if sentence := busy_sentence(fit_latency(subject, runtime)['busy']):
+            if sentence := busy_sentence(add_latency(subject, runtime)['busy']):
                 print(sentence)
         reach = reachable(subject, order.limits)
         print(reach)

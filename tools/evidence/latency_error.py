@@ -23,8 +23,8 @@ from rich.table import Table
 
 from mmpse.files import write_json
 from mmpse.openmmlab.deploy.latency import measure_subnets
-from mmpse.openmmlab.models.losses import progress
 from mmpse.openmmlab.models.outputs import deployed_outputs
+from mmpse.openmmlab.progress import progress
 from mmpse.openmmlab.pruning.subject import examine
 from mmpse.resources.latency import fit_latency
 from mmpse.resources.timing import Latencies

@@ -1,6 +1,5 @@
 """The metrics of a model on a split of its config."""
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -10,12 +9,13 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
+from mmpse.openmmlab.progress import Track
 from mmpse.openmmlab.silence import silent
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, cfg: Config, split: str = 'val', track: Callable[[Iterable], Iterable] = iter
+    model: nn.Module, cfg: Config, split: str = 'val', track: Track = iter
 ) -> dict[str, Any]:
     """The metrics of a model on a split, by the config's own dataloader and evaluator.
 

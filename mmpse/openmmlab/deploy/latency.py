@@ -15,8 +15,8 @@ from torch import nn
 
 from mmpse.differences import differences
 from mmpse.errors import UserError
-from mmpse.openmmlab.models.losses import Track
 from mmpse.openmmlab.models.outputs import deployed_outputs
+from mmpse.openmmlab.progress import Track
 from mmpse.resources.latency import fit_latency
 from mmpse.resources.timing import Latencies, device_name, measure_latencies
 from mmpse.slim.cutting import cut_

@@ -16,7 +16,7 @@ from mmpse.errors import is_bug
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.deploy.runtimes import prepared
 from mmpse.openmmlab.errors import one_line
-from mmpse.openmmlab.models.losses import progress
+from mmpse.openmmlab.progress import progress
 from mmpse.openmmlab.pruning.subject import Subject
 from mmpse.resources.timing import Latencies, measure_latencies
 

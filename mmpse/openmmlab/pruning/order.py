@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmpse.openmmlab.checkpoints.supernet import file_digest, untracked
+from mmpse.openmmlab.checkpoints.supernet import file_digest, untracked_layers
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.deploy.runtimes import check_runtime
 from mmpse.openmmlab.errors import name_of
@@ -68,7 +68,7 @@ class Order:
         subject = examine(
             config, checkpoint, self.input_shape, self.divisor, self.grids, True, self.keep
         )
-        if names := untracked(subject.model.state_dict()):
+        if names := untracked_layers(subject.model.state_dict()):
             raise PruneError(
                 f'{subject.weights.source} is the checkpoint of a supernet, which has no BatchNorm '
                 f'statistics (the first: {names[0]}); search its widths (mmpse search), or give '

@@ -22,7 +22,7 @@ from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.configs.images import default_input_shape
 from mmpse.openmmlab.errors import listed, name_of
-from mmpse.openmmlab.models.losses import progress
+from mmpse.openmmlab.progress import progress
 from mmpse.openmmlab.silence import silent
 from mmpse.openmmlab.supernet.building import look_at, whole_costs
 from mmpse.openmmlab.types import is_type
@@ -126,7 +126,7 @@ def validates(cfg: Config) -> bool:
     return bool(cfg.get('val_dataloader') and cfg.get('val_evaluator'))
 
 
-def check_batches(cfg: Config, scope: str) -> None:
+def check_training_set(cfg: Config, scope: str) -> None:
     """
     Raises:
         PruneError: If the training set is smaller than a batch, and ``drop_last`` leaves that out.
