@@ -101,17 +101,17 @@ def prune(
     limits = {name: limit for name, limit in limits.items() if limit is not None}
     order = Order(
         limits,
-        runtime,
-        how,
-        epochs,
-        teacher,
-        finetune,
-        sort,
-        divisor,
-        [keep] if isinstance(keep, str) else keep,
-        grids,
-        input_shape,
-        seed,
+        runtime=runtime,
+        how=how,
+        epochs=epochs,
+        teacher=teacher,
+        finetune=finetune,
+        sort=sort,
+        divisor=divisor,
+        keep=[keep] if isinstance(keep, str) else keep,
+        grids=grids,
+        input_shape=input_shape,
+        seed=seed,
     )
     if dry_run:
         subject = order.examine(config, checkpoint)

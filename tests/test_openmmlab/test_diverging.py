@@ -73,9 +73,9 @@ def test_a_training_set_that_is_smaller_than_a_batch(changes, fails):
     cfg = Config(dict(train_dataloader={**loader, **changes}))
     if fails:
         with pytest.raises(PruneError, match='has 3 images, fewer than a batch of 4, and'):
-            check_training_set(cfg, None)
+            check_training_set(cfg)
     else:
-        check_training_set(cfg, None)
+        check_training_set(cfg)
 
 
 class Three:

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
+from mmpse.openmmlab.types import in_scope
 from mmpse.registry import DATASETS
 
 
@@ -87,7 +87,7 @@ def _size_of_first_image(cfg: Config) -> tuple[tuple[int, int] | None, str]:
         if dataset is None:
             continue
         try:
-            with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+            with in_scope(cfg):
                 image = DATASETS.build(copy.deepcopy(dataset))[0]['inputs']
         except Exception as error:  # datasets raise whatever they do where the data is not there
             problem = f', and its {split} data cannot be read ({one_line(error)})'

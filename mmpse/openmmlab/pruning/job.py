@@ -133,7 +133,7 @@ class Pruning:
         """The recipe of the fine-tuning."""
         total, size = self.images.total, batch_size_of(self.cfg.train_dataloader)
         if total < size:
-            check_training_set(self.cfg, self.subject.scope)
+            check_training_set(self.cfg)
         steps = -(-total // size)
         return finetune(self.cfg, self.order.epochs, steps_per_epoch=steps)
 

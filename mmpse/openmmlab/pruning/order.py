@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
 from mmpse.openmmlab.checkpoints.supernet import file_digest, untracked_layers
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.deploy.runtimes import check_runtime
 from mmpse.openmmlab.errors import name_of
-from mmpse.openmmlab.types import is_type
+from mmpse.openmmlab.types import in_scope, is_type
 from mmpse.slim import IMPORTANCES
 
 from .request import check_request
@@ -59,7 +58,7 @@ class Order:
             PruneError: If the model is a pruned one, or the checkpoint is a supernet's.
         """
         cfg = load_config(config)
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        with in_scope(cfg):
             if is_type(cfg.model, 'mmpse.Pruned'):
                 raise PruneError(
                     f'{name_of(cfg)} is of a pruned model; prune the model that it was cut from, '
