@@ -28,7 +28,7 @@ from mmpse.deploy import (
 )
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.configs.images import default_input_shape
-from mmpse.openmmlab.models.trained import trained_model
+from mmpse.openmmlab.deploy.trained import trained_model
 from mmpse.visualization import text_table
 
 

@@ -27,7 +27,6 @@ from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.models.sorting import sort_by
 from mmpse.openmmlab.progress import progress
-from mmpse.openmmlab.pruning.measure import measure
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Reconstruction, check_cut, cut_
 from mmpse.space import Budget, Subnet, uniform_within
@@ -45,6 +44,7 @@ from .choosing import (
 from .crew import Crew
 from .images import TrainingImages, together
 from .latency import add_latency, within_latency
+from .measure import measure
 from .order import Order
 from .reach import NAMES, in_words, reachable
 from .recipe import Recipe, finetune

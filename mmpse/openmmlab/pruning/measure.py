@@ -17,8 +17,9 @@ from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.deploy.runtimes import prepared
 from mmpse.openmmlab.errors import one_line
 from mmpse.openmmlab.progress import progress
-from mmpse.openmmlab.pruning.subject import Subject
 from mmpse.resources.timing import Latencies, measure_latencies
+
+from .subject import Subject
 
 SECONDS, ROUNDS = 15, (3, 50)  # of measuring, about; at least and at most
 LIMIT = 30  # seconds of each model in a runtime, after which one round is enough
