@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.pruning.crew import Crew
 from mmpse.openmmlab.pruning.job import Pruning
 from mmpse.openmmlab.pruning.latency import add_latency
@@ -114,7 +115,7 @@ def prune(
         seed=seed,
     )
     if dry_run:
-        subject = order.examine(config, checkpoint)
+        subject = order.examine(load_config(config), checkpoint)
         if latency is not None:
             if sentence := busy_sentence(add_latency(subject, runtime)['busy']):
                 print(sentence)

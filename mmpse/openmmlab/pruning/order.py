@@ -10,7 +10,6 @@ from typing import Any
 from mmengine.config import Config
 
 from mmpse.openmmlab.checkpoints.supernet import file_digest, untracked_layers
-from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.deploy.runtimes import check_runtime
 from mmpse.openmmlab.errors import name_of
 from mmpse.openmmlab.types import in_scope, is_type
@@ -51,13 +50,12 @@ class Order:
         settings['limits'] = {name: str(limit) for name, limit in self.limits.items()}
         return dict(settings, config=cfg.pretty_text, checkpoint=file_digest(os.fspath(checkpoint)))
 
-    def examine(self, config: str | os.PathLike | Config, checkpoint: str | os.PathLike) -> Subject:
+    def examine(self, cfg: Config, checkpoint: str | os.PathLike) -> Subject:
         """The model, its units, and what its subnets cost in FLOPs and parameters.
 
         Raises:
             PruneError: If the model is a pruned one, or the checkpoint is a supernet's.
         """
-        cfg = load_config(config)
         with in_scope(cfg):
             if is_type(cfg.model, 'mmpse.Pruned'):
                 raise PruneError(
@@ -65,7 +63,7 @@ class Order:
                     'to the smaller budget'
                 )
         subject = examine(
-            config, checkpoint, self.input_shape, self.divisor, self.grids, True, self.keep
+            cfg, checkpoint, self.input_shape, self.divisor, self.grids, True, self.keep
         )
         if names := untracked_layers(subject.model.state_dict()):
             raise PruneError(
