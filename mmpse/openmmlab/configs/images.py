@@ -1,7 +1,7 @@
 """What a config says of the images that its model is tested with."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
@@ -10,6 +10,8 @@ from torch import nn
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
 from mmpse.openmmlab.types import in_scope
 from mmpse.registry import DATASETS
+
+from .datasets import nested
 
 
 def default_input_shape(cfg: Config, model: nn.Module) -> tuple[int, int, int]:
@@ -51,11 +53,9 @@ def channels_of(model: nn.Module) -> int:
 
 def _pipelines(cfg: Config, *splits: str) -> Iterator[list]:
     for split in splits:
-        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
-        while isinstance(dataset, Mapping):
+        for dataset in nested((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
             if dataset.get('pipeline'):
                 yield dataset['pipeline']
-            dataset = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
 
 
 def _test_size(cfg: Config) -> tuple[int, int] | None:
