@@ -9,9 +9,10 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.pruning.crew import Crew
 from mmpse.openmmlab.pruning.job import Pruning
-from mmpse.openmmlab.pruning.latency import fit_latency
+from mmpse.openmmlab.pruning.latency import add_latency
 from mmpse.openmmlab.pruning.order import Order
 from mmpse.openmmlab.pruning.reach import reachable
 from mmpse.openmmlab.pruning.steps import PruneError, Steps
@@ -66,7 +67,7 @@ def prune(
         flops, params: The budget: a share of the model (``'50%'``) or an amount (``'5M'``).
             Several hold at once.
         latency: The same of one image's latency, measured here: ``'50%'`` or ``'12ms'``.
-        runtime: What latency is measured in, see :func:`mmpse.deploy.runtimes.prepared`.
+        runtime: What latency is measured in, see :func:`mmpse.deploy.prepared`.
         how: ``'uniform'``: one ratio for all units. ``'sensitivity'``: by what the model loses
             where a unit is cut, unless that is no better than uniform on other training images.
             ``'search'``: by what subnets near those lose, all units cut at once and reconstructed,
@@ -101,22 +102,22 @@ def prune(
     limits = {name: limit for name, limit in limits.items() if limit is not None}
     order = Order(
         limits,
-        runtime,
-        how,
-        epochs,
-        teacher,
-        finetune,
-        sort,
-        divisor,
-        [keep] if isinstance(keep, str) else keep,
-        grids,
-        input_shape,
-        seed,
+        runtime=runtime,
+        how=how,
+        epochs=epochs,
+        teacher=teacher,
+        finetune=finetune,
+        sort=sort,
+        divisor=divisor,
+        keep=[keep] if isinstance(keep, str) else keep,
+        grids=grids,
+        input_shape=input_shape,
+        seed=seed,
     )
     if dry_run:
-        subject = order.examine(config, checkpoint)
+        subject = order.examine(load_config(config), checkpoint)
         if latency is not None:
-            if sentence := busy_sentence(fit_latency(subject, runtime)['busy']):
+            if sentence := busy_sentence(add_latency(subject, runtime)['busy']):
                 print(sentence)
         reach = reachable(subject, order.limits)
         print(reach)

@@ -232,11 +232,11 @@ def transfer(args: argparse.Namespace) -> None:
 def latency(args: argparse.Namespace) -> None:
     """``mmpse latency``."""
     from mmpse.files import write_json
-    from mmpse.openmmlab.pruning.latency import fit_latency
+    from mmpse.openmmlab.pruning.latency import add_latency
     from mmpse.resources.busy import busy_sentence
 
     subject = _examined(args)
-    content = fit_latency(subject, args.runtime)
+    content = add_latency(subject, args.runtime)
     write_json(args.out, content)
     times = [microseconds / 1000 for _, microseconds in content['measured']]
     print(

@@ -42,7 +42,8 @@ def build(
         'ImageClassifier'
     """
     from mmpse.openmmlab.checkpoints.loading import load_weights
-    from mmpse.openmmlab.configs.files import build_model, load_config
+    from mmpse.openmmlab.configs.building import build_model
+    from mmpse.openmmlab.configs.files import load_config
 
     model = build_model(load_config(config))
     model.eval()  # of a distilled one it returns nothing

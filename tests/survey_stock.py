@@ -3,9 +3,8 @@
     python tests/survey_stock.py work_dirs/survey mmdet mmseg --jobs 8
 
 Every config of the packages is read. Configs of one structure share an answer: the comparison
-leaves out what changes no unit (`IGNORED`) and what changes only how wide or deep the model is
-(`SIZES`, and the depth of ResNets). One config of each structure is examined, in a process of its
-own:
+(`survey_structures.py`) leaves out what changes no unit, and what changes only how wide or deep the
+model is. One config of each structure is examined, in a process of its own:
 
 1. its model is built with random weights;
 2. its units are found on the smallest image that it takes;
@@ -22,7 +21,6 @@ record has the word.
 
 import argparse
 import copy
-import hashlib
 import importlib
 import json
 import multiprocessing
@@ -41,10 +39,14 @@ from mmengine.config import Config, utils
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from survey_inputs import loss_of, training_data
+from survey_structures import DEPTHS, configs_of, groups_of
+from survey_table import table_of
 
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
 from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
-from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.configs.images import default_input_shape
 from mmpse.openmmlab.configs.pruned import pruned_changes
 from mmpse.openmmlab.errors import ConfigError, one_line
 from mmpse.openmmlab.models.outputs import raw_outputs
@@ -57,66 +59,7 @@ from mmpse.space import Budget, uniform_within
 
 SECONDS = 150  # of processor time for a structure
 SIDES = (64, 128, 256, 320, 512)  # of the images in training
-# what changes no unit, or only how many outputs a model has
-IGNORED = set(
-    'init_cfg pretrained num_classes num_things_classes num_stuff_classes train_cfg test_cfg '
-    'data_preprocessor frozen_stages norm_eval with_cp style requires_grad align_corners '
-    'dropout_ratio drop_path_rate drop_rate anchor_generator prior_generator bbox_coder '
-    'class_weight point_generator teacher_ckpt eval_teacher reg_decoded_bbox momentum eps'.split()
-)
-# how wide and how deep: models that differ in these alone have units of the same kinds
-SIZES = set(
-    'in_channels out_channels num_channels channels base_channels stem_channels feat_channels '
-    'c1_channels c1_in_channels conv_out_channels fc_out_channels feedforward_channels '
-    'widen_factor deepen_factor embed_dims embed_dim base_width arch depths num_layers '
-    'num_csp_blocks num_heads window_size img_size pretrain_img_size mlp_ratio mlp_ratios '
-    'sr_ratios num_queries num_feats layer_scale_init_values'.split()
-)
-DEPTHS = {34: 18, 101: 50, 152: 50, 200: 50, 269: 50}  # of ResNets: blocks are repeated
-
-
-# Structures
-
-
-def configs_of(package):
-    """Names of the configs of a package that are no bases."""
-    root = Path(importlib.import_module(package).__file__).parent / '.mim/configs'
-    paths = (path for path in root.rglob('*.py') if path.stem != '__init__')
-    return {
-        f'{package}::{path.relative_to(root).as_posix()}': path
-        for path in sorted(paths)
-        if '_base_' not in path.parts
-    }
-
-
-def structure_of(scope, model):
-    """A text that configs of one structure share."""
-    text = json.dumps(_core(model), sort_keys=True)
-    return f'{scope}-{hashlib.sha256(text.encode()).hexdigest()[:12]}'
-
-
-def _core(value, key=''):
-    if isinstance(value, dict):
-        sizes = SIZES | {'groups'} if 'base_width' in value else SIZES
-        return {
-            k: _core(v, k)
-            for k, v in value.items()
-            if k not in IGNORED | sizes and not k.startswith('loss')
-        }
-    if isinstance(value, list):
-        return [_core(item, key) for item in value]
-    if key == 'depth':
-        return DEPTHS.get(value, value)
-    return dict(SyncBN='BN', MMSyncBN='BN').get(value, value) if key == 'type' else value
-
-
-def groups_of(lines):
-    """Structure -> the names of its configs."""
-    groups = {}
-    for name, line in lines.items():
-        if 'model' in line:
-            groups.setdefault(structure_of(line['scope'], line['model']), []).append(name)
-    return groups
+# Reading
 
 
 def read_all(packages, file):
@@ -324,71 +267,6 @@ class Clock:
                 file=sys.stderr,
                 flush=True,
             )
-
-
-# What came of it
-
-KINDS = ('passes', 'cannot be built here', 'cannot be run here', 'half is out of reach', 'fails')
-
-
-def table_of(lines, found):
-    """The report: by package, how many configs got how far; and why others did not."""
-    groups = groups_of(lines)
-    rows, reasons = {}, {}
-    for package in dict.fromkeys(name.partition(':')[0] for name in lines):
-        row = rows[package] = Counter()
-        for names in groups.values():
-            if not names[0].startswith(package):
-                continue
-            record = next((found[n] for n in names if n in found), None)
-            kind = 'not examined yet' if record is None else kind_of(record)
-            row['structures'] += 1
-            row['configs'] += len(names)
-            row[kind] += len(names)
-            if kind not in ('passes', 'not examined yet'):
-                why = reasons.setdefault((package, kind, short_reason(record)), [])
-                why.extend(names)
-        row['no model'] = sum(
-            name.startswith(package) and 'model' not in line for name, line in lines.items()
-        )
-    keys = ['configs', 'no model', 'structures', 'not examined yet', *KINDS]
-    text = ['| package | ' + ' | '.join(keys) + ' |', '| --- |' + ' ---: |' * len(keys)]
-    text += [
-        f'| {package} | ' + ' | '.join(str(row[key]) for key in keys) + ' |'
-        for package, row in rows.items()
-    ]
-    text += [
-        '',
-        '| package | what | configs | for instance | why |',
-        '| --- | --- | ---: | --- | --- |',
-    ]
-    for (package, kind, why), names in sorted(reasons.items(), key=lambda item: -len(item[1])):
-        text.append(
-            f'| {package} | {kind} | {len(names)} | `{names[0].partition("::")[2]}` | {why} |'
-        )
-    return '\n'.join(text)
-
-
-def kind_of(record):
-    """What a record says of its structure."""
-    step = record['step']
-    if step == 'passes':
-        return step
-    if step == 'build':
-        return 'cannot be built here'
-    if step.startswith('its own') or 'the forward of' in record['reason']:
-        return 'cannot be run here'
-    return 'half is out of reach' if 'BudgetError' in record['reason'] else 'fails'
-
-
-def short_reason(record):
-    """Why, in a line of a table."""
-    if 'BudgetError' in record['reason']:
-        return f'lowest {record["lowest"]:.0%}; ' + ', '.join(
-            f'{count} {why}' for why, count in record['fixed'].items()
-        )
-    text = ' '.join(record['reason'].split('site-packages/')[-1].split()).replace('|', '/')
-    return f'{record["step"]}: {text[:160]}'
 
 
 def main():

@@ -12,7 +12,8 @@ from functools import partial
 
 import torch
 
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.pruning.subject import RATIOS

@@ -9,7 +9,7 @@ import pytest
 from tiny_tasks import write_task
 
 from mmpse import api, cli, files
-from mmpse.openmmlab.models.latency import latency_cost, read_latency
+from mmpse.openmmlab.deploy.latency import latency_cost, read_latency
 from mmpse.openmmlab.pruning.subject import examine
 from mmpse.resources.timing import Latencies
 
@@ -58,7 +58,7 @@ def test_latency_is_measured_into_a_file_for_searches(classifier, tmp_path, caps
     def measure(calls, rounds, track):
         return Latencies({number: [1e-3] * rounds for number in calls})
 
-    monkeypatch.setattr('mmpse.openmmlab.models.latency.measure_latencies', measure)
+    monkeypatch.setattr('mmpse.openmmlab.deploy.latency.measure_latencies', measure)
     out = tmp_path / 'latency.json'
     cli.main(['latency', str(classifier[0]), '-o', str(out)])
     assert 'latency.json: 32 subnets took 1 to 1 ms' in capsys.readouterr().out

@@ -23,8 +23,8 @@ def broken_config(folder):
     return Config.fromfile(path)
 
 
-def taken_for_a_search(folder):
-    return LOOPS.build(dict(type='mmpse.EvolutionSearchLoop', racing=dict(share=0.25)))
+def search_of_one_argument_more(_):
+    return LOOPS.build(dict(type='mmpse.EvolutionSearchLoop', colour='red'))
 
 
 def diverged(_):
@@ -52,7 +52,7 @@ MENDED = {
     'an argument that is not taken': lambda _: MODELS.build(
         dict(type='mmpse.SlimmableMobileNetV2', depth=3)
     ),
-    'an argument of the base class': taken_for_a_search,
+    'an argument of the base class': search_of_one_argument_more,
     'an argument that is missing': lambda _: MODELS.build(dict(type='mmpse.SlimmableVGG')),
     'a folder that is a file': lambda folder: write_json(folder / 'file' / 'x.json', {}),
     'upstream complains': lambda _: UPSTREAM_MODELS.build(dict(kind='ResNet')),
@@ -100,9 +100,9 @@ def test_ctrl_c_says_how_to_go_on(capsys):
     assert said.err == 'interrupted; the same command with --resume goes on\n' and not said.out
 
 
-def test_racing_is_an_argument_that_searches_do_not_take(tmp_path):
-    with pytest.raises(SystemExit, match="TypeError: .*unexpected keyword argument 'racing'"):
-        run_command(lambda: taken_for_a_search(tmp_path))
+def test_an_argument_that_searches_do_not_take():
+    with pytest.raises(SystemExit, match="TypeError: .*unexpected keyword argument 'colour'"):
+        run_command(lambda: search_of_one_argument_more(None))
 
 
 def test_an_error_of_many_lines_becomes_one(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
-from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.pruning import measure
 
 COMMON = """

@@ -26,8 +26,9 @@ from mmpse.deploy import (
     fingerprint,
     quantize,
 )
-from mmpse.openmmlab.configs.files import default_input_shape, load_config
-from mmpse.openmmlab.models.trained import trained_model
+from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.configs.images import default_input_shape
+from mmpse.openmmlab.deploy.trained import trained_model
 from mmpse.visualization import text_table
 
 

@@ -1,1 +1,2 @@
-from .digits import digits_dataset, prepare_digits
+from .dataset import digits_dataset
+from .digits import prepare_digits

@@ -11,8 +11,6 @@
 ``index`` is the digit's number in scikit-learn; annotations carry it as ``digit_index``. Train
 scenes are made of the digits of ``cls/train`` and ``cls/val``, test scenes of those of
 ``cls/test``. ``cls/val`` is for judging subnets.
-
-:func:`digits_dataset`, in configs ``mmpse.DigitsDataset``, reads them.
 """
 
 import hashlib
@@ -24,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from PIL import Image
 from pycocotools import mask as coco_mask
@@ -32,95 +29,16 @@ from rich.progress import track
 
 from mmpse.errors import UserError
 from mmpse.files import written
-from mmpse.registry import DATASETS
 
 from .scenes import Scene, draw_scene, resize, tight_box
 
 CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-PALETTE = [
-    (228, 26, 28),
-    (55, 126, 184),
-    (77, 175, 74),
-    (152, 78, 163),
-    (255, 127, 0),
-    (255, 255, 51),
-    (166, 86, 40),
-    (247, 129, 191),
-    (0, 210, 213),
-    (153, 153, 153),
-]
-
 SPLITS = {'train': 1047, 'val': 300, 'test': 450}
 SCENES = {'train': 600, 'test': 150}
 SEED = 1797
 SCHEMA_VERSION = 1
 SOURCE_DIGEST = '87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826'
 DIGEST = '46c1db165b4d82825e81baf0f2e76abb880128160bdfa603bcf564275ace725b'
-
-
-@DATASETS.register_module(name='DigitsDataset')
-def digits_dataset(
-    task: str, split: str, data_root: str = 'data/digits', lazy_init: bool = False, **kwargs
-) -> BaseDataset:
-    """One split of the digits as OpenMMLab's own dataset class, with files and classes filled in.
-
-    Args:
-        task: ``'classification'`` gives a ``mmpretrain.CustomDataset``, ``'detection'`` a
-            ``mmdet.CocoDataset``, ``'segmentation'`` a ``mmseg.BaseSegDataset``.
-        split: ``'train'`` or ``'test'``; for classification ``'val'`` too.
-        data_root: the folder that :func:`prepare_digits` wrote.
-        lazy_init: only set up metainfo and pipeline, so that the data is not needed.
-        **kwargs: further arguments of that class, as ``pipeline`` or ``filter_cfg``.
-
-    Raises:
-        FileNotFoundError: ``data_root`` is missing, or was written by another version of mmpse.
-        ValueError: unknown task or split.
-    """
-    classes_with_background = ('background', *CLASSES)
-    stock = {
-        'classification': dict(
-            type='mmpretrain.CustomDataset',
-            data_prefix=f'cls/{split}',
-            metainfo=dict(classes=CLASSES),
-        ),
-        'detection': dict(
-            type='mmdet.CocoDataset',
-            ann_file=f'scenes/annotations/{split}.json',
-            data_prefix=dict(img=f'scenes/{split}/'),
-            metainfo=dict(classes=CLASSES, palette=PALETTE),
-        ),
-        'segmentation': dict(
-            type='mmseg.BaseSegDataset',
-            img_suffix='.png',
-            data_prefix=dict(img_path=f'scenes/{split}', seg_map_path=f'scenes/seg/{split}'),
-            metainfo=dict(classes=classes_with_background, palette=[(0, 0, 0), *PALETTE]),
-        ),
-    }
-    if task not in stock:
-        raise UserError(f'mmpse.DigitsDataset: task={task!r}, expected one of {list(stock)}')
-    splits = SPLITS if task == 'classification' else SCENES
-    if split not in splits:
-        raise UserError(f'mmpse.DigitsDataset: split={split!r}, {task} has {list(splits)}')
-    if not lazy_init:
-        _require(data_root)
-    return DATASETS.build({**stock[task], 'data_root': data_root, 'lazy_init': lazy_init, **kwargs})
-
-
-def _require(data_root: str) -> None:
-    remedy = f'write it with `python tools/dataset_converters/prepare_digits.py --root {data_root}`'
-    path = Path(data_root).absolute() / 'manifest.json'
-    try:
-        found = _read_json(path)['digest']
-    except (OSError, ValueError, KeyError, TypeError):
-        raise FileNotFoundError(
-            f'no digits data in {path.parent} (data_root={data_root!r}, no readable manifest.json '
-            f'there): {remedy}'
-        ) from None
-    if found != DIGEST:
-        raise FileNotFoundError(
-            f'{path.parent} holds the digits data of another version of mmpse (SHA-256 {found}, '
-            f'expected {DIGEST}): {remedy}'
-        )
 
 
 def load_source() -> tuple[np.ndarray, np.ndarray]:
@@ -217,6 +135,28 @@ def find_damage(root: str | Path) -> list[str]:
         except (OSError, ValueError, SyntaxError):  # what Pillow and json raise for broken files
             damage.append(f'{path} is not readable')
     return damage
+
+
+def check_digits(data_root: str) -> None:
+    """Make sure, by its manifest, that a folder holds the digits data.
+
+    Raises:
+        FileNotFoundError: It is missing, or was written by another version of mmpse.
+    """
+    remedy = f'write it with `python tools/dataset_converters/prepare_digits.py --root {data_root}`'
+    path = Path(data_root).absolute() / 'manifest.json'
+    try:
+        found = _read_json(path)['digest']
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FileNotFoundError(
+            f'no digits data in {path.parent} (data_root={data_root!r}, no readable manifest.json '
+            f'there): {remedy}'
+        ) from None
+    if found != DIGEST:
+        raise FileNotFoundError(
+            f'{path.parent} holds the digits data of another version of mmpse (SHA-256 {found}, '
+            f'expected {DIGEST}): {remedy}'
+        )
 
 
 def _contents() -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+SIDE = 128  # of a scene, in pixels
 MIN_VISIBLE = 0.6  # a digit occluded beyond this is not a fair target
 MAX_BOX_OVERLAP = 0.25  # of the smaller box; more, and suppression would drop neighbours
 MIN_CONTRAST = 90  # in luma (0..255), of a digit above what lies under it
@@ -17,8 +18,8 @@ STROKE_ALPHA = 96  # opacity (of 255) from which a pixel belongs to the digit
 class Scene(NamedTuple):
     """A picture and what is visible in it."""
 
-    image: np.ndarray  # (size, size, 3) uint8, RGB
-    owner: np.ndarray  # (size, size) uint8, 0 = background, k = the k-th digit drawn, from 1
+    image: np.ndarray  # (SIDE, SIDE, 3) uint8, RGB
+    owner: np.ndarray  # (SIDE, SIDE) uint8, 0 = background, k = the k-th digit drawn, from 1
     indices: list[int]  # the source index of each digit drawn, in drawing order
 
 
@@ -36,10 +37,8 @@ def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return (picture + scale // 2) // scale
 
 
-def draw_scene(
-    rng: np.random.RandomState, inks: np.ndarray, pool: np.ndarray, size: int = 128
-) -> Scene:
-    """Draw 2 to 6 digits, each about 5/32 to 3/8 of the scene's size high (20 to 48 pixels of 128).
+def draw_scene(rng: np.random.RandomState, inks: np.ndarray, pool: np.ndarray) -> Scene:
+    """Draw 2 to 6 digits, each about 5/32 to 3/8 of the scene high (20 to 48 pixels of 128).
 
     Digits are lighter than what is under them, as in the pictures for classification, so that a
     backbone trained on those has something to transfer. Later digits occlude earlier ones, but at
@@ -49,19 +48,18 @@ def draw_scene(
         rng: source of all choices.
         inks: (N, 8, 8) integers, 0 = paper .. 16 = ink.
         pool: indices into ``inks`` that may be used.
-        size: side of the scene in pixels.
     """
-    image = _background(rng, size)
-    owner = np.zeros((size, size), np.uint8)
+    image = _background(rng, SIDE)
+    owner = np.zeros((SIDE, SIDE), np.uint8)
     indices, boxes, areas = [], [], []  # boxes and areas of the digits as if nothing hid them
     wanted = rng.randint(2, 7)
     for _ in range(10 * wanted):  # a digit that does not fit is replaced by another elsewhere
         if len(indices) == wanted:
             break
         index = int(pool[rng.randint(len(pool))])
-        alpha = opacity(inks[index], rng.randint(size * 5 // 32, size * 3 // 8 + 1))
+        alpha = opacity(inks[index], rng.randint(SIDE * 5 // 32, SIDE * 3 // 8 + 1))
         side = len(alpha)
-        top, left = (int(start) for start in rng.randint(0, size - side + 1, 2))
+        top, left = (int(start) for start in rng.randint(0, SIDE - side + 1, 2))
         window = np.s_[top : top + side, left : left + side]
         stroke = alpha >= STROKE_ALPHA
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from mmpse.errors import UserError
 
+LENGTH = 300  # characters of an error of others
+
 
 class ConfigError(UserError):
     """A config that cannot be read, built or written."""
@@ -13,10 +15,10 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be read, or is another model's."""
 
 
-def one_line(error: BaseException, most: int = 300) -> str:
+def one_line(error: BaseException) -> str:
     """The message of an error in one line, its beginning if it is long."""
     text = ' '.join(str(error).split()) or type(error).__name__
-    return text if len(text) <= most else f'{text[:most]} ...'
+    return text if len(text) <= LENGTH else f'{text[:LENGTH]} ...'
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:

@@ -19,7 +19,8 @@ from .checkpoints.files import save_checkpoint
 from .checkpoints.layouts import to_mmpretrain
 from .checkpoints.loading import load_cut
 from .checkpoints.matching import backbone_root
-from .configs.files import base_name, build_model, load_config, write_config
+from .configs.building import build_model
+from .configs.files import base_name, load_config, write_config
 from .configs.pruned import pruned_changes, thawed
 from .errors import listed, name_of
 from .models.outputs import raw_outputs

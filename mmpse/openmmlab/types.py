@@ -7,11 +7,18 @@ the class itself. Only the registry knows whether two of them are the same.
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
-from mmengine.registry import Registry
+from mmengine.config import Config
+from mmengine.registry import DefaultScope, Registry
 
 from mmpse.registry import MODELS
+
+
+def in_scope(cfg: Config) -> AbstractContextManager[None]:
+    """Inside, names without a scope in a config are those of its ``default_scope``."""
+    return DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
 
 
 def find_type(config: Any, registry: Registry = MODELS) -> Callable | None:

@@ -10,7 +10,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mmpse.datasets import digits, prepare_digits
+from mmpse.datasets import digits, digits_dataset, prepare_digits
 from mmpse.datasets.scenes import STROKE_ALPHA, opacity, resize, tight_box
 from mmpse.errors import UserError
 from mmpse.registry import DATASETS
@@ -211,7 +211,7 @@ def test_killed_while_writing_goes_on_later(small, tmp_path, monkeypatch):
         patch.setattr(digits, '_write', killed)
         prepare_digits(root)
     with pytest.raises(FileNotFoundError, match='no readable manifest.json'):
-        digits.digits_dataset('detection', 'train', str(root))
+        digits_dataset('detection', 'train', str(root))
     prepare_digits(root)
     assert not digits.find_damage(root)
 
@@ -332,7 +332,7 @@ def test_missing_folder_names_itself_and_the_remedy(tmp_path, task):
 def test_data_of_another_version_is_refused(tmp_path):
     (tmp_path / 'manifest.json').write_text('{"digest": "abc"}')
     with pytest.raises(FileNotFoundError, match='another version of mmpse'):
-        digits.digits_dataset('detection', 'train', str(tmp_path))
+        digits_dataset('detection', 'train', str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -344,10 +344,10 @@ def test_data_of_another_version_is_refused(tmp_path):
 )
 def test_unknown_task_or_split(arguments, message):
     with pytest.raises(ValueError, match=message):
-        digits.digits_dataset(**arguments)
+        digits_dataset(**arguments)
 
 
 def test_metainfo_needs_no_data(tmp_path):
     """A trained model is used on a machine without the data: mmdet's init_detector does this."""
-    dataset = digits.digits_dataset('detection', 'test', str(tmp_path), lazy_init=True)
+    dataset = digits_dataset('detection', 'test', str(tmp_path), lazy_init=True)
     assert dataset.metainfo['classes'] == digits.CLASSES

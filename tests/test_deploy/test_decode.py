@@ -8,8 +8,8 @@ from small import built
 from torch import nn
 
 from mmpse.deploy import ExportError
-from mmpse.deploy.agreement import compare_boxes
-from mmpse.deploy.network import Network, Preprocess, padded_to
+from mmpse.openmmlab.deploy.agreement import compare_boxes
+from mmpse.openmmlab.deploy.network import Network, Preprocess, padded_to
 from mmpse.registry import MODELS
 
 FAMILIES = [small.retinanet, small.atss, small.fcos, small.rtmdet, small.yolox]

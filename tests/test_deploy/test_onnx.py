@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -22,11 +23,11 @@ from mmpse.deploy import (
     evaluate_onnx,
     export_onnx,
     fingerprint,
-    graph,
     read_metadata,
 )
-from mmpse.deploy.agreement import compare, compare_boxes
-from mmpse.deploy.graph import between
+from mmpse.openmmlab.deploy import graph
+from mmpse.openmmlab.deploy.agreement import compare, compare_boxes
+from mmpse.openmmlab.deploy.graph import between
 
 SHAPE = (3, 128, 160)
 
@@ -251,6 +252,15 @@ def test_sizes_that_take_too_long(tmp_path, monkeypatch):
     assert result.fixed.startswith('PyTorch cannot trace ImageClassifier')
 
 
+def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
+    """In the second tracing, of a model whose height is taken to be constant."""
+    monkeypatch.setattr(graph, '_symbols', lambda program: [{}])
+    monkeypatch.setattr(graph, 'Dim', SimpleNamespace(AUTO=graph.Dim.AUTO))
+    model, images = Computes(lambda x: x + 1), torch.zeros(2, 3, 16, 16)
+    with pytest.raises(AttributeError, match='DYNAMIC'):
+        graph.to_onnx(model, dict(images=images), ['y'], free=['height'])
+
+
 def test_classifier(tmp_path):
     model = built(small.classifier)
     path = tmp_path / 'model.onnx'
@@ -301,7 +311,7 @@ def test_models_in_training(tmp_path):
 
 
 def test_sliding_windows_are_no_operator():
-    from mmpse.deploy.network import Network
+    from mmpse.openmmlab.deploy.network import Network
 
     with pytest.raises(ExportError, match="test_cfg.mode is 'slide', expected 'whole'"):
         Network(built(small.segmentor, mode='slide'), argmax=True)
@@ -344,7 +354,7 @@ def test_boxes_that_differ():
 
 
 def test_an_exporter_that_goes_wrong_writes_nothing(tmp_path, monkeypatch):
-    from mmpse.deploy import onnx as exporter
+    from mmpse.openmmlab.deploy import onnx as exporter
 
     model = built(small.convs)
     whole = exporter._whole

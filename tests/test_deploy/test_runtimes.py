@@ -22,9 +22,9 @@ from mmpse.deploy import (
     quantize,
     read_metadata,
 )
-from mmpse.deploy.quantize import float_nodes
-from mmpse.deploy.runtimes import loaded
 from mmpse.errors import UserError
+from mmpse.openmmlab.deploy.quantize import float_nodes
+from mmpse.openmmlab.deploy.runtimes import loaded
 from mmpse.openmmlab.errors import ConfigError
 
 

@@ -7,7 +7,7 @@ from mmpretrain.models import MobileNetV2
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.models.backbones import InPlaceReLU6, ResNetCIFAR
 from mmpse.openmmlab.supernet.building import find_supernet
 from mmpse.registry import MODELS

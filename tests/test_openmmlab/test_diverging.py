@@ -9,7 +9,7 @@ from torch import nn
 
 from mmpse.openmmlab.pruning import crew
 from mmpse.openmmlab.pruning.steps import PruneError
-from mmpse.openmmlab.pruning.subject import check_batches
+from mmpse.openmmlab.pruning.subject import check_training_set
 
 SENTENCE = (
     r'^the training diverged: 1 weights are not finite \(weight, \.\.\.\); it began with cut\.pth; '
@@ -73,9 +73,9 @@ def test_a_training_set_that_is_smaller_than_a_batch(changes, fails):
     cfg = Config(dict(train_dataloader={**loader, **changes}))
     if fails:
         with pytest.raises(PruneError, match='has 3 images, fewer than a batch of 4, and'):
-            check_batches(cfg, None)
+            check_training_set(cfg)
     else:
-        check_batches(cfg, None)
+        check_training_set(cfg)
 
 
 class Three:

@@ -10,9 +10,10 @@ from tiny_tasks import write_task
 
 from mmpse.errors import UserError
 from mmpse.files import write_json
-from mmpse.openmmlab.configs.files import build_model, load_config
-from mmpse.openmmlab.models import latency
-from mmpse.openmmlab.models.latency import (
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.deploy import latency
+from mmpse.openmmlab.deploy.latency import (
     latency_cost,
     measure_latency,
     measure_subnets,

@@ -2,7 +2,8 @@
 
 import torch
 
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.slim import check_cut

@@ -125,11 +125,11 @@ def test_a_forward_that_fails_is_one_line():
         look(Odd())
 
 
-def test_a_bug_of_the_watching_keeps_its_traceback(full, monkeypatch):
-    def buggy(*_):
-        raise KeyError('conv1')
-
-    monkeypatch.setattr('mmpse.openmmlab.models.pruned.find_units', buggy)
+@pytest.mark.parametrize('name', ['raw_outputs', 'find_units'])
+def test_a_bug_of_ours_keeps_its_traceback(full, monkeypatch, name):
+    ours = {'__name__': 'mmpse.buggy'}
+    exec("def buggy(*_): raise KeyError('conv1')", ours)
+    monkeypatch.setattr(f'mmpse.openmmlab.models.pruned.{name}', ours['buggy'])
     with pytest.raises(KeyError, match='conv1') as raised:
         look(full)
     assert raised.traceback[-1].name == 'buggy'

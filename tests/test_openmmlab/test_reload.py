@@ -20,7 +20,7 @@ from mmseg.apis import init_model
 from PIL import Image
 
 import mmpse
-from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.registry import MODELS
 
 SIZE = 96

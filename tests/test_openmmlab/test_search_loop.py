@@ -14,8 +14,8 @@ import torch
 from search_runs import log_of, search
 
 from mmpse.openmmlab.checkpoints.supernet import file_digest
-from mmpse.openmmlab.models import latency
-from mmpse.openmmlab.models.latency import latency_cost
+from mmpse.openmmlab.deploy import latency
+from mmpse.openmmlab.deploy.latency import latency_cost
 from mmpse.openmmlab.search.judge import Judge, Verdict
 from mmpse.resources.timing import Latencies
 from mmpse.search.archive import Archive, ArchiveError, read_archive

@@ -12,7 +12,7 @@ from tiny_tasks import write_task
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.supernet.building import find_supernet, supernet_of, whole_costs
 from mmpse.openmmlab.teaching.distance import head_distance
 from mmpse.openmmlab.teaching.hook import build_teacher

@@ -12,10 +12,10 @@ from mmpse.deploy import fingerprint, read_metadata
 from mmpse.openmmlab.configs.datasets import all_training
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes
+from mmpse.openmmlab.deploy.trained import IMAGES, trained_model
 from mmpse.openmmlab.errors import CheckpointError
 from mmpse.openmmlab.models.losses import training_batches
 from mmpse.openmmlab.models.recalibration import recalibrate
-from mmpse.openmmlab.models.trained import IMAGES, trained_model
 from mmpse.space import SubnetError
 
 

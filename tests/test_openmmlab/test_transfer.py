@@ -16,7 +16,7 @@ from mmseg.apis import init_model
 import mmpse
 from mmpse.cli import main
 from mmpse.errors import UserError
-from mmpse.openmmlab.configs.files import build_model as build_offline
+from mmpse.openmmlab.configs.building import build_model as build_offline
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.errors import CheckpointError, ConfigError
 from mmpse.openmmlab.transfer import transfer

@@ -7,14 +7,9 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmpse.openmmlab.configs.files import (
-    ConfigError,
-    base_name,
-    importing,
-    load_config,
-    write_config,
-)
+from mmpse.openmmlab.configs.files import base_name, importing, load_config, write_config
 from mmpse.openmmlab.configs.source import python_source
+from mmpse.openmmlab.errors import ConfigError
 
 RETINA = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 OLD = """

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.testing import SlimTester
 
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.supernet.building import find_supernet
 from mmpse.space import (
     SAMPLERS,

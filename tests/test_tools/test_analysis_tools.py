@@ -7,7 +7,8 @@ import pytest
 import torch
 from command_line import QUICK, run
 
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.supernet.building import find_supernet, supernet_content
 from mmpse.openmmlab.supernet.record import LossRecord
 from mmpse.search.archive import Archive, Judged

@@ -5,7 +5,8 @@ import json
 import pytest
 from command_line import QUICK, run
 
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.models.pruned import look
 from mmpse.space import SAMPLERS
 

@@ -8,8 +8,9 @@ import torch
 from evidence import tools  # noqa: F401  a fixture
 from tiny_tasks import write_task
 
-from mmpse.openmmlab.configs.files import build_model, load_config
-from mmpse.openmmlab.models import latency
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.deploy import latency
 from mmpse.openmmlab.models.pruned import look
 from mmpse.resources.timing import Latencies
 

@@ -8,7 +8,8 @@ import torch
 from conftest import ROOT
 from evidence import tools  # noqa: F401  a fixture
 
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import torch
 from command_line import QUICK, run
 from mmengine.config import Config
 
-from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.errors import ConfigError
 from mmpse.openmmlab.showing import count_images, show_predictions
 from mmpse.registry import MODELS

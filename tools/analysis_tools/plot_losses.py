@@ -14,7 +14,7 @@ from mmengine.runner import CheckpointLoader
 
 from mmpse.command import run_command
 from mmpse.openmmlab.checkpoints.supernet import supernet_state
-from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.supernet.building import supernet_of
 from mmpse.visualization import training_losses
 

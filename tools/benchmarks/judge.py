@@ -30,7 +30,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmpse.command import run_command
 from mmpse.files import write_json
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.search.judge import Judge
 from mmpse.openmmlab.supernet.building import find_supernet

@@ -18,9 +18,11 @@ from mmengine.device import get_device
 from rich.progress import track
 
 from mmpse.command import run_command
-from mmpse.deploy.runtimes import RUNTIMES, prepared
+from mmpse.deploy import RUNTIMES, prepared
 from mmpse.files import write_json
-from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.configs.images import default_input_shape
 from mmpse.openmmlab.models.pruned import layout_of
 from mmpse.resources.busy import busy_sentence
 from mmpse.resources.timing import device_name, measure_latencies

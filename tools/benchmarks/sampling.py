@@ -21,7 +21,8 @@ from mmpse.command import run_command
 from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab.checkpoints.supernet import supernet_state
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.supernet.building import find_supernet, supernet_of
 from mmpse.openmmlab.supernet.record import recorded_losses, relative_losses
 from mmpse.space import (

@@ -23,10 +23,10 @@ from mmpse.deploy import (
     evaluate,
     evaluate_onnx,
     export_onnx,
+    loaded,
     prepared,
     quantize,
 )
-from mmpse.deploy.runtimes import loaded
 from mmpse.files import write_json
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.resources.timing import measure_latencies

@@ -27,10 +27,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mmpse.deploy import export_onnx, quantize
-from mmpse.deploy.runtimes import loaded, prepared
+from mmpse.deploy import export_onnx, loaded, prepared, quantize
 from mmpse.files import write_json
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.models.pruned import layout_of
 from mmpse.resources.timing import keep_freed_memory
 from mmpse.slim import cut_

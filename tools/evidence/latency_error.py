@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mmpse.files import write_json
-from mmpse.openmmlab.models.latency import measure_subnets
-from mmpse.openmmlab.models.losses import progress
+from mmpse.openmmlab.deploy.latency import measure_subnets
 from mmpse.openmmlab.models.outputs import deployed_outputs
+from mmpse.openmmlab.progress import progress
 from mmpse.openmmlab.pruning.subject import examine
 from mmpse.resources.latency import fit_latency
 from mmpse.resources.timing import Latencies

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 from mmpse.command import run_command
 from mmpse.files import written
-from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.models.pruned import layout_of
 from mmpse.openmmlab.search.judge import Judge, Verdict, calibration_batches
 from mmpse.openmmlab.stagewise.classifier import StageWiseClassifier

@@ -10,8 +10,7 @@ from torch import Tensor
 from mmpse.openmmlab.errors import CheckpointError, listed
 
 from .layouts import to_mmpretrain
-
-COUNTER = '.num_batches_tracked'  # older checkpoints have none
+from .supernet import COUNTER
 
 
 class Match(NamedTuple):

@@ -11,7 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmpse.errors import UserError
 
 CHECKPOINT_KEY = 'mmpse_supernet'  # of what SupernetHook adds to a checkpoint's meta
-COUNTER = '.num_batches_tracked'  # of a BatchNorm, the batches that its statistics are made of
+# of a BatchNorm, the batches that its statistics are made of; older checkpoints have none
+COUNTER = '.num_batches_tracked'
 UNTRACKED = -1  # it is the mark of statistics that mean nothing
 
 
@@ -28,7 +29,7 @@ def mark_untracked(norms: Iterable[_BatchNorm]) -> None:
             norm.num_batches_tracked.fill_(UNTRACKED)
 
 
-def untracked(checkpoint: Mapping[str, Any]) -> list[str]:
+def untracked_layers(checkpoint: Mapping[str, Any]) -> list[str]:
     """The marked layers of a checkpoint, or of a state dict alone."""
     weights = checkpoint.get('state_dict', checkpoint)
     return [
@@ -46,7 +47,7 @@ def supernet_state(checkpoint: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def of_supernet(checkpoint: Mapping[str, Any]) -> bool:
     """Whether a checkpoint's BatchNorm statistics, or some of them, are those of a supernet."""
-    return supernet_state(checkpoint) is not None or bool(untracked(checkpoint))
+    return supernet_state(checkpoint) is not None or bool(untracked_layers(checkpoint))
 
 
 def check_statistics(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
@@ -59,7 +60,7 @@ def check_statistics(model: nn.Module, checkpoint: Mapping[str, Any], path: str)
     if not any(isinstance(m, _BatchNorm) for m in model.modules()):
         return
     if of_supernet(checkpoint):
-        where = f' (the first: {names[0]})' if (names := untracked(checkpoint)) else ''
+        where = f' (the first: {names[0]})' if (names := untracked_layers(checkpoint)) else ''
         raise UserError(
             f'{path} is the checkpoint of a supernet, or of a subnet in which layers of one were '
             f'frozen: it has no BatchNorm statistics to evaluate with{where}; give the checkpoint '

@@ -1,7 +1,7 @@
 """Datasets in configs: those that have the images, in those that join, repeat or mix them."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,13 @@ def build_dataset(config: Mapping[str, Any]) -> Any:
 def batch_size_of(dataloader: Mapping[str, Any]) -> int:
     """Images of a batch, whether the dataloader says so or its batch sampler."""
     return dataloader.get('batch_size') or dataloader['batch_sampler']['batch_size']
+
+
+def nested(dataset: Any) -> Iterator[Mapping[str, Any]]:
+    """A dataset's config, the first one that it holds, and so on to the innermost."""
+    while isinstance(dataset, Mapping):
+        yield dataset
+        dataset = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
 
 
 def _with_inner(config: Mapping[str, Any], change: Callable[[Mapping], Mapping]) -> dict | None:

@@ -1,21 +1,21 @@
 """The metrics of a model on a split of its config."""
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
+from mmpse.openmmlab.progress import Track
 from mmpse.openmmlab.silence import silent
+from mmpse.openmmlab.types import in_scope
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, cfg: Config, split: str = 'val', track: Callable[[Iterable], Iterable] = iter
+    model: nn.Module, cfg: Config, split: str = 'val', track: Track = iter
 ) -> dict[str, Any]:
     """The metrics of a model on a split, by the config's own dataloader and evaluator.
 
@@ -32,7 +32,7 @@ def evaluate(
         if not cfg.get(key):
             raise ConfigError(f'the config has no {key} to evaluate with; give one that has')
     settings = cfg[f'{split}_evaluator']
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+    with in_scope(cfg):
         with silent():
             loader = Runner.build_dataloader(dict(cfg[f'{split}_dataloader']), seed=0)
         try:

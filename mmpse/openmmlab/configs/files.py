@@ -16,19 +16,8 @@ from mmpse.files import written
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
 
-from .building import build_model, merged
-from .images import default_input_shape
+from .building import merged
 from .source import WIDTH, plain, python_source
-
-__all__ = [
-    'ConfigError',
-    'base_name',
-    'build_model',
-    'default_input_shape',
-    'importing',
-    'load_config',
-    'write_config',
-]
 
 # import name -> what pip calls it
 DISTRIBUTIONS = dict(

@@ -1,15 +1,17 @@
 """What a config says of the images that its model is tested with."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
+from mmpse.openmmlab.types import in_scope
 from mmpse.registry import DATASETS
+
+from .datasets import nested
 
 
 def default_input_shape(cfg: Config, model: nn.Module) -> tuple[int, int, int]:
@@ -51,11 +53,9 @@ def channels_of(model: nn.Module) -> int:
 
 def _pipelines(cfg: Config, *splits: str) -> Iterator[list]:
     for split in splits:
-        dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
-        while isinstance(dataset, Mapping):
+        for dataset in nested((cfg.get(f'{split}_dataloader') or {}).get('dataset')):
             if dataset.get('pipeline'):
                 yield dataset['pipeline']
-            dataset = dataset.get('dataset') or (dataset.get('datasets') or [None])[0]
 
 
 def _test_size(cfg: Config) -> tuple[int, int] | None:
@@ -87,7 +87,7 @@ def _size_of_first_image(cfg: Config) -> tuple[tuple[int, int] | None, str]:
         if dataset is None:
             continue
         try:
-            with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+            with in_scope(cfg):
                 image = DATASETS.build(copy.deepcopy(dataset))[0]['inputs']
         except Exception as error:  # datasets raise whatever they do where the data is not there
             problem = f', and its {split} data cannot be read ({one_line(error)})'

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
-from mmpse.openmmlab.types import default_of
+from mmpse.openmmlab.types import default_of, in_scope
 from mmpse.registry import MODELS
 from mmpse.space import Subnet
 
@@ -37,7 +36,7 @@ def thawed(cfg: Config, statistics: bool = False) -> dict[str, dict[str, Any]]:
     Args:
         statistics: Whether BatchNorms are to learn their statistics, too.
     """
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+    with in_scope(cfg):
         return _thawed(cfg.model, statistics)
 
 

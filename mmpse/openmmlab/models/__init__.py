@@ -1,1 +1,1 @@
-"""Models of OpenMMLab asked from outside: their outputs, units, losses, size and speed."""
+"""Models of OpenMMLab asked from outside: their outputs, units and losses."""

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from rich.progress import track
 from torch import nn
 
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset
 from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.openmmlab.silence import silent
-
-Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
-
-
-def progress(description: str) -> Track:
-    """A progress bar with the time that is left."""
-    return partial(track, description=description, transient=True)
 
 
 def training_batches(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -13,8 +13,9 @@ from mmengine.dist import is_distributed
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
-from mmpse.errors import UserError
+from mmpse.errors import UserError, is_bug
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.progress import Track
 from mmpse.registry import MODELS
 from mmpse.slim.cutting import cut_
 from mmpse.slim.layout import Layout
@@ -30,7 +31,7 @@ SIZES = (64, 128, 224, 320, 512)  # of the watched images; the smallest that the
 def look(
     model: nn.Module,
     size: Sequence[int] | None = None,
-    track: Callable[[Iterable], Iterable] = iter,
+    track: Track = iter,
     parts: Sequence[str] | None = None,
 ) -> tuple[Layout, Tensor]:
     """Find the units of a whole model.
@@ -57,6 +58,8 @@ def look(
             with torch.no_grad(), evaluating(model):
                 run(images.repeat(2, 1, 1, 1))
         except Exception as failure:  # a forward may raise whatever it does
+            if is_bug(failure):
+                raise
             error = failure
             continue
         with compat.deformable_attention_unsampled():

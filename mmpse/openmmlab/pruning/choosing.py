@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mmpse.openmmlab.models.losses import Track, batch_losses
+from mmpse.openmmlab.models.losses import batch_losses
+from mmpse.openmmlab.progress import Track
 from mmpse.search import Predictor, around, best_few, notch_table
 from mmpse.search.allocate import allocate
 from mmpse.search.gains import Gain, paired_gain

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.registry import DefaultScope
 from mmpretrain.models import BaseClassifier
 from torch import Tensor
 
 from mmpse.openmmlab.configs.datasets import all_training, build_dataset
 from mmpse.openmmlab.models.losses import images_in, one_by_one, preprocessed, training_batches
 from mmpse.openmmlab.silence import silent
+from mmpse.openmmlab.types import in_scope
 
 from .subject import Subject
 
@@ -43,7 +43,7 @@ class TrainingImages:
     @cached_property
     def total(self) -> int:
         """Images of the whole training set."""
-        with DefaultScope.overwrite_default_scope(self.subject.scope), silent():
+        with in_scope(self.subject.cfg), silent():
             return len(build_dataset(self.loader['dataset']))
 
     @cached_property

@@ -20,13 +20,13 @@ from mmpse.openmmlab.checkpoints.loading import load_weights
 from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
+from mmpse.openmmlab.deploy.latency import latency_cost
 from mmpse.openmmlab.errors import listed
-from mmpse.openmmlab.models.latency import latency_cost
-from mmpse.openmmlab.models.losses import batch_losses, images_in, progress
+from mmpse.openmmlab.models.losses import batch_losses, images_in
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.models.sorting import sort_by
-from mmpse.openmmlab.pruning.measure import measure
+from mmpse.openmmlab.progress import progress
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Reconstruction, check_cut, cut_
 from mmpse.space import Budget, Subnet, uniform_within
@@ -43,13 +43,14 @@ from .choosing import (
 )
 from .crew import Crew
 from .images import TrainingImages, together
-from .latency import fit_latency, within_latency
+from .latency import add_latency, within_latency
+from .measure import measure
 from .order import Order
 from .reach import NAMES, in_words, reachable
 from .recipe import Recipe, finetune
 from .report import summary, write_report
 from .steps import LOG, Steps
-from .subject import check_batches, dataset_meta, is_hopeless, metrics_of, validates
+from .subject import check_training_set, dataset_meta, is_hopeless, metrics_of, validates
 
 
 class Pruning:
@@ -103,7 +104,7 @@ class Pruning:
         """Say what is reachable, and how good the model is."""
         subject, order, steps = self.subject, self.order, self.steps
         if 'latency' in order.limits:
-            found = steps.once('latency', lambda: fit_latency(subject, order.runtime))
+            found = steps.once('latency', lambda: add_latency(subject, order.runtime))
             subject.costs['latency'] = latency_cost(subject.space, found)
             self.log.info(
                 f'latency of the full model in {order.runtime}, {torch.get_num_threads()} threads: '
@@ -132,7 +133,7 @@ class Pruning:
         """The recipe of the fine-tuning."""
         total, size = self.images.total, batch_size_of(self.cfg.train_dataloader)
         if total < size:
-            check_batches(self.cfg, self.subject.scope)
+            check_training_set(self.cfg)
         steps = -(-total // size)
         return finetune(self.cfg, self.order.epochs, steps_per_epoch=steps)
 

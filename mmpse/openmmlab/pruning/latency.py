@@ -8,8 +8,8 @@ from typing import Any
 
 from mmengine.logging import MMLogger
 
-from mmpse.openmmlab.models.latency import latency_cost, measure_latency, measure_subnets
-from mmpse.openmmlab.models.losses import progress
+from mmpse.openmmlab.deploy.latency import latency_cost, measure_latency, measure_subnets
+from mmpse.openmmlab.progress import progress
 from mmpse.resources.busy import busy_sentence
 from mmpse.space import Budget, Subnet
 from mmpse.space.budget import parse_amount
@@ -19,7 +19,7 @@ from .subject import Subject
 TOLERANCE, TRIES = 0.03, 4  # of the measured latency; choices, until it is met
 
 
-def fit_latency(subject: Subject, runtime: str) -> dict[str, Any]:
+def add_latency(subject: Subject, runtime: str) -> dict[str, Any]:
     """Add latency to what subnets cost; what was measured, for JSON."""
     model, layout, shape = subject.model, subject.layout, subject.input_shape
     track = progress(f'latency in {runtime}')

@@ -12,12 +12,14 @@ from mmengine.device import get_device
 from mmengine.logging import MMLogger
 from torch import nn
 
-from mmpse.deploy.runtimes import prepared
+from mmpse.errors import is_bug
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
+from mmpse.openmmlab.deploy.runtimes import prepared
 from mmpse.openmmlab.errors import one_line
-from mmpse.openmmlab.models.losses import progress
-from mmpse.openmmlab.pruning.subject import Subject
+from mmpse.openmmlab.progress import progress
 from mmpse.resources.timing import Latencies, measure_latencies
+
+from .subject import Subject
 
 SECONDS, ROUNDS = 15, (3, 50)  # of measuring, about; at least and at most
 LIMIT = 30  # seconds of each model in a runtime, after which one round is enough
@@ -48,7 +50,7 @@ def measure(
         try:
             calls = {name: prepared(model, images, runtime) for name, model in models.items()}
         except Exception as error:  # exporters raise whatever they do
-            log.info(f'{key} is left out: {one_line(error)}')
+            log.info(f'{key} is left out: {one_line(error)}', exc_info=is_bug(error))
             continue
         times = timed(calls)
         factors[key] = round(times.busy, 2)

@@ -8,13 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DefaultScope
 
-from mmpse.deploy.runtimes import check_runtime
-from mmpse.openmmlab.checkpoints.supernet import file_digest, untracked
-from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.checkpoints.supernet import file_digest, untracked_layers
+from mmpse.openmmlab.deploy.runtimes import check_runtime
 from mmpse.openmmlab.errors import name_of
-from mmpse.openmmlab.types import is_type
+from mmpse.openmmlab.types import in_scope, is_type
 from mmpse.slim import IMPORTANCES
 
 from .request import check_request
@@ -52,23 +50,22 @@ class Order:
         settings['limits'] = {name: str(limit) for name, limit in self.limits.items()}
         return dict(settings, config=cfg.pretty_text, checkpoint=file_digest(os.fspath(checkpoint)))
 
-    def examine(self, config: str | os.PathLike | Config, checkpoint: str | os.PathLike) -> Subject:
+    def examine(self, cfg: Config, checkpoint: str | os.PathLike) -> Subject:
         """The model, its units, and what its subnets cost in FLOPs and parameters.
 
         Raises:
             PruneError: If the model is a pruned one, or the checkpoint is a supernet's.
         """
-        cfg = load_config(config)
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        with in_scope(cfg):
             if is_type(cfg.model, 'mmpse.Pruned'):
                 raise PruneError(
                     f'{name_of(cfg)} is of a pruned model; prune the model that it was cut from, '
                     'to the smaller budget'
                 )
         subject = examine(
-            config, checkpoint, self.input_shape, self.divisor, self.grids, True, self.keep
+            cfg, checkpoint, self.input_shape, self.divisor, self.grids, True, self.keep
         )
-        if names := untracked(subject.model.state_dict()):
+        if names := untracked_layers(subject.model.state_dict()):
             raise PruneError(
                 f'{subject.weights.source} is the checkpoint of a supernet, which has no BatchNorm '
                 f'statistics (the first: {names[0]}); search its widths (mmpse search), or give '

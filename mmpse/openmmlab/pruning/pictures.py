@@ -14,11 +14,11 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmpse.openmmlab.silence import silent
+from mmpse.openmmlab.types import in_scope
 from mmpse.registry import DATASETS
 from mmpse.visualization.html import bars, embedded
 
@@ -37,7 +37,7 @@ def predictions(subject: Subject, models: Mapping[str, nn.Module]) -> str:
     Boxes and masks are drawn by mmdet's and mmseg's own visualizers; of a classifier's scores the
     highest are shown. Models are in eval mode, by the name of their column.
     """
-    with DefaultScope.overwrite_default_scope(subject.scope):
+    with in_scope(subject.cfg):
         with silent():
             dataset = DATASETS.build(copy.deepcopy(subject.cfg.val_dataloader['dataset']))
         rows = []

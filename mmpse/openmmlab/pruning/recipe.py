@@ -12,11 +12,11 @@ from mmengine.config import Config
 from mmengine.device import is_cuda_available
 from mmengine.hooks import EarlyStoppingHook, EMAHook
 from mmengine.optim import OptimWrapper, _ParamScheduler
-from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS, DefaultScope
+from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPERS
 from torch.optim import Optimizer
 
 from mmpse.errors import UserError
-from mmpse.openmmlab.types import default_of, find_type, is_type
+from mmpse.openmmlab.types import default_of, find_type, in_scope, is_type
 from mmpse.registry import PARAM_SCHEDULERS
 
 SHARE = 0.25  # of the config's training, by default
@@ -72,7 +72,7 @@ def finetune(cfg: Config, epochs: int | None = None, steps_per_epoch: int = 1) -
     Raises:
         ValueError: If the config has no length or no learning rate, or ``epochs`` makes no sense.
     """
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+    with in_scope(cfg):
         plan = _Plan.of(cfg, epochs, steps_per_epoch)
         rate, peak = _peak(cfg)
         share = plan.total / plan.original

@@ -12,18 +12,20 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.device import get_device
-from mmengine.registry import DATA_SAMPLERS, DefaultScope
+from mmengine.registry import DATA_SAMPLERS
 from torch import Tensor, nn
 
 from mmpse.openmmlab.checkpoints.loading import Report, check_whole, load_weights
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset
 from mmpse.openmmlab.configs.evaluation import evaluate
-from mmpse.openmmlab.configs.files import build_model, default_input_shape, load_config
+from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.configs.images import default_input_shape
 from mmpse.openmmlab.errors import listed, name_of
-from mmpse.openmmlab.models.losses import progress
+from mmpse.openmmlab.progress import progress
 from mmpse.openmmlab.silence import silent
 from mmpse.openmmlab.supernet.building import look_at, whole_costs
-from mmpse.openmmlab.types import is_type
+from mmpse.openmmlab.types import in_scope, is_type
 from mmpse.registry import DATASETS
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace, Subnet
@@ -115,7 +117,7 @@ def dataset_meta(subject: Subject) -> dict[str, Any] | None:
     loader = subject.cfg.get('val_dataloader') or subject.cfg.get('train_dataloader')
     if loader is None:
         return None
-    with DefaultScope.overwrite_default_scope(subject.scope), silent():
+    with in_scope(subject.cfg), silent():
         return dict(DATASETS.build(loader['dataset']).metainfo)
 
 
@@ -124,13 +126,13 @@ def validates(cfg: Config) -> bool:
     return bool(cfg.get('val_dataloader') and cfg.get('val_evaluator'))
 
 
-def check_batches(cfg: Config, scope: str) -> None:
+def check_training_set(cfg: Config) -> None:
     """
     Raises:
         PruneError: If the training set is smaller than a batch, and ``drop_last`` leaves that out.
     """
     loader = cfg.train_dataloader
-    with DefaultScope.overwrite_default_scope(scope):
+    with in_scope(cfg):
         with silent():
             images, size = len(build_dataset(loader['dataset'])), batch_size_of(loader)
         endless = is_type(loader.get('sampler'), InfiniteSampler, DATA_SAMPLERS)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
+from mmpse.openmmlab.progress import Clock, search_bar
 from mmpse.openmmlab.supernet.speed import stop_tuning
 from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
@@ -21,7 +22,6 @@ from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 from .identity import identity_of, settings_of
 from .judge import Judge, Verdict, calibration_batches
 from .parallel import on_main, processes, shared
-from .progress import Clock, search_progress
 from .trained import latency_of, load_trained
 
 Widths = tuple[int, ...]
@@ -55,7 +55,7 @@ class SearchLoop(BaseLoop):
         topk: Subnets in ``topk.json``.
         latency: For a budget of latency, a file that ``mmpse latency`` wrote, of this device or of
             another one. By default latency is measured here, and kept in ``work_dir/latency.json``.
-        runtime: What it is measured in here, see :func:`mmpse.deploy.runtimes.prepared`.
+        runtime: What it is measured in here, see :func:`mmpse.deploy.prepared`.
 
     Raises:
         BudgetError: At the start, if no subnet can meet the budget.
@@ -173,7 +173,7 @@ class SearchLoop(BaseLoop):
         )
         self.clock = Clock()
         generation = 0
-        with search_progress(self.max_iters + len(self.references)) as advance:
+        with search_bar(self.max_iters + len(self.references)) as advance:
             candidates = self.references
             while candidates:
                 self._judge_generation(generation, candidates, advance)

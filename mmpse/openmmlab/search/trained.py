@@ -9,11 +9,11 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.configs.files import default_input_shape
+from mmpse.openmmlab.configs.images import default_input_shape
+from mmpse.openmmlab.deploy.latency import latency_cost, measure_latency, read_latency
 from mmpse.openmmlab.errors import one_line
 from mmpse.openmmlab.jobs import model_of
-from mmpse.openmmlab.models.latency import latency_cost, measure_latency, read_latency
-from mmpse.openmmlab.models.losses import progress
+from mmpse.openmmlab.progress import progress
 from mmpse.openmmlab.supernet.building import supernet_of
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Supernet

@@ -16,9 +16,9 @@ from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.jobs import model_of
 from mmpse.openmmlab.models.pruned import look
+from mmpse.openmmlab.progress import Clock, search_bar
 from mmpse.openmmlab.search.base import Candidate, SearchLoop
 from mmpse.openmmlab.search.parallel import on_main, processes, shared
-from mmpse.openmmlab.search.progress import Clock, search_progress
 from mmpse.registry import LOOPS
 from mmpse.search.archive import Archive, Judged
 from mmpse.slim import Supernet
@@ -206,7 +206,7 @@ class StageWiseSearchLoop(SearchLoop):
             f'{len(rows) - len(keys):,}.'
         )
         clock = Clock()
-        with search_progress(len(keys)) as advance:
+        with search_bar(len(keys)) as advance:
             for wave, judged in shared(keys, lambda key: judge(self.space.subnet(key)), SHARE):
                 entries = [
                     Judged(1, round_, 'stages', key, -sum(distances), None, {}, distances)

@@ -14,9 +14,9 @@ from mmpse.openmmlab.checkpoints.supernet import supernet_state
 from mmpse.openmmlab.configs.images import default_input_shape
 from mmpse.openmmlab.errors import ConfigError
 from mmpse.openmmlab.models.backbones import grid_of
-from mmpse.openmmlab.models.losses import Track
 from mmpse.openmmlab.models.outputs import deployed_outputs, raw_outputs
 from mmpse.openmmlab.models.pruned import look
+from mmpse.openmmlab.progress import Track
 from mmpse.resources import model_cost
 from mmpse.slim import GuardError, Supernet, check
 from mmpse.slim.layout import Layout

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from mmpse.errors import UserError
 from mmpse.openmmlab.checkpoints.loading import check_whole, load_weights
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.jobs import model_of
 from mmpse.openmmlab.models.calls import Call, CallError, noted_calls, repeat
 from mmpse.openmmlab.models.outputs import parts

@@ -13,17 +13,17 @@ import torch
 from mmengine.device import get_device
 from torch import nn
 
-from mmpse.deploy.runtimes import prepared
 from mmpse.differences import differences
 from mmpse.errors import UserError
+from mmpse.openmmlab.models.outputs import deployed_outputs
+from mmpse.openmmlab.progress import Track
 from mmpse.resources.latency import fit_latency
 from mmpse.resources.timing import Latencies, device_name, measure_latencies
 from mmpse.slim.cutting import cut_
 from mmpse.slim.layout import Layout
 from mmpse.space import Cost, SearchSpace
 
-from .losses import Track
-from .outputs import deployed_outputs
+from .runtimes import prepared
 
 SCHEMA = 'mmpse.latency/2'
 ROUNDS = 15
@@ -41,7 +41,7 @@ def measure_subnets(
 
     Args:
         input_shape: ``(C, H, W)`` of the image.
-        runtime: See :func:`mmpse.deploy.runtimes.prepared`.
+        runtime: See :func:`mmpse.deploy.prepared`.
 
     Returns:
         Number of a subnet -> its seconds in every round.

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from search_runs import log_of, search
 
 from mmpse.openmmlab.checkpoints.supernet import check_statistics, of_supernet, supernet_state
-from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.supernet.building import supernet_of
 from mmpse.slim import cut_
 

@@ -10,16 +10,16 @@ from torch import nn
 from mmpse.openmmlab.checkpoints.files import read_checkpoint
 from mmpse.openmmlab.checkpoints.loading import check_whole, load_cut, load_weights
 from mmpse.openmmlab.checkpoints.supernet import check_statistics
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.configs.datasets import all_training
-from mmpse.openmmlab.configs.files import build_model, load_config
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.errors import CheckpointError, name_of
+from mmpse.openmmlab.models.losses import training_batches
+from mmpse.openmmlab.models.pruned import layout_of
+from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.types import is_type
 from mmpse.slim import CutError
 from mmpse.space import Subnet, SubnetError
-
-from .losses import training_batches
-from .pruned import layout_of
-from .recalibration import recalibrate
 
 IMAGES = 128  # that statistics are computed from
 

@@ -1,14 +1,22 @@
-"""How far a search is, and how long it will take."""
+"""How far a job is, and how long it will take."""
 
 import datetime
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from mmengine import dist
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, track
+
+Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
+
+
+def progress(description: str) -> Track:
+    """A progress bar with the time that is left."""
+    return partial(track, description=description, transient=True)
 
 
 class Clock:
@@ -25,7 +33,7 @@ class Clock:
 
 
 @contextmanager
-def search_progress(total: int) -> Iterator[Callable[[str], None]]:
+def search_bar(total: int) -> Iterator[Callable[[str], None]]:
     """A progress bar on the terminal; yields what advances it and says where the search is."""
     with Progress(
         console=Console(file=sys.stdout),  # which stays when others' output is silenced

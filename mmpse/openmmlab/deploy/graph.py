@@ -7,7 +7,7 @@ import re
 import time
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,6 +21,7 @@ from mmpse.openmmlab import compat
 AXES = {0: 'batch', 2: 'height', 3: 'width'}  # that may be free, of (B, C, H, W)
 PATIENCE = 120  # seconds of the processor in which free sizes must be traced: in windows of Swin
 # every size follows from others, and PyTorch takes too long to simplify them
+TRANSLATIONS: dict[Any, Callable] = {}  # own operator -> its ONNX; who defines one adds it here
 
 
 class ExportError(UserError):
@@ -68,7 +69,9 @@ def to_onnx(
             try:
                 _traced(module, examples, axes, Dim.DYNAMIC)
                 reason = 'PyTorch does not say why'
-            except Exception as error:
+            except Exception as error:  # PyTorch's own kinds
+                if is_bug(error):
+                    raise
                 reason = f'{where(error, model)}{line(error)}'
             raise ExportError(f'{" and ".join(stuck)} must be constant: {reason}')
         try:
@@ -77,7 +80,7 @@ def to_onnx(
                 (),
                 input_names=list(inputs),
                 output_names=list(outputs),
-                custom_translation_table=_translations(),
+                custom_translation_table=TRANSLATIONS,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
@@ -86,6 +89,8 @@ def to_onnx(
             cause = error
             while cause.__cause__ is not None:  # what it says itself is how to report it
                 cause = cause.__cause__
+            if is_bug(cause):  # in what writes our own operators
+                raise
             found = re.search(r"OpOverload\(op='([\w.]+)'", str(cause))
             what = f'the operator {found[1]}' if found else 'something'
             raise ExportError(
@@ -187,15 +192,6 @@ def _symbols(program: torch.export.ExportedProgram) -> list[dict[int, str]]:
         {k: str(n) for k, n in enumerate(node.meta['val'].shape) if isinstance(n, torch.SymInt)}
         for node in nodes
     ]
-
-
-def _translations() -> dict[Any, Any]:
-    """ONNX of our own operators, those that are loaded."""
-    if not hasattr(torch.ops.mmpse, 'nms_keep'):
-        return {}
-    from .detection import nms_keep_onnx
-
-    return {torch.ops.mmpse.nms_keep.default: nms_keep_onnx}
 
 
 def _rename_dims(proto: Any, names: Mapping[str, str], part: str) -> None:

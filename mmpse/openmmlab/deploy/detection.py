@@ -14,7 +14,7 @@ from mmdet.models.detectors import SingleStageDetector
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
-from .graph import ExportError
+from .graph import TRANSLATIONS, ExportError
 
 # a head is decoded here if these are the functions that it predicts with, and not its own
 DENSE = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process')
@@ -235,3 +235,6 @@ def nms_keep_onnx(boxes: Any, scores: Any, iou_threshold: float) -> Any:
     kept = op.Expand(op.Constant(value_float=1.0), op.Shape(places, start=0, end=1))
     nothing = op.Mul(scores, op.Constant(value_float=0.0))
     return op.Greater(op.ScatterND(nothing, places, kept), op.Constant(value_float=0.0))
+
+
+TRANSLATIONS[torch.ops.mmpse.nms_keep.default] = nms_keep_onnx

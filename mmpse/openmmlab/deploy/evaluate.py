@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from mmpse.openmmlab.configs.datasets import build_dataset
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.datasets import build_dataset, nested
 from mmpse.openmmlab.configs.evaluation import evaluate
-from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.types import in_scope
 
 from .graph import ExportError, between, line
 from .network import kind_of
@@ -97,7 +97,7 @@ def calibration_images(
             'val_dataloader; give one that has both'
         )
     dataset.update(pipeline=like.pipeline, test_mode=True)
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
+    with in_scope(cfg):
         try:
             images = build_dataset(dataset)
         except (OSError, ValueError) as error:
@@ -113,7 +113,5 @@ def calibration_images(
 
 def _dataset(dataloader: ConfigDict | None) -> ConfigDict | None:
     """A copy of the innermost dataset of a dataloader, without those that repeat or mix it."""
-    dataset = None if dataloader is None else dataloader.dataset
-    while dataset is not None and ('dataset' in dataset or 'datasets' in dataset):
-        dataset = dataset.get('dataset') or dataset.datasets[0]
-    return None if dataset is None else ConfigDict(dataset).copy()
+    found = [] if dataloader is None else [*nested(dataloader.dataset)]
+    return ConfigDict(found[-1]).copy() if found else None

@@ -1,0 +1,1 @@
+"""Models where they run: one exporter, the runtimes, int8, latency, the metric of a file."""
