@@ -150,6 +150,34 @@ def test_nothing_is_chosen_by_validation():
     assert 'no EarlyStoppingHook' in recipe.text
 
 
+def test_the_last_checkpoint_is_the_result():
+    cfg = stock(RETINANET)
+    cfg.default_hooks.checkpoint.update(save_last=False, save_begin=8, out_dir='elsewhere')
+    changes = finetune(cfg).changes['default_hooks']
+    assert changes == dict(checkpoint=dict(save_last=True, save_begin=0, out_dir=None))
+    cfg.default_hooks.checkpoint = None  # the config saves none
+    changes = finetune(cfg, 8).changes['default_hooks']
+    assert changes == dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=True))
+
+
+def test_hooks_among_the_default_ones_are_shortened_too():
+    cfg = stock(RETINANET)
+    cfg.default_hooks.average = dict(type='EMAHook', momentum=0.01, begin_epoch=8)
+    cfg.default_hooks.stop = dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP')
+    recipe = finetune(cfg)  # 3 of 12 epochs
+    assert recipe.changes['default_hooks'] == dict(
+        average=dict(type='EMAHook', momentum=0.04, begin_epoch=2), stop=None
+    )
+    assert 'no EarlyStoppingHook' in recipe.text
+
+
+def test_a_rate_that_the_runner_scales_is_said_to_be():
+    cfg = stock(RETINANET)
+    assert 'auto_scale_lr' not in finetune(cfg).text
+    cfg.auto_scale_lr.enable = True
+    assert 'auto_scale_lr scales the rate' in finetune(cfg).text
+
+
 def test_what_a_hook_counts_that_is_not_known_is_said():
     class FreezeHook(Hook):
         def __init__(self, freeze_epochs):
