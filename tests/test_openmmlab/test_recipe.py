@@ -17,6 +17,7 @@ from mmpse.openmmlab.pruning.recipe import finetune
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 YOLOX = 'mmdet::yolox/yolox_s_8xb8-300e_coco.py'
+TOOD = 'mmdet::tood/tood_r50_fpn_1x_coco.py'
 FCN = 'mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 CIFAR = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 STOCK = {  # length, unit, learning rate after a quarter of the config's
@@ -116,6 +117,14 @@ def test_phases_of_training_keep_their_share():
     del cfg.custom_hooks[0].num_last_epochs  # 15 by default
     (switch, *_) = finetune(cfg, 60).changes['custom_hooks']
     assert switch['num_last_epochs'] == 3
+
+
+def test_what_an_untrained_model_needs_is_left_out():
+    recipe = finetune(stock(TOOD))
+    cfg = inherited(TOOD, recipe.changes)
+    assert cfg.model.train_cfg.initial_epoch == 0  # of 4 of 12, and the fine-tuning has 3
+    assert cfg.model.train_cfg.assigner == stock(TOOD).model.train_cfg.assigner
+    assert 'without the first phase of the config, initial_epoch=4' in recipe.text
 
 
 def test_switches_that_fall_into_one_epoch_are_joined():

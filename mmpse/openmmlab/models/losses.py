@@ -22,6 +22,9 @@ from mmpse.openmmlab.silence import silent
 
 Track = Callable[[Iterable], Iterable]  # wraps an iterable, for a progress bar
 
+# what PyTorch refuses to a dataloader without workers
+OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout')
+
 
 def progress(description: str) -> Track:
     """A progress bar with the time that is left."""
@@ -43,7 +46,8 @@ def training_batches(
     Raises:
         UserError: If its dataset has none.
     """
-    config = dict(dataloader, num_workers=0, persistent_workers=False)
+    config = {key: value for key, value in dataloader.items() if key not in OF_WORKERS}
+    config['num_workers'] = 0
     with DefaultScope.overwrite_default_scope(scope), drawn_aside(seed):
         with silent():
             dataset = build_dataset(config['dataset'])
@@ -95,6 +99,14 @@ def unmixed(model: nn.Module) -> Iterator[None]:
             preprocessor.batch_augments = augments
 
 
+def label_loss(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+    """What a model loses on a batch as :func:`preprocessed` gives them, when training ends."""
+    # a copy: heads write into the samples
+    data = dict(batch, data_samples=copy.deepcopy(batch['data_samples']))
+    with compat.training_ends():
+        return model.parse_losses(compat.forward_by_mode(model, data, mode='loss'))[0]
+
+
 @torch.no_grad()
 def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torch.Tensor:
     """The label loss of each batch ``(batches,)``.
@@ -106,8 +118,5 @@ def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torc
     with torch.random.fork_rng(devices=[]):
         for number, batch in enumerate(batches):
             torch.manual_seed(number)
-            # a copy: heads write into the samples
-            data = dict(batch, data_samples=copy.deepcopy(batch['data_samples']))
-            parsed, _ = model.parse_losses(compat.forward_by_mode(model, data, mode='loss'))
-            losses.append(parsed.detach().cpu())
+            losses.append(label_loss(model, batch).detach().cpu())
     return torch.stack(losses).double()

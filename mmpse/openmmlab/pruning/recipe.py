@@ -60,6 +60,7 @@ def finetune(cfg: Config, epochs: int | None = None, steps_per_epoch: int = 1) -
     * Hooks that act from some epoch on, or in the last ones, do so at the same share of the
       training, rounded in favour of the last phase. An average of weights (EMA) reaches back over
       the same share of it.
+    * A first phase of the training, which predictions that are worth nothing need, is left out.
     * Nothing is chosen by the validation split: no early stop, no best checkpoint.
     * All else stays: optimizer, paramwise settings, batch size, clipping, data, how often it
       validates. Mixed precision that needs a GPU becomes float32 where there is none.
@@ -90,6 +91,10 @@ def finetune(cfg: Config, epochs: int | None = None, steps_per_epoch: int = 1) -
             changes['custom_hooks'] = moved
         if default := _default_hooks(content.get('default_hooks') or {}, plan, notes):
             changes['default_hooks'] = default
+        if first := (cfg.get('model', {}).get('train_cfg') or {}).get('initial_epoch'):
+            # of TOOD, whose targets do not follow its predictions before they are worth something
+            changes['model'] = dict(train_cfg=dict(initial_epoch=0))
+            notes.append(f'without the first phase of the config, initial_epoch={first}')
         if (cfg.get('auto_scale_lr') or {}).get('enable'):
             notes.append('auto_scale_lr scales the rate by the batch size, as in the config')
     text = (
