@@ -1,12 +1,19 @@
 """The batches that widths are chosen on."""
 
+import copy
+
 import pytest
 import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
 
 from mmpse.errors import UserError
+from mmpse.openmmlab.compat import config_path
+from mmpse.openmmlab.configs.files import build_model
 from mmpse.openmmlab.models.losses import batch_losses, training_batches
 
 
@@ -92,3 +99,70 @@ def test_losses_are_those_at_the_end_of_a_training(info, monkeypatch):
     batch = dict(inputs=torch.zeros(1), data_samples=[])
     assert batch_losses(Phased(), [batch]).tolist() == [2.0]
     assert hub.runtime_info == info
+
+
+BACKBONE = dict(depth=18, base_channels=8, stem_channels=8, frozen_stages=-1, init_cfg=None)
+NECK = dict(in_channels=[8, 16, 32, 64], out_channels=16)
+HEAD = dict(in_channels=16, feat_channels=16, stacked_convs=1, norm_cfg=None)
+ATTENTION = dict(embed_dims=16, num_heads=2)
+FFN = dict(embed_dims=16, feedforward_channels=16)
+DETECTORS = {  # stock config -> what makes it small
+    'fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco': dict(
+        neck=NECK, bbox_head=HEAD
+    ),
+    'vfnet/vfnet_r50_fpn_1x_coco': dict(neck=NECK, bbox_head=HEAD),
+    'dino/dino-4scale_r50_8xb2-12e_coco': dict(
+        neck=dict(in_channels=[16, 32, 64], out_channels=16, norm_cfg=None),
+        encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=ATTENTION, ffn_cfg=FFN)),
+        decoder=dict(
+            num_layers=1,
+            layer_cfg=dict(self_attn_cfg=ATTENTION, cross_attn_cfg=ATTENTION, ffn_cfg=FFN),
+        ),
+        positional_encoding=dict(num_feats=8),
+        num_queries=8,
+        bbox_head=dict(embed_dims=16),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_a_detector_loses_what_it_loses_in_training(name):
+    """Heads put out other boxes than in tests, or more."""
+    cfg = Config.fromfile(config_path(f'mmdet::{name}.py'))
+    cfg.merge_from_dict(dict(model=dict(DETECTORS[name], backbone=BACKBONE)))
+    model = build_model(cfg)
+    size = (64, 64)
+    sample = DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=size, pad_shape=size))
+    boxes = torch.tensor([[4.0, 4.0, 40.0, 36.0]])
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1]))
+    images = torch.randn(1, 3, *size)
+    model.train()
+    assert model.backbone.norm_eval  # nothing else has statistics here
+    torch.manual_seed(0)
+    expected, _ = model.parse_losses(model.loss(images, [copy.deepcopy(sample)]))
+
+    model.eval()
+    (found,) = batch_losses(model, [dict(inputs=images, data_samples=[sample])])
+    torch.testing.assert_close(found.float(), expected.detach())
+    assert not any(module.training for module in model.modules())
+
+
+class Dropping(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.dropout = torch.nn.Dropout(0.5)
+        self.attention = torch.nn.MultiheadAttention(4, 1, dropout=0.5)
+
+    def forward(self, inputs, data_samples, mode):
+        x = self.dropout(self.norm(inputs))
+        return dict(loss=self.attention(x, x, x)[0].square().mean() + self.training)
+
+
+def test_nothing_is_dropped_and_statistics_stay():
+    model = Dropping().eval()
+    x = torch.randn(8, 4)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    (loss,) = batch_losses(model, [dict(inputs=x, data_samples=[])])
+    torch.testing.assert_close(loss.float(), model(x, [], 'loss')['loss'] + 1)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmpretrain.models import BaseClassifier
 from rich.progress import track
 from torch import nn
 
@@ -99,11 +100,49 @@ def unmixed(model: nn.Module) -> Iterator[None]:
             preprocessor.batch_augments = augments
 
 
+@contextmanager
+def losing(model: nn.Module) -> Iterator[None]:
+    """In a ``with`` block a model in eval mode puts out what its losses take.
+
+    Heads put out something else in training: FCOS boxes in strides, DETRs what their encoder finds.
+    What draws at random or keeps statistics stays in its mode, and so do classifiers, whose losses
+    take what they predict from.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    if not isinstance(model, BaseClassifier):
+        for module, _ in before:
+            if hasattr(module, 'loss') or not (_draws(module) or _keeps_statistics(module)):
+                module.training = True
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def _draws(module: nn.Module) -> bool:
+    """Whether a module drops something at random: its rate has no other name."""
+    return any(
+        isinstance(value, float) and value > 0 and (key == 'p' or 'drop' in key)
+        for key, value in vars(module).items()
+    )
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    return any(buffer is not None for buffer in module._buffers.values())
+
+
 def label_loss(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
-    """What a model loses on a batch as :func:`preprocessed` gives them, when training ends."""
+    """What a model in eval mode loses on a batch, at the end of a training.
+
+    Nothing is dropped at random, and statistics stay as they are.
+
+    Args:
+        batch: As :func:`preprocessed` gives it.
+    """
     # a copy: heads write into the samples
     data = dict(batch, data_samples=copy.deepcopy(batch['data_samples']))
-    with compat.training_ends():
+    with compat.training_ends(), losing(model):
         return model.parse_losses(compat.forward_by_mode(model, data, mode='loss'))[0]
 
 
