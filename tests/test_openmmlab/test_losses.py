@@ -14,7 +14,7 @@ from mmengine.structures import InstanceData
 from mmpse.errors import UserError
 from mmpse.openmmlab.compat import config_path
 from mmpse.openmmlab.configs.files import build_model
-from mmpse.openmmlab.models.losses import batch_losses, training_batches
+from mmpse.openmmlab.models.losses import batch_losses, preprocessed, training_batches
 
 
 class Numbers:
@@ -89,6 +89,12 @@ class Phased(BaseModel):
     def forward(self, inputs, data_samples, mode):
         epoch = MessageHub.get_current_instance().get_info('epoch')
         return dict(loss=torch.tensor(1.0 if epoch < 4 else 2.0))
+
+
+def test_views_of_images_are_refused():
+    batch = dict(inputs=[torch.zeros(2, 3, 4, 4)] * 2)
+    with pytest.raises(UserError, match='images of Phased come as a list, not as one tensor'):
+        preprocessed(Phased(), [batch])
 
 
 @pytest.mark.parametrize('info', [{}, dict(epoch=1, iter=30)])

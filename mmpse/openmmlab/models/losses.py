@@ -16,6 +16,7 @@ from mmpretrain.models import BaseClassifier
 from rich.progress import track
 from torch import nn
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset
 from mmpse.openmmlab.seeding import drawn_aside
@@ -80,10 +81,22 @@ def one_by_one(batches: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def preprocessed(model: nn.Module, batches: Sequence[Any]) -> list[dict[str, Any]]:
-    """Batches as the model's forward takes them, without Mixup and the like."""
+    """Batches as the model's forward takes them, without Mixup and the like.
+
+    Raises:
+        UserError: If images do not come as one tensor ``(B, C, H, W)``.
+    """
     with unmixed(model):
         ready = [model.data_preprocessor(copy.deepcopy(batch), True) for batch in batches]
-    return [dict(batch) if isinstance(batch, Mapping) else batch for batch in ready]
+    for batch in ready:
+        found = batch.get('inputs') if isinstance(batch, Mapping) else batch
+        if not torch.is_tensor(found):
+            raise UserError(
+                f'the training images of {type(model).__name__} come as a {type(found).__name__}, '
+                'not as one tensor (B, C, H, W): a model that learns from views of images, or from '
+                'several sources, is pruned once it is trained on labels'
+            )
+    return [dict(batch) for batch in ready]
 
 
 @contextmanager
