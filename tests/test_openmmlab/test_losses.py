@@ -1,10 +1,20 @@
 """The batches that widths are chosen on."""
 
+import copy
+
 import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
 from mmengine.dataset import BaseDataset
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from mmengine.structures import InstanceData
 
 from mmpse.errors import UserError
-from mmpse.openmmlab.models.losses import training_batches
+from mmpse.openmmlab.compat import config_path
+from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.models.losses import batch_losses, preprocessed, training_batches
 
 
 class Numbers:
@@ -45,6 +55,18 @@ def test_no_image_is_left_alone_however_few_there_are(images, size, sizes):
     assert sum(batches, []) == list(range(sum(sizes)))
 
 
+def test_settings_of_workers_do_not_matter():
+    config = dict(
+        loader(4, 2),
+        num_workers=2,
+        persistent_workers=True,
+        prefetch_factor=4,
+        multiprocessing_context='spawn',
+        timeout=60,
+    )
+    assert sum(training_batches(config, 4, None), []) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize(
     'dataset',
     [
@@ -59,3 +81,94 @@ def test_no_images(dataset, tmp_path):
         dataset['ann_file'] = str(tmp_path / 'none.json')
     with pytest.raises(UserError, match='a dataset has no images: .* has found none'):
         training_batches(dict(loader(1, 8), dataset=dataset), 128, None)
+
+
+class Phased(BaseModel):
+    """Loses something else in its first epochs, as TOOD."""
+
+    def forward(self, inputs, data_samples, mode):
+        epoch = MessageHub.get_current_instance().get_info('epoch')
+        return dict(loss=torch.tensor(1.0 if epoch < 4 else 2.0))
+
+
+def test_views_of_images_are_refused():
+    batch = dict(inputs=[torch.zeros(2, 3, 4, 4)] * 2)
+    with pytest.raises(UserError, match='images of Phased come as a list, not as one tensor'):
+        preprocessed(Phased(), [batch])
+
+
+@pytest.mark.parametrize('info', [{}, dict(epoch=1, iter=30)])
+def test_losses_are_those_at_the_end_of_a_training(info, monkeypatch):
+    """Whether none was run in this process, or another one that was short."""
+    hub = MessageHub.get_current_instance()
+    monkeypatch.setattr(hub, '_runtime_info', dict(info))
+    batch = dict(inputs=torch.zeros(1), data_samples=[])
+    assert batch_losses(Phased(), [batch]).tolist() == [2.0]
+    assert hub.runtime_info == info
+
+
+BACKBONE = dict(depth=18, base_channels=8, stem_channels=8, frozen_stages=-1, init_cfg=None)
+NECK = dict(in_channels=[8, 16, 32, 64], out_channels=16)
+HEAD = dict(in_channels=16, feat_channels=16, stacked_convs=1, norm_cfg=None)
+ATTENTION = dict(embed_dims=16, num_heads=2)
+FFN = dict(embed_dims=16, feedforward_channels=16)
+DETECTORS = {  # stock config -> what makes it small
+    'fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco': dict(
+        neck=NECK, bbox_head=HEAD
+    ),
+    'vfnet/vfnet_r50_fpn_1x_coco': dict(neck=NECK, bbox_head=HEAD),
+    'dino/dino-4scale_r50_8xb2-12e_coco': dict(
+        neck=dict(in_channels=[16, 32, 64], out_channels=16, norm_cfg=None),
+        encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=ATTENTION, ffn_cfg=FFN)),
+        decoder=dict(
+            num_layers=1,
+            layer_cfg=dict(self_attn_cfg=ATTENTION, cross_attn_cfg=ATTENTION, ffn_cfg=FFN),
+        ),
+        positional_encoding=dict(num_feats=8),
+        num_queries=8,
+        bbox_head=dict(embed_dims=16),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', DETECTORS)
+def test_a_detector_loses_what_it_loses_in_training(name):
+    """Heads put out other boxes than in tests, or more."""
+    cfg = Config.fromfile(config_path(f'mmdet::{name}.py'))
+    cfg.merge_from_dict(dict(model=dict(DETECTORS[name], backbone=BACKBONE)))
+    model = build_model(cfg)
+    size = (64, 64)
+    sample = DetDataSample(metainfo=dict(img_shape=size, batch_input_shape=size, pad_shape=size))
+    boxes = torch.tensor([[4.0, 4.0, 40.0, 36.0]])
+    sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([1]))
+    images = torch.randn(1, 3, *size)
+    model.train()
+    assert model.backbone.norm_eval  # nothing else has statistics here
+    torch.manual_seed(0)
+    expected, _ = model.parse_losses(model.loss(images, [copy.deepcopy(sample)]))
+
+    model.eval()
+    (found,) = batch_losses(model, [dict(inputs=images, data_samples=[sample])])
+    torch.testing.assert_close(found.float(), expected.detach())
+    assert not any(module.training for module in model.modules())
+
+
+class Dropping(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.dropout = torch.nn.Dropout(0.5)
+        self.attention = torch.nn.MultiheadAttention(4, 1, dropout=0.5)
+
+    def forward(self, inputs, data_samples, mode):
+        x = self.dropout(self.norm(inputs))
+        return dict(loss=self.attention(x, x, x)[0].square().mean() + self.training)
+
+
+def test_nothing_is_dropped_and_statistics_stay():
+    model = Dropping().eval()
+    x = torch.randn(8, 4)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    (loss,) = batch_losses(model, [dict(inputs=x, data_samples=[])])
+    torch.testing.assert_close(loss.float(), model(x, [], 'loss')['loss'] + 1)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())

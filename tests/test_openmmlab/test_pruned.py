@@ -10,6 +10,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from mmpse.errors import UserError
+from mmpse.openmmlab.configs.pruned import pruned_changes
 from mmpse.openmmlab.models.outputs import image_channels, parts_of, raw_outputs
 from mmpse.openmmlab.models.pruned import Pruned, look
 from mmpse.registry import MODELS
@@ -206,3 +207,10 @@ def test_a_subnet_goes_to_a_spawned_process(full, subnet):
     process.join()
     with torch.no_grad():
         assert found == pytest.approx(float(static(torch.ones(1, 3, 64, 64)).sum()), rel=1e-5)
+
+
+def test_its_config_does_not_train_in_the_folder_of_the_full_model(subnet):
+    cfg = Config(dict(model=copy.deepcopy(CLASSIFIER), default_scope='mmpretrain'))
+    assert 'work_dir' not in pruned_changes(cfg, subnet, {})
+    cfg.work_dir = 'work_dirs/full'
+    assert pruned_changes(cfg, subnet, {})['work_dir'] is None

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.registry import DefaultScope
 from mmengine.structures import PixelData
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
@@ -9,6 +10,7 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmpse.openmmlab.models.recalibration import recalibrate
+from mmpse.registry import MODELS
 
 
 class Net(BaseModel):
@@ -80,3 +82,42 @@ def test_nothing_to_recalibrate_and_no_batches():
     recalibrate(model, [dict(inputs=torch.randn(1, 3, 2, 2))])
     with pytest.raises(ValueError, match='at least one batch'):
         recalibrate(model, [])
+
+
+def test_what_no_image_reaches_keeps_its_statistics():
+    model = Net()
+    model.other = nn.BatchNorm2d(2)
+    model.other.running_mean.fill_(5)
+    model.other.num_batches_tracked.fill_(7)
+    recalibrate(model, [dict(inputs=torch.randn(8, 3, 4, 4))])
+    assert model.other.running_mean.tolist() == [5, 5]
+    assert model.other.num_batches_tracked == 7 and model.bn.num_batches_tracked == 1
+
+
+def test_auxiliary_heads_of_a_segmentor_are_recalibrated():
+    fcn = dict(type='FCNHead', num_convs=1, concat_input=False, num_classes=2, channels=4)
+    norm = dict(type='BN')
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = MODELS.build(
+            dict(
+                type='EncoderDecoder',
+                data_preprocessor=dict(type='SegDataPreProcessor', size=(32, 32)),
+                backbone=dict(
+                    type='ResNet', depth=18, base_channels=4, stem_channels=4, norm_cfg=norm
+                ),
+                decode_head=dict(fcn, in_channels=32, in_index=3, norm_cfg=norm),
+                auxiliary_head=dict(fcn, in_channels=16, in_index=2, norm_cfg=norm),
+                test_cfg=dict(mode='whole'),
+            )
+        )
+    batch = crops((32, 32), (32, 32))
+    recalibrate(model, [batch])
+    layer, seen = model.auxiliary_head.convs[0], []
+    model.eval()
+    layer.conv.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    with torch.no_grad():
+        for module in model.backbone.modules():
+            module.training = isinstance(module, nn.BatchNorm2d)  # by the batch, as above
+        images = model.data_preprocessor(batch, True)['inputs']
+        model.auxiliary_head(model.extract_feat(images))
+    torch.testing.assert_close(layer.bn.running_mean, seen[0].mean((0, 2, 3)))

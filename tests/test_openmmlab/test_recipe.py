@@ -17,6 +17,7 @@ from mmpse.openmmlab.pruning.recipe import finetune
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
 YOLOX = 'mmdet::yolox/yolox_s_8xb8-300e_coco.py'
+TOOD = 'mmdet::tood/tood_r50_fpn_1x_coco.py'
 FCN = 'mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 CIFAR = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 STOCK = {  # length, unit, learning rate after a quarter of the config's
@@ -118,6 +119,14 @@ def test_phases_of_training_keep_their_share():
     assert switch['num_last_epochs'] == 3
 
 
+def test_what_an_untrained_model_needs_is_left_out():
+    recipe = finetune(stock(TOOD))
+    cfg = inherited(TOOD, recipe.changes)
+    assert cfg.model.train_cfg.initial_epoch == 0  # of 4 of 12, and the fine-tuning has 3
+    assert cfg.model.train_cfg.assigner == stock(TOOD).model.train_cfg.assigner
+    assert 'without the first phase of the config, initial_epoch=4' in recipe.text
+
+
 def test_switches_that_fall_into_one_epoch_are_joined():
     cfg = stock(CIFAR)
     schedule = [
@@ -148,6 +157,34 @@ def test_nothing_is_chosen_by_validation():
     assert recipe.changes['default_hooks'] == dict(checkpoint=dict(save_best=None))
     assert recipe.changes['custom_hooks'] == cfg.to_dict()['custom_hooks'][1:]
     assert 'no EarlyStoppingHook' in recipe.text
+
+
+def test_the_last_checkpoint_is_the_result():
+    cfg = stock(RETINANET)
+    cfg.default_hooks.checkpoint.update(save_last=False, save_begin=8, out_dir='elsewhere')
+    changes = finetune(cfg).changes['default_hooks']
+    assert changes == dict(checkpoint=dict(save_last=True, save_begin=0, out_dir=None))
+    cfg.default_hooks.checkpoint = None  # the config saves none
+    changes = finetune(cfg, 8).changes['default_hooks']
+    assert changes == dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=True))
+
+
+def test_hooks_among_the_default_ones_are_shortened_too():
+    cfg = stock(RETINANET)
+    cfg.default_hooks.average = dict(type='EMAHook', momentum=0.01, begin_epoch=8)
+    cfg.default_hooks.stop = dict(type='EarlyStoppingHook', monitor='coco/bbox_mAP')
+    recipe = finetune(cfg)  # 3 of 12 epochs
+    assert recipe.changes['default_hooks'] == dict(
+        average=dict(type='EMAHook', momentum=0.04, begin_epoch=2), stop=None
+    )
+    assert 'no EarlyStoppingHook' in recipe.text
+
+
+def test_a_rate_that_the_runner_scales_is_said_to_be():
+    cfg = stock(RETINANET)
+    assert 'auto_scale_lr' not in finetune(cfg).text
+    cfg.auto_scale_lr.enable = True
+    assert 'auto_scale_lr scales the rate' in finetune(cfg).text
 
 
 def test_what_a_hook_counts_that_is_not_known_is_said():

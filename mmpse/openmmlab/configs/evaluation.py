@@ -44,6 +44,8 @@ def evaluate(
             ) from error
         evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
         model.eval()
+        if hasattr(model, 'prepare_prototype'):  # a retriever may hold those of another model
+            model.prepare_prototype()
         for batch in track(loader):
             evaluator.process(data_samples=model.test_step(batch), data_batch=batch)
         with silent():

@@ -92,7 +92,9 @@ def _size_of_first_image(cfg: Config) -> tuple[tuple[int, int] | None, str]:
         except Exception as error:  # datasets raise whatever they do where the data is not there
             problem = f', and its {split} data cannot be read ({one_line(error)})'
         else:
-            return tuple(image.shape[-2:]), ''
+            if hasattr(image, 'shape'):
+                return tuple(image.shape[-2:]), ''
+            problem = f', and its {split} data gives several images at once'
     return None, problem
 
 

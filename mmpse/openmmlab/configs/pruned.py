@@ -16,6 +16,9 @@ from .files import importing
 def pruned_changes(cfg: Config, subnet: Subnet, model: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a config that of the pruned model; it loads no weights from anywhere.
 
+    Nor does it name the folder of the full model's training, whose checkpoints another training
+    there would replace.
+
     Args:
         model: More changes of ``model``, such as those of :func:`thawed`.
     """
@@ -26,6 +29,8 @@ def pruned_changes(cfg: Config, subnet: Subnet, model: Mapping[str, Any]) -> dic
         subnet={key: content[key] for key in ('schema', 'backbone', 'widths')},
     )
     changes = dict(importing(cfg), **neutral(cfg))
+    if cfg.get('work_dir') is not None:
+        changes['work_dir'] = None
     changes['model'] = dict(merged(changes.get('model', {}), model).to_dict(), **pruned)
     return changes
 

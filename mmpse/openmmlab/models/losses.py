@@ -11,12 +11,17 @@ from typing import Any
 import torch
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmpretrain.models import BaseClassifier
 from torch import nn
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset
 from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.openmmlab.silence import silent
+
+# what PyTorch refuses to a dataloader without workers
+OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout')
 
 
 def training_batches(
@@ -34,7 +39,8 @@ def training_batches(
     Raises:
         UserError: If its dataset has none.
     """
-    config = dict(dataloader, num_workers=0, persistent_workers=False)
+    config = {key: value for key, value in dataloader.items() if key not in OF_WORKERS}
+    config['num_workers'] = 0
     with DefaultScope.overwrite_default_scope(scope), drawn_aside(seed):
         with silent():
             dataset = build_dataset(config['dataset'])
@@ -66,10 +72,22 @@ def one_by_one(batches: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def preprocessed(model: nn.Module, batches: Sequence[Any]) -> list[dict[str, Any]]:
-    """Batches as the model's forward takes them, without Mixup and the like."""
+    """Batches as the model's forward takes them, without Mixup and the like.
+
+    Raises:
+        UserError: If images do not come as one tensor ``(B, C, H, W)``.
+    """
     with unmixed(model):
         ready = [model.data_preprocessor(copy.deepcopy(batch), True) for batch in batches]
-    return [dict(batch) if isinstance(batch, Mapping) else batch for batch in ready]
+    for batch in ready:
+        found = batch.get('inputs') if isinstance(batch, Mapping) else batch
+        if not torch.is_tensor(found):
+            raise UserError(
+                f'the training images of {type(model).__name__} come as a {type(found).__name__}, '
+                'not as one tensor (B, C, H, W): a model that learns from views of images, or from '
+                'several sources, is pruned once it is trained on labels'
+            )
+    return [dict(batch) for batch in ready]
 
 
 @contextmanager
@@ -86,6 +104,52 @@ def unmixed(model: nn.Module) -> Iterator[None]:
             preprocessor.batch_augments = augments
 
 
+@contextmanager
+def losing(model: nn.Module) -> Iterator[None]:
+    """In a ``with`` block a model in eval mode puts out what its losses take.
+
+    Heads put out something else in training: FCOS boxes in strides, DETRs what their encoder finds.
+    What draws at random or keeps statistics stays in its mode, and so do classifiers, whose losses
+    take what they predict from.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    if not isinstance(model, BaseClassifier):
+        for module, _ in before:
+            if hasattr(module, 'loss') or not (_draws(module) or _keeps_statistics(module)):
+                module.training = True
+    try:
+        yield
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def _draws(module: nn.Module) -> bool:
+    """Whether a module drops something at random: its rate has no other name."""
+    return any(
+        isinstance(value, float) and value > 0 and (key == 'p' or 'drop' in key)
+        for key, value in vars(module).items()
+    )
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    return any(buffer is not None for buffer in module._buffers.values())
+
+
+def label_loss(model: nn.Module, batch: Mapping[str, Any]) -> torch.Tensor:
+    """What a model in eval mode loses on a batch, at the end of a training.
+
+    Nothing is dropped at random, and statistics stay as they are.
+
+    Args:
+        batch: As :func:`preprocessed` gives it.
+    """
+    # a copy: heads write into the samples
+    data = dict(batch, data_samples=copy.deepcopy(batch['data_samples']))
+    with compat.training_ends(), losing(model):
+        return model.parse_losses(compat.forward_by_mode(model, data, mode='loss'))[0]
+
+
 @torch.no_grad()
 def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torch.Tensor:
     """The label loss of each batch ``(batches,)``.
@@ -97,8 +161,5 @@ def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torc
     with torch.random.fork_rng(devices=[]):
         for number, batch in enumerate(batches):
             torch.manual_seed(number)
-            # a copy: heads write into the samples
-            data = dict(batch, data_samples=copy.deepcopy(batch['data_samples']))
-            parsed, _ = model.parse_losses(compat.forward_by_mode(model, data, mode='loss'))
-            losses.append(parsed.detach().cpu())
+            losses.append(label_loss(model, batch).detach().cpu())
     return torch.stack(losses).double()

@@ -12,6 +12,7 @@ from mmpse.openmmlab import compat
 
 from .batches import HeldBatches
 from .losses import unmixed
+from .outputs import raw_outputs
 
 
 @torch.no_grad()
@@ -19,7 +20,8 @@ def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> None:
     """Set every BatchNorm's running statistics to their mean over ``batches``.
 
     A supernet keeps no running statistics of its subnets, so that each is recalibrated on training
-    images before it is judged. Every batch has the same weight.
+    images before it is judged. Every batch has the same weight. A BatchNorm that no image reaches,
+    as one that only training runs, keeps its statistics.
 
     Args:
         model: A static model; its training mode is left as it was.
@@ -35,6 +37,7 @@ def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> None:
     if not norms:
         return
     was_training, momenta = model.training, [norm.momentum for norm in norms]
+    before = [{key: x.clone() for key, x in norm._buffers.items()} for norm in norms]
     model.eval()
     for norm in norms:
         norm.train()
@@ -43,7 +46,14 @@ def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> None:
     with unmixed(model):
         for batch in batches if isinstance(batches, HeldBatches) else HeldBatches(batches):
             # as in training: segmentors pad crops of unequal sizes there only
-            compat.forward_by_mode(model, model.data_preprocessor(batch, True), 'tensor')
-    for norm, momentum in zip(norms, momenta, strict=True):
+            data = model.data_preprocessor(batch, True)
+            if hasattr(model, 'encode_decode'):  # with the auxiliary heads
+                raw_outputs(model, data['inputs'])
+            else:
+                compat.forward_by_mode(model, data, 'tensor')
+    for norm, momentum, buffers in zip(norms, momenta, before, strict=True):
         norm.momentum = momentum
+        if not norm.num_batches_tracked:
+            for key, value in buffers.items():
+                norm._buffers[key].copy_(value)
     model.train(was_training)

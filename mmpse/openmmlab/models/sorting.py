@@ -5,9 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from mmpse.openmmlab import compat
 from mmpse.slim import Layout, sample_inputs, sort_
 
+from .losses import label_loss
 from .outputs import raw_outputs
 
 
@@ -26,8 +26,7 @@ def sort_by(
         frozen = [p for p in model.parameters() if not p.requires_grad]
         model.requires_grad_(True)  # frozen layers have channels too
         for batch in batches:
-            loss, _ = model.parse_losses(compat.forward_by_mode(model, batch, mode='loss'))
-            loss.backward()
+            label_loss(model, batch).backward()
     samples = None
     if by == 'selection':
         samples = sample_inputs(model, layout, [b['inputs'] for b in batches], raw_outputs)

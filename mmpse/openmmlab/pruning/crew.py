@@ -91,6 +91,10 @@ def train(config: str | os.PathLike, work_dir: str | os.PathLike, launcher: str 
     """
     cfg = Config.fromfile(config)
     cfg.work_dir, cfg.launcher = str(work_dir), launcher
+    # by a name that an earlier run of this process had, MMEngine finds what writes into its folder
+    cfg.pop('experiment_name', None)
+    if cfg.get('visualizer'):
+        cfg.visualizer.pop('name', None)
     start = cfg.get('load_from')
     latest = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
     if latest is not None and os.path.isfile(latest):

@@ -51,6 +51,7 @@ from .recipe import Recipe, finetune
 from .report import summary, write_report
 from .steps import LOG, Steps
 from .subject import check_training_set, dataset_meta, is_hopeless, metrics_of, validates
+from .unseen import check_losses
 
 
 class Pruning:
@@ -159,6 +160,7 @@ class Pruning:
         if self.whole.exists():  # rounding could order them otherwise
             load_weights(subject.model, self.whole)
             return
+        check_losses(subject, self.images.judging[0])
         sort_by(subject.model, subject.layout, self.order.sort, self.images.fit)
         save_checkpoint(self.whole, subject.model, dataset_meta(subject))
 

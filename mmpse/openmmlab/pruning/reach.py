@@ -84,8 +84,7 @@ class Reach:
         if self.unseen:
             text.append(
                 f'A prediction does not run {listed(self.unseen, LISTED)}, and what they read is '
-                'not known. If training stops there with an error about shapes, keep the layers '
-                'before them (--keep).'
+                'not known. A pruning tries it, and names what is to be kept (--keep).'
             )
         return '\n'.join(text)
 

@@ -60,6 +60,7 @@ def finetune(cfg: Config, epochs: int | None = None, steps_per_epoch: int = 1) -
     * Hooks that act from some epoch on, or in the last ones, do so at the same share of the
       training, rounded in favour of the last phase. An average of weights (EMA) reaches back over
       the same share of it.
+    * A first phase of the training, which predictions that are worth nothing need, is left out.
     * Nothing is chosen by the validation split: no early stop, no best checkpoint.
     * All else stays: optimizer, paramwise settings, batch size, clipping, data, how often it
       validates. Mixed precision that needs a GPU becomes float32 where there is none.
@@ -83,12 +84,19 @@ def finetune(cfg: Config, epochs: int | None = None, steps_per_epoch: int = 1) -
             optim_wrapper=_optim_wrapper(cfg, peak * factor, notes),
             param_scheduler=[_scheduler(plan)],
         )
-        hooks = cfg.to_dict().get('custom_hooks') or []  # without the objects of new-style configs
+        content = cfg.to_dict()  # without the objects of new-style configs
+        hooks = content.get('custom_hooks') or []
         moved = [hook for hook in (_moved(hook, plan, notes) for hook in hooks) if hook is not None]
         if moved != hooks:
             changes['custom_hooks'] = moved
-        if checkpoint := _checkpoint(cfg, plan):
-            changes['default_hooks'] = dict(checkpoint=checkpoint)
+        if default := _default_hooks(content.get('default_hooks') or {}, plan, notes):
+            changes['default_hooks'] = default
+        if first := (cfg.get('model', {}).get('train_cfg') or {}).get('initial_epoch'):
+            # of TOOD, whose targets do not follow its predictions before they are worth something
+            changes['model'] = dict(train_cfg=dict(initial_epoch=0))
+            notes.append(f'without the first phase of the config, initial_epoch={first}')
+        if (cfg.get('auto_scale_lr') or {}).get('enable'):
+            notes.append('auto_scale_lr scales the rate by the batch size, as in the config')
     text = (
         f'{plan.count(plan.total)}, {share:.2g} of the {plan.original} of the config; peak '
         f'learning rate {peak * factor:.3g}, {factor:.3g} of its {rate} {peak:.3g} (0.1 of it for '
@@ -182,19 +190,33 @@ def _train_cfg(train_cfg: Mapping[str, Any], plan: _Plan) -> dict[str, Any]:
     return changes
 
 
-def _checkpoint(cfg: Config, plan: _Plan) -> dict[str, Any]:
-    """Changes of the hook that saves checkpoints."""
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    changes: dict[str, Any] = {}
-    most = max(1, plan.total // CHECKPOINTS)
-    if hook.get('by_epoch', True) == (plan.unit == 'epoch') and hook.get('interval', -1) > most:
-        changes['interval'] = most
-    if hook.get('save_best'):
-        changes['save_best'] = None
+# Hooks
+
+
+def _default_hooks(
+    hooks: Mapping[str, Any], plan: _Plan, notes: list[str]
+) -> dict[str, dict[str, Any] | None]:
+    """Changes of the default hooks, which a config may have given more of."""
+    changes: dict[str, dict[str, Any] | None] = {}
+    for name, hook in hooks.items():
+        if name != 'checkpoint' and hook and (moved := _moved(hook, plan, notes)) != hook:
+            changes[name] = moved
+    if checkpoint := _checkpoint(hooks.get('checkpoint', {}), plan):
+        changes['checkpoint'] = checkpoint
     return changes
 
 
-# Hooks
+def _checkpoint(hook: Mapping[str, Any] | None, plan: _Plan) -> dict[str, Any]:
+    """Changes of the hook that saves checkpoints: the last is the result, and a run that was
+    killed goes on from the others."""
+    most = max(1, plan.total // CHECKPOINTS)
+    if hook is None:  # the config saves none
+        return dict(type='CheckpointHook', interval=most, by_epoch=plan.unit == 'epoch')
+    ours = dict(save_best=None, save_last=True, save_begin=0, out_dir=None)
+    changes: dict[str, Any] = {k: v for k, v in ours.items() if hook.get(k, v) != v}
+    if hook.get('by_epoch', True) == (plan.unit == 'epoch') and hook.get('interval', -1) > most:
+        changes['interval'] = most
+    return changes
 
 
 def _moved(hook: Mapping[str, Any], plan: _Plan, notes: list[str]) -> dict[str, Any] | None:

@@ -1,0 +1,42 @@
+"""Layers that only the losses run: a watched prediction does not tell what they read."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from mmpse.openmmlab.errors import listed
+from mmpse.openmmlab.models.losses import batch_losses
+from mmpse.slim import cut_
+
+from .steps import PruneError
+from .subject import Subject
+
+
+def check_losses(subject: Subject, batch: Mapping[str, Any]) -> None:
+    """Make sure that a model still has its losses after any unit was cut.
+
+    Args:
+        batch: Training images as :func:`mmpse.openmmlab.models.losses.preprocessed` gives them.
+
+    Raises:
+        PruneError: If a layer that a prediction does not run reads units; it names these.
+    """
+    model, layout, space = subject.model, subject.layout, subject.space
+    if not layout.unseen:
+        return
+    batch_losses(model, [batch])  # what fails here is not due to a cut
+    full, least = dict(space.fullnet), space.tinynet
+    read = []
+    for unit in full:
+        if least[unit] == full[unit]:
+            continue
+        cut = cut_(copy.deepcopy(model), layout, {**full, unit: least[unit]})
+        try:
+            batch_losses(cut, [batch])
+        except RuntimeError:  # PyTorch's word for shapes that do not fit
+            read.append(unit)
+    if read:
+        raise PruneError(
+            f'only the losses of {type(model).__name__} run {listed(layout.unseen)}, which read '
+            f'channels that a pruning would cut; keep these: --keep {" ".join(read)}'
+        )
