@@ -280,9 +280,8 @@ class SearchLoop(BaseLoop):
                 if widths in self.archived:
                     completed.append(self.archived[widths]._replace(parts=parts))
                     continue
-                cost = {k: int(cost(np.array([widths]))[0]) for k, cost in self.costs.items()}
                 known = self.number, generation, origin, widths
-                rows.append(Judged(*known, score, loss, cost, parts))
+                rows.append(Judged(*known, score, loss, self._resources(widths), parts))
                 if not np.isfinite(score):
                     self.runner.logger.warning(
                         f'{self.metric} is not a number for {self.space.subnet(widths)}: it ranks '
@@ -291,6 +290,9 @@ class SearchLoop(BaseLoop):
             on_main(lambda rows=rows, old=completed: self.archive.add(rows, old))
             self.archived.update((row.widths, row) for row in (*rows, *completed))
             yield from [True] * len(wave)
+
+    def _resources(self, widths: Widths) -> dict[str, int]:
+        return {name: int(cost(np.array([widths]))[0]) for name, cost in self.costs.items()}
 
     def _lacks(self, widths: Widths) -> bool:
         """Whether the archive lacks a subnet, or its parts if they are needed."""
@@ -310,7 +312,11 @@ class SearchLoop(BaseLoop):
             return *self.archive.begin(settings_of(self.runner.cfg.train_cfg)), self.archive.rows()
 
         # `known` is what was judged before this search first began
-        self.number, self.known, rows = on_main(opened)
+        self.number, *found = on_main(opened)
+        # an earlier search may have had no latency, or that of another device
+        self.known, rows = (
+            [row._replace(resources=self._resources(row.widths)) for row in rows] for rows in found
+        )
         self.archived = {row.widths: row for row in rows}
 
     def _announce(self) -> None:
