@@ -18,6 +18,7 @@ from mmpse.openmmlab.supernet.speed import stop_tuning
 from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
+from .held_out import warn_of_seen_images
 from .identity import identity_of, settings_of
 from .judge import Judge, Verdict, calibration_batches
 from .parallel import on_main, processes, shared
@@ -105,6 +106,7 @@ class SearchLoop(BaseLoop):
         # before anything is judged, so that an unreachable budget fails at once
         trained = load_trained(runner, input_shape)
         self.checkpoint, self.supernet, self.costs, self.input_shape = trained
+        warn_of_seen_images(runner, self.checkpoint)
         self.space = self.supernet.space
         if isinstance(budget, Mapping) and 'latency' in budget:
             self.costs['latency'] = on_main(lambda: latency_of(trained, runner, latency, runtime))

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.checkpoints.supernet import CHECKPOINT_KEY, mark_untracked, supernet_state
+from mmpse.openmmlab.configs.datasets import folds_of
 from mmpse.openmmlab.jobs import model_of
 from mmpse.openmmlab.models.batches import copied
 from mmpse.openmmlab.seeding import SeedHook, seed_iteration
@@ -295,6 +296,7 @@ class SupernetHook(SeedHook):
             **supernet_content(self.supernet),
             record=self.record.state_dict(),
             drawing=self.drawing.state(),
+            held_out=folds_of(runner.cfg.get('train_dataloader', {}).get('dataset', {})),
             execution=self.execution,
         )
 
