@@ -31,8 +31,13 @@ def test_search_progress_draws_best_and_mean_scores():
         for k, score in enumerate(row)
     ]
     failed = judged[2]._replace(score=float('-inf'), resources=dict(flops=1))
-    figure = search_progress({'a': [*judged, failed], 'b': judged[:4]}, 'top-1')
+    within = [row for row in judged if row.score != 4.0]
+    searches = {'a': ([*judged, failed], judged), 'b': (judged[:4], []), 'c': (judged, within)}
+    figure = search_progress(searches, 'top-1')
     best, mean, fullnet, uniform, of_b, *_ = figure.axes[0].lines
+    assert np.isnan(of_b.get_ydata()).all()
+    of_c = figure.axes[0].lines[8]
+    assert of_c.get_ydata().tolist() == [2.0, 2.0, 3.0]
     assert [set(line.get_ydata()) for line in (fullnet, uniform)] == [{5.0}, {4.0}]
     assert best.get_ydata().tolist() == [2.0, 4.0, 4.0]
     assert mean.get_ydata().tolist() == [1.5, 2.0, 3.0]

@@ -12,8 +12,9 @@ from mmengine.runner import CheckpointLoader
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.command import run_command
 from mmpse.files import check_writable, plain, write_json
+from mmpse.openmmlab.checkpoints.loading import check_shapes
 from mmpse.openmmlab.checkpoints.supernet import check_statistics
-from mmpse.openmmlab.jobs import build_runner, job_config, job_parser, leave
+from mmpse.openmmlab.jobs import build_runner, job_config, job_parser, leave, model_of
 from mmpse.openmmlab.showing import count_images, show_predictions
 
 
@@ -40,6 +41,7 @@ def main() -> None:
     runner = build_runner(cfg)
     checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
     check_statistics(runner.model, checkpoint, args.checkpoint)
+    check_shapes(model_of(runner), checkpoint, args.checkpoint)
     metrics = runner.test()
     if args.show_dir is not None:
         print(f'{count_images(args.show_dir)} images -> {args.show_dir}')

@@ -183,6 +183,18 @@ def read_archive(path: str | os.PathLike) -> list[Judged]:
         return _select(db)
 
 
+def read_searches(path: str | os.PathLike) -> dict[int, dict[str, Any]]:
+    """The searches of an archive file: number -> settings, the ``budget`` among them.
+
+    Raises:
+        ArchiveError: If it is missing, damaged or no archive.
+    """
+    with _reading(path) as db:
+        return {
+            n: json.loads(v) for n, v in db.execute('SELECT id, settings FROM searches ORDER BY id')
+        }
+
+
 def read_identity(path: str | os.PathLike) -> dict[str, Any]:
     """What the scores of an archive file depend on: space, units, metric, ...
 

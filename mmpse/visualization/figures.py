@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from mmpse.search.archive import Judged
 from mmpse.search.pareto import pareto_front
 
+IN_A_ROW = 4  # names in the legend below a figure
 NAMED = 8  # units in a legend: those that lose most at their least width
 
 
@@ -39,33 +40,40 @@ def width_profile(subnets: Mapping[str, Mapping[str, int]], full: Mapping[str, i
     return figure
 
 
-def search_progress(searches: Mapping[str, Sequence[Judged]], metric: str) -> Figure:
+def search_progress(
+    searches: Mapping[str, tuple[Sequence[Judged], Sequence[Judged]]], metric: str
+) -> Figure:
     """Best score so far and mean score of every generation; score against FLOPs with the front.
 
     The references, which a search judges first, are horizontal lines and larger points.
 
     Args:
-        searches: Name in the legend -> the subnets that a search judged, in that order.
+        searches: Name in the legend -> the subnets that a search judged, in that order, and those
+            of them within its budget: the best is one of these.
         metric: Name of the score.
     """
-    figure = Figure(figsize=(10, 3.6), layout='constrained')
+    rows = -(-len(searches) // IN_A_ROW)  # of the legend
+    figure = Figure(figsize=(10, 3.6 + 0.25 * rows), layout='constrained')
     left, right = figure.subplots(1, 2)
-    for k, (name, judged) in enumerate(searches.items()):
+    for k, (name, (judged, within)) in enumerate(searches.items()):
+        may_win = {row.widths for row in within}
         judged = [row for row in judged if np.isfinite(row.score)]
         references = [row for row in judged if not row.generation]
         scores: dict[int, list[float]] = {}
+        highest: dict[int, float] = {}  # of those within the budget
         for row in judged:
             if row.generation:
                 scores.setdefault(row.generation, []).append(row.score)
+                score = row.score if row.widths in may_win else -np.inf
+                highest[row.generation] = max(score, highest.get(row.generation, -np.inf))
         done = np.cumsum([len(of_generation) for of_generation in scores.values()])
-        best = np.maximum.accumulate([max(values) for values in scores.values()])
+        best = np.maximum.accumulate(list(highest.values()))
         style = dict(color=f'C{k}', marker='.')
-        left.plot(done, best, **style, label=f'{name}: best so far')
+        left.plot(done, np.where(np.isfinite(best), best, np.nan), **style, label=name)
         mean = [np.mean(values) for values in scores.values()]
-        left.plot(done, mean, **style, linestyle='--', label=f'{name}: mean of the generation')
+        left.plot(done, mean, **style, linestyle='--')
         for row, line in zip(references, (':', '-.')):
-            label = f'{name}: {row.origin}'
-            left.axhline(row.score, color=f'C{k}', linestyle=line, linewidth=1, label=label)
+            left.axhline(row.score, color=f'C{k}', linestyle=line, linewidth=1)
         flops = [row.resources['flops'] / 1e6 for row in judged]
         sizes = [8 if row.generation else 40 for row in judged]
         right.scatter(flops, [row.score for row in judged], s=sizes, alpha=0.4, color=f'C{k}')
@@ -75,14 +83,16 @@ def search_progress(searches: Mapping[str, Sequence[Judged]], metric: str) -> Fi
             [row.score for row in front],
             where='post',
             color=f'C{k}',
-            label=f'{name}: front',
         )
     left.set_xlabel('subnets judged')
+    left.set_title('best within the budget; -- mean of a generation; .. fullnet; -. uniform')
     right.set_xlabel('FLOPs (M multiply-adds)')
+    right.set_title('every judged subnet, and the front')
     for axes in (left, right):
         axes.set_ylabel(metric)
+        axes.title.set_fontsize(8)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+    figure.legend(loc='outside lower center', ncols=IN_A_ROW, fontsize=8)
     return figure
 
 

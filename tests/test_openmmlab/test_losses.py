@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 
 from mmpse.errors import UserError
 from mmpse.openmmlab.compat import config_path
-from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.models.losses import batch_losses, preprocessed, training_batches
 
 

@@ -6,8 +6,8 @@ import torch
 from mmengine.config import Config
 from tiny_tasks import write_task
 
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.configs.evaluation import evaluate
-from mmpse.openmmlab.configs.files import build_model
 
 
 def test_a_changed_model_looks_at_its_prototypes_again(digits, tmp_path):

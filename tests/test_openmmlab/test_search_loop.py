@@ -71,11 +71,12 @@ def test_search_writes_the_best_subnet_inside_the_budget(cfg):
     assert len(content['source']['checkpoint_sha256']) == 64
 
 
-def test_search_within_flops_and_latency(cfg, tmp_path, monkeypatch):
-    """Latency is measured once, kept in the work dir, and taken from there or from a file."""
+@pytest.fixture
+def measured(monkeypatch):
+    """Times go by the number of a subnet's weights; the fixture counts the measurements."""
     measured = []
 
-    def measure(calls, rounds, track):  # goes by the number of a subnet's weights
+    def measure(calls, rounds, track):
         measured.append(len(calls))
         return Latencies({name: [1e-9 * call() + 1e-5] * rounds for name, call in calls.items()})
 
@@ -84,6 +85,11 @@ def test_search_within_flops_and_latency(cfg, tmp_path, monkeypatch):
 
     monkeypatch.setattr(latency, 'measure_latencies', measure)
     monkeypatch.setattr(latency, 'prepared', prepared)
+    return measured
+
+
+def test_search_within_flops_and_latency(cfg, tmp_path, measured):
+    """Latency is measured once, kept in the work dir, and taken from there or from a file."""
     options = {'train_cfg.budget': dict(flops='60%', latency='70%')}
     loop = search(cfg, **options).train_loop
     assert len(measured) == 1
@@ -101,6 +107,23 @@ def test_search_within_flops_and_latency(cfg, tmp_path, monkeypatch):
     assert len(measured) == 1  # not again
     rows = read_archive(tmp_path / 'other/archive.db')
     assert [row.widths for row in rows] == [row.widths for row in judged]
+
+
+def test_latency_of_what_an_earlier_search_judged(cfg, tmp_path, measured):
+    """Its archive knows FLOPs alone: the latency of its subnets is that of this search."""
+    archive = tmp_path / 'kept/archive.db'
+    archive.parent.mkdir()
+    search(cfg)
+    shutil.copy(f'{cfg.work_dir}/archive.db', archive)
+    cfg.work_dir = str(tmp_path / 'other')
+    cfg.train_cfg.update(archive=str(archive), pareto=True, window=0.4, generations=1)
+    cfg.train_cfg.budget = dict(latency='70%')
+    loop = search(cfg).train_loop
+    assert loop.known and any(row.widths in loop.history for row in loop.known)
+    cost = latency_cost(loop.space, json.loads(Path(cfg.work_dir, 'latency.json').read_text()))
+    for name in ('topk.json', 'pareto.json'):
+        for subnet in map(Subnet.load, json.loads(Path(cfg.work_dir, name).read_text())):
+            assert subnet.resources['latency'] == cost(loop.space.array([subnet]))[0]
 
 
 def test_killed_search_resumes_to_the_same_result(cfg, tmp_path, monkeypatch):

@@ -214,6 +214,20 @@ def test_a_stage_has_one_distance_whatever_the_others_are(stage_search):
     assert max(full) < 1e-4 < min(tiny)
 
 
+def test_the_images_of_stages_are_spread_over_the_split(stage_search):
+    """They may lie in the order of the classes: a batch of the first ones would be of one class."""
+    stage_search.val_dataloader.batch_size = 10
+    stage_search.train_cfg.batches = 2
+    loop = build(stage_search).build_train_loop(stage_search.train_cfg)
+    dataset = loop.runner.val_loop.dataloader.dataset
+    assert len(dataset) == 32
+    first, second = loop._images()
+    preprocess = loop.supernet.model.data_preprocessor
+    for images, numbers in ((first, range(0, 20, 2)), (second, range(1, 20, 2))):
+        expected = [dataset[k * 32 // 20]['inputs'] for k in numbers]
+        assert torch.equal(images, preprocess(dict(inputs=expected))['inputs'])
+
+
 def test_mixed_precision_judges_stages_too(stage_search, tmp_path):
     found = []
     for fp16 in (False, True):

@@ -1,5 +1,6 @@
 import copy
 from contextlib import nullcontext
+from itertools import pairwise
 from types import SimpleNamespace
 
 import mmpretrain.models
@@ -16,10 +17,41 @@ from torch.utils.data import DataLoader
 
 from mmpse.openmmlab.seeding import SeedHook
 from mmpse.openmmlab.supernet.checks import check_batches
+from mmpse.openmmlab.supernet.drawing import Drawing
 from mmpse.openmmlab.supernet.losses import SubnetLosses
 from mmpse.openmmlab.supernet.record import LossRecord, relative_losses
+from mmpse.search.around import BudgetSampler
 from mmpse.slim import cut_
 from mmpse.slim.functions import is_channels_last
+from mmpse.space import Cost, SearchSpace
+
+
+def test_a_resumed_training_draws_as_if_its_record_had_held_all(rng):
+    """A checkpoint has the latest losses alone, at large scale fewer than a stage has."""
+    space = SearchSpace({f'u{k}': 64 for k in range(4)}, dict(type='Net'))
+    cost = Cost(space.names)
+    for one, other in pairwise(space.names):
+        cost.add(1, one, other)
+
+    def drawing(resumed=None):
+        sampler = BudgetSampler(space, dict(flops=cost), dict(flops='40%'))
+        return Drawing(space, sampler, 4, False, False, seed=0, resumed=resumed)
+
+    iterations, record, live = 400, LossRecord(size=100), drawing()
+    for iteration in range(380):  # 160 losses a stage
+        live.narrow(iteration, iterations, record)
+        rows = live.rows(0, iteration)
+        record.extend(iteration, rows, (rng.lognormal(0, 0.1, 4) * 64 / rows[:, 0]).tolist())
+    assert live.sampler.best is not None
+
+    kept = LossRecord(size=100)
+    kept.load_state_dict(record.state_dict())
+    resumed = drawing(live.state())
+    for iteration in (380, 399):
+        live.narrow(iteration, iterations, record)
+        resumed.narrow(iteration, iterations, kept)
+        assert np.array_equal(resumed.rows(0, iteration), live.rows(0, iteration))
+    assert np.array_equal(resumed.sampler.best, live.sampler.best)
 
 
 class Watch(Hook):

@@ -22,9 +22,13 @@ def archive(tmp_path):
     units = [[unit.name, unit.max_width] for unit in space.units]
     archive = Archive(tmp_path / 'work/archive.db', dict(units=units, metric='top1'))
     lines = ['subnet,accuracy']
+    cost = dict(flops=10**7, params=10**7)
+    reference = Judged(1, 0, 'fullnet', tuple(space.fullnet.values()), 95.0, None, cost)
     for k, ratio in enumerate((0.3, 0.5, 0.7, 0.8, 0.9)):
         subnet = space.subnet(space.uniform(ratio).values(), resources=dict(flops=100 + k))
-        number, _ = archive.begin(dict(budget=k // 3))
+        number, _ = archive.begin(dict(budget=dict(flops='20%' if k < 3 else '5M')))
+        if not k:
+            archive.add([reference])
         cost = dict(flops=10**6 * (k + 1), params=10**6)
         score = [50.0, 60.0, 80.0, 70.0, 90.0][k]
         archive.add([Judged(number, 1, 'prior', tuple(subnet.values()), score, None, cost)])
@@ -38,7 +42,8 @@ def test_plot_search_draws_and_compares(archive, tmp_path):
     result = run('tools/analysis_tools/plot_search.py', archive, '--out-dir', tmp_path / 'out')
     files = {path.name for path in (tmp_path / 'out').iterdir()}
     assert files == {'search_progress.png', 'width_profile.png'}
-    assert re.search('work#1 .*3 .*80.0000', result.stdout)
+    # the third is above the budget of the first search: 2 M of 10 M
+    assert re.search('work#1 .*4 .*60.0000', result.stdout)
     assert re.search('work#2 .*2 .*90.0000', result.stdout)
     result = run('tools/analysis_tools/plot_search.py', tmp_path / 'subnets.csv', expect=1)
     assert 'give the archive.db that a search wrote' in result.stderr

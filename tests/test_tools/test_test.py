@@ -5,6 +5,7 @@ import torch
 from command_line import QUICK, run
 from mmengine.config import Config
 
+import mmpse
 from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.errors import ConfigError
 from mmpse.openmmlab.showing import count_images, show_predictions
@@ -65,6 +66,25 @@ def test_metrics_that_are_no_scalars(trained, tmp_path):
     assert isinstance(metrics['accuracy/top1'], float)
     matrix = metrics['confusion_matrix/result']
     assert len(matrix) == 10 and sum(map(sum, matrix)) == 4
+
+
+def test_checkpoint_of_another_subnet_is_not_tested(trained, tmp_path):
+    """MMEngine would print what does not fit, and test the rest with random weights."""
+    command = trained('classifier_digits')
+    cfg = Config.fromfile(tmp_path / 'config.py')
+    space = mmpse.units(build_model(cfg)).space(model='ImageClassifier')
+    for name, ratio in (('one', 0.3), ('other', 0.6)):
+        space.uniform(ratio).save(tmp_path / f'{name}.json')
+    cfg.model.update(
+        type='mmpse.Pruned', architecture='ImageClassifier', subnet=str(tmp_path / 'one.json')
+    )
+    cfg.dump(tmp_path / 'config.py')
+    torch.save(dict(state_dict=build_model(cfg).state_dict()), tmp_path / 'model.pth')
+    assert 'accuracy/top1' in run(*command).stdout
+    options = '--cfg-options', f'model.subnet={tmp_path / "other.json"}'
+    result = run(*command, *options, expect=1)
+    (line,) = result.stderr.splitlines()[-1:]
+    assert 'model.pth is of another model, or of another subnet: ' in line and 'size mism' in line
 
 
 def test_out_is_checked_before_the_test(trained, tmp_path):

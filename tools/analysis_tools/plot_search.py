@@ -4,17 +4,27 @@ python tools/analysis_tools/plot_search.py ARCHIVE [ARCHIVE2 ...] [--out-dir DIR
 
 ARCHIVE is the archive.db of a search. Writes search_progress.png (best and mean score of every
 generation beside the references; score against FLOPs with the front) and width_profile.png (the
-widths of every search's best subnet), and prints a table.
+widths of every search's best subnet), and prints a table. The best subnet is that of the highest
+score within the budget of its search.
 """
 
 import argparse
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from mmpse.command import run_command
-from mmpse.search.archive import Judged, ranking_key, read_archive, read_identity
+from mmpse.errors import UserError
+from mmpse.search.archive import (
+    Judged,
+    ranking_key,
+    read_archive,
+    read_identity,
+    read_searches,
+)
+from mmpse.space.budget import parse_amount
 from mmpse.visualization import search_progress, width_profile
 
 
@@ -27,14 +37,35 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def searches_in(path: Path, name: str) -> dict[str, list[Judged]]:
-    """Name -> judged subnets of every search in an archive."""
-    rows = read_archive(path)
-    numbers = sorted({row.search for row in rows if row.origin != 'fullnet'})
-    if not numbers:
-        raise SystemExit(f'{path} holds no judged subnets yet')
-    names = {n: name if len(numbers) == 1 else f'{name}#{n}' for n in numbers}
-    return {names[n]: [row for row in rows if row.search == n] for n in numbers}
+class Searched(NamedTuple):
+    """One search of an archive."""
+
+    judged: list[Judged]
+    within: list[Judged]  # those of them that meet its budget: uniform pruning does
+
+
+def searches_in(path: Path, name: str) -> dict[str, Searched]:
+    """Name -> what was judged, of every search in an archive."""
+    rows, found = read_archive(path), {}
+    full = next((row for row in rows if row.origin == 'fullnet'), None)
+    for number, settings in read_searches(path).items():
+        judged = [row for row in rows if row.search == number]
+        if full is None or all(row is full for row in judged):
+            continue
+        limits = {
+            resource: parse_amount(amount, full.resources[resource], resource)
+            for resource, amount in settings['budget'].items()
+            if resource in full.resources  # an earlier search may have had no latency
+        }
+        within = [
+            row
+            for row in judged
+            if all(row.resources[resource] <= limit for resource, limit in limits.items())
+        ]
+        found[f'{name}#{number}'] = Searched(judged, within)
+    if not found:
+        raise UserError(f'{path} holds no judged subnets yet')
+    return found if len(found) > 1 else {name: next(iter(found.values()))}
 
 
 def main() -> None:
@@ -43,7 +74,7 @@ def main() -> None:
     for path, identity in zip(args.archives, identities):
         for key in ('units', 'metric'):
             if identity[key] != identities[0][key]:
-                raise SystemExit(
+                raise UserError(
                     f'{path} and {args.archives[0]} cannot be compared: their {key} differ '
                     f'({identity[key]}, {identities[0][key]})'
                 )
@@ -51,12 +82,13 @@ def main() -> None:
     names = [path.parent.name or path.stem for path in args.archives]
     if len(set(names)) < len(names):
         names = list(map(str, args.archives))
-    searches = {}
+    searches: dict[str, Searched] = {}
     for path, name in zip(args.archives, names):
         searches.update(searches_in(path, name))
     best = {
-        name: min((row for row in rows if row.origin != 'fullnet'), key=ranking_key)
-        for name, rows in searches.items()
+        name: min(search.within, key=ranking_key)
+        for name, search in searches.items()
+        if search.within  # a search that is not at its end may have none
     }
 
     out_dir = args.out_dir or args.archives[0].parent
@@ -65,19 +97,19 @@ def main() -> None:
     widths = {name: dict(zip(full, row.widths)) for name, row in best.items()}
     width_profile(widths, full).savefig(out_dir / 'width_profile.png', dpi=150)
 
-    table = Table(title=f'the best subnet of every search, by {metric}')
+    table = Table(title=f'the best subnet of every search within its budget, by {metric}')
     for column in ('search', 'judged', metric, 'loss', 'FLOPs (M)', 'params (M)'):
         table.add_column(column, justify='left' if column == 'search' else 'right')
     references = {
         f'{name}: {row.origin}': row
-        for name, rows in searches.items()
-        for row in rows
+        for name, search in searches.items()
+        for row in search.judged
         if not row.generation
     }
     for name, row in {**references, **best}.items():
         table.add_row(
             name,
-            str(len(searches[name])) if name in searches else '',
+            str(len(searches[name].judged)) if name in searches else '',
             f'{row.score:.4f}',
             '' if row.loss is None else f'{row.loss:.4f}',
             f'{row.resources["flops"] / 1e6:.2f}',

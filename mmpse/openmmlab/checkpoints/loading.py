@@ -121,6 +121,26 @@ def load_cut(
     return cut_(model, layout, widths), report, False
 
 
+def check_shapes(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
+    """Make sure that a model which is to be tested gets what a checkpoint has of it.
+
+    MMEngine prints which tensors have another shape, and tests the model with random ones there:
+    of a pruned model, where the checkpoint is that of another subnet.
+
+    Raises:
+        CheckpointError: If a tensor has another shape in the checkpoint.
+    """
+    weights, _ = weights_in(checkpoint, path)
+    weights = {key.removeprefix('module.'): value for key, value in weights.items()}
+    try:
+        model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f'{path} is of another model, or of another subnet: {one_line(error)}; give the '
+            'checkpoint that was trained by this config, with the same --cfg-options'
+        ) from error
+
+
 def check_whole(model: nn.Module, report: Report, what: str) -> None:
     """Make sure that a checkpoint filled all of a model, which errors call ``what``: the backbone
     alone would leave a random head.

@@ -75,6 +75,21 @@ def unrepeated(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return _with_inner(config, unrepeated) or config
 
 
+def folds_of(config: Mapping[str, Any]) -> list[dict[str, int | None] | None]:
+    """Of each leaf, which part of its images it has (``test_mode``), or holds out; None: it is
+    whole."""
+    names, found = ('num_splits', 'fold', 'seed'), []
+
+    def note(leaf: Mapping[str, Any]) -> dict:
+        parted = is_type(leaf, 'mmpretrain.KFoldDataset', DATASETS)
+        defaults = {name: default_of(leaf, name, DATASETS) for name in names} if parted else {}
+        found.append({name: leaf.get(name, defaults[name]) for name in names} if parted else None)
+        return dict(leaf)
+
+    replace_leaves(config, note)
+    return found
+
+
 def with_pipeline(config: Mapping[str, Any], pipeline: list) -> dict:
     """A leaf with another pipeline."""
     if is_type(config, 'mmpretrain.KFoldDataset', DATASETS):

@@ -19,6 +19,7 @@ from mmpse.openmmlab.supernet.speed import stop_tuning
 from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
+from .held_out import warn_of_seen_images
 from .identity import identity_of, settings_of
 from .judge import Judge, Verdict, calibration_batches
 from .parallel import on_main, processes, shared
@@ -105,6 +106,7 @@ class SearchLoop(BaseLoop):
         # before anything is judged, so that an unreachable budget fails at once
         trained = load_trained(runner, input_shape)
         self.checkpoint, self.supernet, self.costs, self.input_shape = trained
+        warn_of_seen_images(runner, self.checkpoint)
         self.space = self.supernet.space
         if isinstance(budget, Mapping) and 'latency' in budget:
             self.costs['latency'] = on_main(lambda: latency_of(trained, runner, latency, runtime))
@@ -280,9 +282,8 @@ class SearchLoop(BaseLoop):
                 if widths in self.archived:
                     completed.append(self.archived[widths]._replace(parts=parts))
                     continue
-                cost = {k: int(cost(np.array([widths]))[0]) for k, cost in self.costs.items()}
                 known = self.number, generation, origin, widths
-                rows.append(Judged(*known, score, loss, cost, parts))
+                rows.append(Judged(*known, score, loss, self._resources(widths), parts))
                 if not np.isfinite(score):
                     self.runner.logger.warning(
                         f'{self.metric} is not a number for {self.space.subnet(widths)}: it ranks '
@@ -291,6 +292,9 @@ class SearchLoop(BaseLoop):
             on_main(lambda rows=rows, old=completed: self.archive.add(rows, old))
             self.archived.update((row.widths, row) for row in (*rows, *completed))
             yield from [True] * len(wave)
+
+    def _resources(self, widths: Widths) -> dict[str, int]:
+        return {name: int(cost(np.array([widths]))[0]) for name, cost in self.costs.items()}
 
     def _lacks(self, widths: Widths) -> bool:
         """Whether the archive lacks a subnet, or its parts if they are needed."""
@@ -310,7 +314,11 @@ class SearchLoop(BaseLoop):
             return *self.archive.begin(settings_of(self.runner.cfg.train_cfg)), self.archive.rows()
 
         # `known` is what was judged before this search first began
-        self.number, self.known, rows = on_main(opened)
+        self.number, *found = on_main(opened)
+        # an earlier search may have had no latency, or that of another device
+        self.known, rows = (
+            [row._replace(resources=self._resources(row.widths)) for row in rows] for rows in found
+        )
         self.archived = {row.widths: row for row in rows}
 
     def _announce(self) -> None:

@@ -37,7 +37,7 @@ class StageWiseSearchLoop(SearchLoop):
     """Search of the stages by their distance to the fullnet, then of the joined subnets.
 
     Candidates are drawn: the uniform ones, and others spread over the cost. Each is judged by the
-    distances of its stages to the fullnet's (:class:`StageJudge`) on the first images of the
+    distances of its stages to the fullnet's (:class:`StageJudge`) on images spread over the
     held-out split. No stage's distance depends on another stage. So all are judged in one forward,
     and joined exactly: of all subnets made of judged stages that share what joins them, and within
     the budget, those of the least sum of distances. These are judged as by every other search, and
@@ -54,8 +54,9 @@ class StageWiseSearchLoop(SearchLoop):
         candidates: Candidates of each round.
         rounds: Rounds of candidates. Those of the first are drawn, those of the others are mutants
             of the best joined subnets so far.
-        batches: Batches of the ``val_dataloader`` on which distances are taken. The fullnet's
-            features at the ends of all stages are in memory.
+        batches: Batches of the ``val_dataloader``'s size, of images spread over its data set, on
+            which distances are taken. The fullnet's features at the ends of all stages are in
+            memory.
         joined: Joined subnets to judge.
         **kwargs: See :class:`SearchLoop`.
 
@@ -238,10 +239,17 @@ class StageWiseSearchLoop(SearchLoop):
         return Supernet(model, layout, self.space)
 
     def _images(self) -> list[Tensor]:
+        """Batches of images that are spread over the split: its order may be that of the classes,
+        and a batch of one class has statistics of its own."""
         loader = self.runner.val_loop.dataloader
+        dataset = loader.dataset
+        count = min(self.batches * loader.batch_sampler.batch_size, len(dataset))
+        numbers = [k * len(dataset) // count for k in range(count)]
+        preprocess = self.supernet.model.data_preprocessor
         return [
-            self.supernet.model.data_preprocessor(batch, False)['inputs']
-            for batch in itertools.islice(loader, self.batches)
+            preprocess(loader.collate_fn([dataset[k] for k in batch]), False)['inputs']
+            for start in range(self.batches)
+            if (batch := numbers[start :: self.batches])
         ]
 
     @property
@@ -254,7 +262,8 @@ class StageWiseSearchLoop(SearchLoop):
             self.identity,
             stages=self.stages.ends,
             batches=self.batches,
-            batch_size=self.runner.val_loop.dataloader.batch_size,
+            images='spread over the split',  # of older archives the first ones
+            batch_size=self.runner.val_loop.dataloader.batch_sampler.batch_size,
         )
         self.stage_archive = Archive(self.stages_path, identity)
         return {row.widths: row.parts for row in self.stage_archive.rows()}

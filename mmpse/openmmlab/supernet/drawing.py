@@ -1,5 +1,6 @@
 """Which subnets the iterations of a supernet's training run."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,17 +25,26 @@ class Drawing:
         sampler: Draws what is not fixed; its ``sample`` takes a generator and a number.
         n: Subnets of a process in an iteration.
         fullnet, tinynet: Whether these are the first ones.
+        resumed: The :meth:`state` of the training that goes on.
     """
 
     def __init__(
-        self, space: SearchSpace, sampler: Any, n: int, fullnet: bool, tinynet: bool, seed: int
+        self,
+        space: SearchSpace,
+        sampler: Any,
+        n: int,
+        fullnet: bool,
+        tinynet: bool,
+        seed: int,
+        resumed: Mapping[str, Any] | None = None,
     ) -> None:
         self.space = space
         self.sampler = sampler
         self.n = n
         self.fixed = ['fullnet'] * fullnet + ['tinynet'] * tinynet
         self.seed = seed
-        self._stage = -1
+        self._begin = -1  # of the stage, an iteration
+        self._resumed = resumed or {}
 
     def rows(self, rank: int, iteration: int) -> np.ndarray:
         """Widths ``(n, units)``."""
@@ -49,7 +59,15 @@ class Drawing:
         if not isinstance(self.sampler, BudgetSampler):
             return
         length = max(1, iterations // STAGES)
-        stage = iteration // length
-        if stage != self._stage:
-            begin, self._stage = stage * length, stage
+        begin = iteration // length * length
+        if begin != self._begin:
+            self._begin = begin
             self.sampler.narrow(begin / iterations, *record.before(begin))
+            if self._resumed.get('begin') == begin:
+                best = self._resumed['best']
+                self.sampler.best = None if best is None else np.array(best)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps: at large scale the stage's record is longer than its own."""
+        best = getattr(self.sampler, 'best', None)
+        return dict(begin=self._begin, best=None if best is None else best.tolist())

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.checkpoints.supernet import CHECKPOINT_KEY, mark_untracked, supernet_state
+from mmpse.openmmlab.configs.datasets import folds_of
 from mmpse.openmmlab.jobs import model_of
 from mmpse.openmmlab.models.batches import copied
 from mmpse.openmmlab.seeding import SeedHook, seed_iteration
@@ -129,6 +130,7 @@ class SupernetHook(SeedHook):
             )
         self.execution = execution
         self.record = LossRecord()
+        self._resumed: Mapping[str, Any] | None = None  # how the training drew that goes on
         self.teacher_cfg = None if teacher is None else dict(teacher)
         grid = dict(ratios=ratios, divisor=divisor, grids=grids)
         self.grid = {key: value for key, value in grid.items() if value is not None}
@@ -169,7 +171,8 @@ class SupernetHook(SeedHook):
         of_budget = issubclass(find_type(self.sampler_cfg, TASK_UTILS), BudgetSampler)
         cost = dict(costs=costs) if of_budget else dict(cost=costs['flops'])
         sampler = TASK_UTILS.build(dict(self.sampler_cfg, space=space, **cost))
-        self.drawing = Drawing(space, sampler, self.n, self.fullnet, self.tinynet, runner.seed)
+        fixed = self.fullnet, self.tinynet
+        self.drawing = Drawing(space, sampler, self.n, *fixed, runner.seed, self._resumed)
         self.losses = SubnetLosses(
             self.model, self.supernet, self.distillation, self.serial, self.fullnet
         )
@@ -292,6 +295,8 @@ class SupernetHook(SeedHook):
         checkpoint['meta'][CHECKPOINT_KEY] = dict(
             **supernet_content(self.supernet),
             record=self.record.state_dict(),
+            drawing=self.drawing.state(),
+            held_out=folds_of(runner.cfg.get('train_dataloader', {}).get('dataset', {})),
             execution=self.execution,
         )
 
@@ -299,5 +304,6 @@ class SupernetHook(SeedHook):
         state = supernet_state(checkpoint)
         if compat.is_resuming(runner) and state is not None:
             self.record.load_state_dict(state['record'])
+            self._resumed = state.get('drawing')  # older checkpoints have none
             if self.execution == 'auto':
                 self.execution = state['execution']
