@@ -21,24 +21,24 @@ if find_spec('mmengine') is not None:  # `mmpse.space` works without the OpenMML
 
 if TYPE_CHECKING:
     from .api import prune
-    from .door import build, cost, cut, export, sort, units
+    from .functions import build, cost, cut, export, sort, units
     from .openmmlab.transfer import transfer
 
 # name -> the module that it is in
-_DOOR = dict.fromkeys(('build', 'cost', 'cut', 'export', 'sort', 'units'), 'door')
-_DOOR |= dict(prune='api', transfer='openmmlab.transfer')
+_FUNCTIONS = dict.fromkeys(('build', 'cost', 'cut', 'export', 'sort', 'units'), 'functions')
+_FUNCTIONS |= dict(prune='api', transfer='openmmlab.transfer')
 _ROOMS = 'api', 'resources', 'slim', 'space'
 
 __all__ = ['__version__', 'build', 'cost', 'cut', 'export', 'prune', 'sort', 'transfer', 'units']
 
 
 def __getattr__(name: str):
-    if name in _DOOR:
-        return getattr(import_module(f'{__name__}.{_DOOR[name]}'), name)
+    if name in _FUNCTIONS:
+        return getattr(import_module(f'{__name__}.{_FUNCTIONS[name]}'), name)
     if name in _ROOMS:
         return import_module(f'{__name__}.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_DOOR, *_ROOMS})
+    return sorted({*globals(), *_FUNCTIONS, *_ROOMS})

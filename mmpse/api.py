@@ -1,4 +1,4 @@
-"""The Python door: :func:`prune`."""
+"""``mmpse.prune``: a trained model becomes a smaller one. :mod:`mmpse.functions` has its parts."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,8 @@ class Result:
 
     model: nn.Module  # the pruned one, in eval mode
     subnet: Subnet  # its widths
-    table: dict[str, dict[str, float]]  # 'before', 'cut', 'after' -> metrics and resources
+    # 'before', 'cut', 'after' -> metrics and resources; of a dry run 'lowest', 'uniform', 'full'
+    table: dict[str, dict[str, float]]
     out: Path  # the folder that holds everything
 
 
@@ -57,9 +58,10 @@ def prune(
 ) -> Result | None:
     """Prune a trained model as a whole, and fine-tune it.
 
-    Its units are found, sorted by importance, given widths, cut, reconstructed and fine-tuned with
-    the config's own recipe. Widths are chosen on training images; the validation split measures
-    what came of it, and the test split is never touched.
+    Its units are found, sorted by importance, given widths, cut, reconstructed and fine-tuned:
+    optimizer, data and batch size are the config's, the schedule of the learning rate is that of
+    :func:`mmpse.openmmlab.pruning.recipe.finetune`. Widths are chosen on training images; the
+    validation split measures what came of it, and the test split is never touched.
 
     Args:
         config: Any config of a classifier, detector or segmentor.
@@ -89,6 +91,9 @@ def prune(
         dry_run: Print what is reachable and what is fixed, and write nothing. The result holds the
             full model, the uniform subnet, and the table of what is reachable.
         launcher: MMEngine's launcher, for the fine-tuning in many processes.
+
+    Returns:
+        The result; ``None`` in the processes of a ``launcher`` that only help to train.
 
     Raises:
         PruneError: If the arguments make no sense, or ``out`` is not empty.

@@ -1,4 +1,4 @@
-"""The command ``mmpse``: what :mod:`mmpse.api` does, and the tools, from one door.
+"""The command ``mmpse``: what :mod:`mmpse.api` does, and the tools, as one command.
 
 mmpse prune CONFIG CHECKPOINT --flops 50% -o pruned
 mmpse units CONFIG

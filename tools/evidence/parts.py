@@ -57,8 +57,8 @@ class Partial(Pruning):
     def sort(self) -> None:
         if 'sorting' not in self.without:
             super().sort()
-        elif not self.whole.exists():
-            save_checkpoint(self.whole, self.subject.model, dataset_meta(self.subject))
+        elif not self.sorted_weights.exists():
+            save_checkpoint(self.sorted_weights, self.subject.model, dataset_meta(self.subject))
 
     def reconstructed(self, subnet: Subnet) -> nn.Module:
         if 'weights' in self.without:

@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 def measure(pruning: Pruning, metric: str) -> dict:
     """The figures of a record."""
-    pruning.look()
+    pruning.assess()
     pruning.sort()
     subject, images, order = pruning.subject, pruning.images, pruning.order
     space, budget = subject.space, Budget(subject.space, subject.costs, order.limits)

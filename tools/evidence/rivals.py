@@ -85,8 +85,8 @@ class Rival(Pruning):
 
     def run(self) -> None:
         self.evaluate('before', self.subject.model)
-        if not self.whole.exists():
-            save_checkpoint(self.whole, self.subject.model, dataset_meta(self.subject))
+        if not self.sorted_weights.exists():
+            save_checkpoint(self.sorted_weights, self.subject.model, dataset_meta(self.subject))
         model = self.prune()
         self.tune(model)
         self.compare(model)

@@ -73,7 +73,7 @@ class Pruning:
         settings = order.settings(self.cfg, checkpoint)
         steps.check(settings)
         if order.finetune:
-            finetune(self.cfg, order.epochs)  # not after hours
+            finetune(self.cfg, order.epochs)  # what is wrong with it is told now, not after hours
         self.subject = order.examine(self.cfg, checkpoint)
         self.images = TrainingImages(self.subject, order.seed)
         self.check()
@@ -92,7 +92,7 @@ class Pruning:
 
     def run(self) -> tuple[nn.Module, Subnet, dict[str, dict[str, float]]]:
         """The pruned model, its widths, and the table of what came of it."""
-        self.look()
+        self.assess()
         self.sort()
         subnet = self.choose()
         model = self.cut(subnet)
@@ -101,7 +101,7 @@ class Pruning:
         self.report(model, subnet)
         return model, subnet, self.table
 
-    def look(self) -> None:
+    def assess(self) -> None:
         """Say what is reachable, and how good the model is."""
         subject, order, steps = self.subject, self.order, self.steps
         if 'latency' in order.limits:
@@ -121,7 +121,7 @@ class Pruning:
             self.log.warning(
                 'the config has no val_dataloader and val_evaluator: no metric can be shown'
             )
-        if order.finetune:  # so does a training that cannot be
+        if order.finetune:  # a training set that cannot be used is told before hours of choosing
             self.schedule()
         self.evaluate('before', subject.model)
         if validates(self.cfg) and (metric := is_hopeless(self.table['before'], subject.model)):
@@ -139,7 +139,7 @@ class Pruning:
         return finetune(self.cfg, self.order.epochs, steps_per_epoch=steps)
 
     @property
-    def whole(self) -> Path:
+    def sorted_weights(self) -> Path:
         """The sorted model: its channels are in the order of the pruned model's."""
         return self.steps.folder / 'sorted.pth'
 
@@ -157,15 +157,15 @@ class Pruning:
     def sort(self) -> None:
         """Sort the channels of every unit, by what they do on training images."""
         subject = self.subject
-        if self.whole.exists():  # rounding could order them otherwise
-            load_weights(subject.model, self.whole)
+        if self.sorted_weights.exists():  # rounding could order them otherwise
+            load_weights(subject.model, self.sorted_weights)
             return
         check_losses(subject, self.images.judging[0])
         sort_by(subject.model, subject.layout, self.order.sort, self.images.fit)
-        save_checkpoint(self.whole, subject.model, dataset_meta(subject))
+        save_checkpoint(self.sorted_weights, subject.model, dataset_meta(subject))
 
     def choose(self) -> Subnet:
-        """The widths."""
+        """Choose the widths; under a latency budget, again until it is met as measured."""
         order = self.order
         chosen = self.steps.once(
             'choice',
@@ -280,7 +280,7 @@ class Pruning:
         if self.order.teacher:  # the model as it was
             name = self.cfg.filename if isinstance(self.config, Config) else os.fspath(self.config)
             name = os.path.abspath(name) if os.path.exists(name) else name
-            weights = str(self.whole.resolve())
+            weights = str(self.sorted_weights.resolve())
             hooks.append(dict(type='mmpse.DistillationHook', teacher=name, checkpoint=weights))
         write_config(
             path,

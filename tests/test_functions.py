@@ -11,7 +11,7 @@ import torchvision
 from mmengine.analysis import get_model_complexity_info
 
 import mmpse
-import mmpse.door
+import mmpse.functions
 
 # as in docs/prune.md
 TEN_LINES = """
@@ -70,7 +70,7 @@ def test_all_names_are_there():
 
 def test_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = doctest.DocTestFinder().find(mmpse.door, 'mmpse.door')
+    found = doctest.DocTestFinder().find(mmpse.functions, 'mmpse.functions')
     examples = [test for test in found if test.examples and 'export' not in test.name]
     assert {test.name.rpartition('.')[2] for test in examples} == {*mmpse.__all__} - {
         '__version__',
