@@ -19,8 +19,10 @@ from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmpse.openmmlab.checkpoints.files import save_checkpoint
+from mmpse.openmmlab.configs.files import build_model
 from mmpse.openmmlab.teaching.distance import head_distance
-from mmpse.openmmlab.teaching.hook import DistillationHook
+from mmpse.openmmlab.teaching.hook import DistillationHook, build_teacher, teacher_of
 from mmpse.registry import HOOKS, MODELS
 
 ANCHORS = dict(type='mmdet.AnchorGenerator', scales=[8], ratios=[1.0], strides=[4, 8, 16, 32])
@@ -596,3 +598,21 @@ def test_bad_arguments(options):
     (name,) = options
     with pytest.raises(ValueError, match=f'{name} must be'):
         HOOKS.build(dict(type='mmpse.DistillationHook', teacher={}, checkpoint='', **options))
+
+
+def test_a_config_that_was_changed_in_memory_is_a_teacher(tmp_path):
+    path = tmp_path / 'full.py'
+    shared = dict(type='mmpretrain.ClsDataPreprocessor', mean=[1.0] * 3, std=[2.0] * 3)
+    path.write_text(
+        f"model = {classifier()!r}\ndata_preprocessor = {shared!r}\ndefault_scope = 'mmpretrain'\n"
+    )
+    cfg = Config.fromfile(path)
+    assert teacher_of(path) == str(path)
+    cfg.model.head.num_classes = 7
+    model = build_model(cfg)
+    save_checkpoint(tmp_path / 'full.pth', model)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):  # as a runner has it
+        teacher = build_teacher(teacher_of(cfg), str(tmp_path / 'full.pth'))
+    assert teacher.data_preprocessor.mean.flatten().tolist() == [1.0] * 3
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(teacher(images), model.eval()(images))

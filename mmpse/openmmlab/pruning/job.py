@@ -27,6 +27,7 @@ from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.models.sorting import sort_by
 from mmpse.openmmlab.progress import progress
+from mmpse.openmmlab.teaching.hook import teacher_of
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Reconstruction, check_cut, cut_
 from mmpse.space import Budget, Subnet, uniform_within
@@ -278,10 +279,8 @@ class Pruning:
         start = str((folder / 'cut.pth').resolve())
         hooks: list[dict[str, Any]] = [dict(type='mmpse.SeedHook')]
         if self.order.teacher:  # the model as it was
-            name = self.cfg.filename if isinstance(self.config, Config) else os.fspath(self.config)
-            name = os.path.abspath(name) if os.path.exists(name) else name
-            weights = str(self.sorted_weights.resolve())
-            hooks.append(dict(type='mmpse.DistillationHook', teacher=name, checkpoint=weights))
+            teacher, weights = teacher_of(self.config), str(self.sorted_weights.resolve())
+            hooks.append(dict(type='mmpse.DistillationHook', teacher=teacher, checkpoint=weights))
         write_config(
             path,
             self.steps.out / 'pruned.py',

@@ -1,5 +1,6 @@
 """A teacher for any model of OpenMMLab: the model that it was cut from."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -214,6 +215,19 @@ class Teaching:
             f'{self.who}: the teacher is compared in {names}' + (f'; left out: {but}' * bool(but)),
             logger='current',
         )
+
+
+def teacher_of(config: str | os.PathLike | Config) -> str | dict[str, Any]:
+    """A config as the teacher of a ``mmpse.DistillationHook``: its name, or what model it builds.
+
+    A Config may have been changed since its file was read.
+    """
+    if isinstance(config, Config):
+        content = config.to_dict()
+        shared = content.get('data_preprocessor')
+        return {**({} if shared is None else dict(data_preprocessor=shared)), **content['model']}
+    name = os.fspath(config)
+    return os.path.abspath(name) if os.path.exists(name) else name
 
 
 def build_teacher(teacher: str | Mapping[str, Any], checkpoint: str) -> BaseModel:
