@@ -22,7 +22,7 @@ import mmpse
 
 model = torchvision.models.resnet50().eval()
 images = torch.zeros(1, 3, 64, 64)
-layout = mmpse.slim.find_units(model, images)
+layout = mmpse.units(model, images)
 mmpse.slim.sort_(model, layout)
 half = {name: unit.width // 2 for name, unit in layout.units.items()}
 mmpse.slim.cut_(model, layout, half)
