@@ -43,7 +43,7 @@ from .choosing import (
     winner,
 )
 from .crew import Crew
-from .images import TrainingImages, together
+from .images import TrainingImages, first_images, together
 from .latency import fit_latency, within_latency
 from .order import Order
 from .reach import NAMES, in_words, reachable
@@ -160,7 +160,7 @@ class Pruning:
         if self.whole.exists():  # rounding could order them otherwise
             load_weights(subject.model, self.whole)
             return
-        check_losses(subject, self.images.judging[0])
+        check_losses(subject, first_images(1, self.images.judging)[0])
         sort_by(subject.model, subject.layout, self.order.sort, self.images.fit)
         save_checkpoint(self.whole, subject.model, dataset_meta(subject))
 
