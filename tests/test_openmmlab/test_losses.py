@@ -153,6 +153,26 @@ def test_a_detector_loses_what_it_loses_in_training(name):
     assert not any(module.training for module in model.modules())
 
 
+class Sharing(BaseModel):
+    """Its decoder holds the branches of its head while it is trained, as DDQ's."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder, self.head = torch.nn.Sequential(), torch.nn.Linear(4, 2)
+
+    def forward(self, inputs, data_samples, mode):
+        if self.training:
+            self.decoder.branches = self.head
+        return dict(loss=self.head(inputs).sum())
+
+
+def test_a_model_has_no_other_parts_afterwards():
+    model = Sharing().eval()
+    before = list(model.state_dict())
+    batch_losses(model, [dict(inputs=torch.ones(1, 4), data_samples=[])])
+    assert list(model.state_dict()) == before
+
+
 class Dropping(BaseModel):
     def __init__(self):
         super().__init__()

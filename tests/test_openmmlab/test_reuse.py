@@ -1,5 +1,7 @@
 """What a model loses with one unit cut, measured with and without reuse."""
 
+import itertools
+
 import pytest
 import torch
 from mmengine.registry import DefaultScope
@@ -14,6 +16,7 @@ from mmpse.openmmlab.models.losses import (
 )
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.pruning.choosing import measure_sensitivity
+from mmpse.openmmlab.pruning.steps import PruneError
 from mmpse.openmmlab.pruning.subject import examine
 from mmpse.slim import Reconstruction, as_subnet
 from mmpse.slim.reuse import noted_outputs, reused_outputs
@@ -38,6 +41,37 @@ def test_reuse_changes_no_loss(task, digits, tmp_path):
                     with reconstruction.absorbed(widths), as_subnet(model, layout, widths):
                         plain.append(float(batch_losses(model, [batch]) - whole))
                 assert loss == sum(plain) / len(batches), unit
+
+
+def test_a_loss_that_is_not_finite_tells_nothing(digits, tmp_path, monkeypatch):
+    """As a mean over no pixels."""
+    from mmpse.openmmlab.pruning import choosing
+
+    subject = examine(*write_task('classification', digits, tmp_path))
+    model, space = subject.model, subject.space
+    loader = dict(all_training(subject.cfg), batch_size=2)
+    batches = preprocessed(model, training_batches(loader, 16, subject.scope))[:2]
+    number, bad = itertools.count(), set()
+
+    def losses(model, some):
+        (loss,) = batch_losses(model, some)
+        return torch.tensor([torch.nan if next(number) in bad else loss])
+
+    monkeypatch.setattr(choosing, 'batch_losses', losses)
+    images = torch.cat([batch['inputs'] for batch in batches])
+    reconstruction = Reconstruction(model, subject.layout, images, raw_outputs)
+    with DefaultScope.overwrite_default_scope(subject.scope):
+        expected = measure_sensitivity(reconstruction, space, batches[1:])
+        each = next(number)  # losses of a batch: the full model's, and one of every cut
+        # of the first batch the full model's is missing, of the second that of the first cut
+        bad.update([each + 1, 2 * each + 2])
+        found = measure_sensitivity(reconstruction, space, batches)
+        unit = space.names[0]
+        del expected[unit][min(expected[unit])]
+        assert found == expected
+        bad.update(range(100 * each))
+        with pytest.raises(PruneError, match='no loss of ImageClassifier on training images'):
+            measure_sensitivity(reconstruction, space, batches)
 
 
 class Conv(nn.Conv2d):

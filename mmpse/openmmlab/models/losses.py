@@ -112,16 +112,19 @@ def losing(model: nn.Module) -> Iterator[None]:
     What draws at random or keeps statistics stays in its mode, and so do classifiers, whose losses
     take what they predict from.
     """
-    before = [(module, module.training) for module in model.modules()]
+    before = [(module, module.training, dict(module._modules)) for module in model.modules()]
     if not isinstance(model, BaseClassifier):
-        for module, _ in before:
+        for module, _, _ in before:
             if hasattr(module, 'loss') or not (_draws(module) or _keeps_statistics(module)):
                 module.training = True
     try:
         yield
     finally:
-        for module, training in before:
+        for module, training, children in before:
             module.training = training
+            if module._modules.keys() != children.keys():  # a training gave it those of another one
+                module._modules.clear()
+                module._modules.update(children)
 
 
 def _draws(module: nn.Module) -> bool:

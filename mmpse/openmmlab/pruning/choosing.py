@@ -26,6 +26,7 @@ from mmpse.slim.cutting import layers_in
 from mmpse.slim.reuse import noted_outputs, reused_outputs
 from mmpse.space import Budget, SearchSpace, uniform_within
 
+from .steps import PruneError
 from .subject import Subject
 
 # of a unit's full width, at which its sensitivity is measured; a third one changed no choice
@@ -52,7 +53,11 @@ def measure_sensitivity(
         space: The search space of the layout.
 
     Returns:
-        Unit -> width -> mean loss of the batches minus that of the full model.
+        Unit -> width -> mean loss of the batches minus that of the full model. Where a loss is not
+        finite (a mean over no pixels) the batch tells nothing of that width.
+
+    Raises:
+        PruneError: If no loss is finite.
     """
     points = [
         (unit.name, width)
@@ -77,8 +82,14 @@ def measure_sensitivity(
             as_subnet(model, layout, {**full, unit: width}),
             reused_outputs(model, notes, touched[unit]),
         ):
-            loss = batch_losses(model, [batch]) - whole
-        found[unit].setdefault(width, []).append(float(loss))
+            loss = float(batch_losses(model, [batch]) - whole)
+        if math.isfinite(loss):
+            found[unit].setdefault(width, []).append(loss)
+    if points and not any(found.values()):
+        raise PruneError(
+            f'no loss of {type(model).__name__} on training images is finite; make sure that the '
+            'checkpoint is one of a trained model, or take --how uniform'
+        )
     return {
         unit: {width: mean(losses) for width, losses in row.items()} for unit, row in found.items()
     }

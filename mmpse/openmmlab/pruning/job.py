@@ -43,7 +43,7 @@ from .choosing import (
     winner,
 )
 from .crew import Crew
-from .images import TrainingImages, together
+from .images import TrainingImages, first_images, together
 from .latency import add_latency, within_latency
 from .measure import measure
 from .order import Order
@@ -161,7 +161,7 @@ class Pruning:
         if self.sorted_weights.exists():  # rounding could order them otherwise
             load_weights(subject.model, self.sorted_weights)
             return
-        check_losses(subject, self.images.judging[0])
+        check_losses(subject, first_images(1, self.images.judging)[0])
         sort_by(subject.model, subject.layout, self.order.sort, self.images.fit)
         save_checkpoint(self.sorted_weights, subject.model, dataset_meta(subject))
 

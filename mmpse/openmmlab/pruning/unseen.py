@@ -25,16 +25,19 @@ def check_losses(subject: Subject, batch: Mapping[str, Any]) -> None:
     if not layout.unseen:
         return
     batch_losses(model, [batch])  # what fails here is not due to a cut
-    full, least = dict(space.fullnet), space.tinynet
-    read = []
-    for unit in full:
-        if least[unit] == full[unit]:
-            continue
-        cut = cut_(copy.deepcopy(model), layout, {**full, unit: least[unit]})
+    full, least = dict(space.fullnet), dict(space.tinynet)
+
+    def fails(widths: Mapping[str, int]) -> bool:
+        cut = cut_(copy.deepcopy(model), layout, widths)
         try:
             batch_losses(cut, [batch])
         except RuntimeError:  # PyTorch's word for shapes that do not fit
-            read.append(unit)
+            return True
+        return False
+
+    if not fails(least):
+        return
+    read = [unit for unit in full if fails({**full, unit: least[unit]})]
     if read:
         raise PruneError(
             f'only the losses of {type(model).__name__} run {listed(layout.unseen)}, which read '
