@@ -20,7 +20,7 @@ from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab.checkpoints.files import save_checkpoint
-from mmpse.openmmlab.configs.files import build_model
+from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.teaching.distance import head_distance
 from mmpse.openmmlab.teaching.hook import DistillationHook, build_teacher, teacher_of
 from mmpse.registry import HOOKS, MODELS
