@@ -40,10 +40,10 @@ def test_whole_models_come_first(tmp_path):
     first, _, behind = page.partition('What a person has to say.')
     title = 'RetinaNet R-18 on BCCD, box mAP'
     assert (
-        f'| {title} | 10 % of FLOPs | 50.0 |  | **31.0 ± 1.4** |  | **33.0 ± 1.4** | 50.0 |'
+        f'| {title} | 10 % of FLOPs | 50.0 |  | **31.0 ± 1.4** |  |  | **33.0 ± 1.4** | 50.0 |'
         in first
     )
-    assert '|  | 50 % of the latency |  |  | 45.0 |  |  |  |' in first and 'Taylor' not in first
+    assert '|  | 50 % of the latency |  |  | 45.0 |  |  |  |  |' in first and 'Taylor' not in first
     line = '| `uniform` | 9.0 % | 8 | 30.0 32.0 | 40.0 40.0 | 20.0 20.0 | 0.40 | 2 |'
     assert f'| 10 % of FLOPs {line}' in behind
     assert '| 10 % of FLOPs | Torch-Pruning, Taylor, taught | 10.0 % | 8 | 20.0 |' in behind
@@ -135,6 +135,21 @@ def test_what_a_resumed_run_comes_to(tmp_path):
     page = page_of(folder)
     assert '| early | the same | the same | the same | another |' in page
     assert '| late | another | another | another | another |' in page
+
+
+def test_searches_of_a_table_show_gains_and_how_often_they_lose(tmp_path):
+    folder = tmp_path / 'docs/results'
+    rows = [
+        dict(search=search, width=0.5, noise=noise, gain=gain / noise, error=0.01, worse=0.25)
+        for search, gain in dict(random=-0.1, evolution=0.0, greedy=-0.3, predictor=0.4).items()
+        for noise in (1.0, 2.0)
+    ]
+    budgets = [dict(width=0.5, networks=441, oracle=0.44)]
+    write(folder, 'simulation', evaluations=48, repetitions=9, budgets=budgets, rows=rows)
+    page = page_of(folder).partition('Searches of a table')[2]
+    assert 'of which 441 lie within the budgets' in page and 'gains 0.44 points' in page
+    assert '| uniform 0.5x | random | -0.10 ± 0.01, 25% | -0.05 ± 0.01, 25% |' in page
+    assert '|  | predictor (`mmpse.PredictorSearchLoop`) | +0.40 ± 0.01, 25% |' in page
 
 
 def test_rankings_follow_the_records(tmp_path):

@@ -17,6 +17,7 @@ from report_cost import cost_section
 from report_deployed import deployed_section
 from report_predictor import predictor_section
 from report_ranking import Ranking, ranking
+from report_simulation import simulation_section
 from report_whole import readme_table, whole_section
 from tables import table
 
@@ -50,8 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ),
         'What supernets cost': cost_section(results / 'cost'),
     }
-    if (results / 'resumed.json').exists():
-        sections['Killed, and gone on'] = resumed(read_json(results / 'resumed.json'))
+    single = {
+        'simulation': ('Searches of a table, under noise', simulation_section),
+        'resumed': ('Killed, and gone on', resumed),
+    }
+    for name, (title, section) in single.items():
+        if (path := results / f'{name}.json').exists():
+            sections[title] = section(read_json(path))
     text = INTRODUCTION
     for number, (title, content) in enumerate(sections.items(), 1):
         text += f'\n## {number}. {title}\n{content}'
