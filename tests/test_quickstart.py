@@ -40,6 +40,8 @@ def test_supernet_search_retraining_and_transfer(trained_search_cfg, digits, tmp
     )
     checkpoint = tmp_path / 'retrain_mobilenet-v2_digits/epoch_1.pth'
     made = mmpse.transfer(config, path, checkpoint, tmp_path / 'searched.py')
+    assert made.config.work_dir is None  # not where the detector itself trains
+    made.config.work_dir = str(tmp_path / 'searched')
     runner = Runner.from_cfg(made.config)
     runner.load_or_resume()
     backbone = torch.load(checkpoint, weights_only=False)['state_dict']
