@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from report_figure import draw
@@ -152,18 +152,25 @@ def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
     )
 
 
+def groups(
+    rows: Sequence[dict], of: Sequence[str], hows: Iterable[str]
+) -> Iterator[tuple[str, str, list[dict]]]:
+    """The rows of each way, at every budget that has one of the ways ``of``; titles stand once."""
+    for name, budget in dict.fromkeys((r['name'], r['budget']) for r in rows if r['how'] in of):
+        title = f'{MODELS[name].title}, {heading(budget)}'
+        for how in hows:
+            own = [r for r in rows if (r['name'], r['budget'], r['how']) == (name, budget, how)]
+            if own:
+                yield title, how, own
+                title = ''
+
+
 def parts(folder: Path, rows: Sequence[dict]) -> str:
     """What each part of the command brings, at uniform widths."""
     lines = []
-    for name, budget in dict.fromkeys((r['name'], r['budget']) for r in rows if r['how'] in PARTS):
-        title = f'{MODELS[name].title}, {heading(budget)}'
-        for how, words in LEFT_OUT.items():
-            own = [r for r in rows if (r['name'], r['budget'], r['how']) == (name, budget, how)]
-            if own:
-                cuts = points([cut(row) for row in own], 'val')
-                tests = points(own, 'test')
-                lines.append([title, *words, spread(cuts, '.1f'), spread(tests, '.1f'), len(own)])
-                title = ''
+    for title, how, own in groups(rows, PARTS, LEFT_OUT):
+        cuts, tests = points([cut(row) for row in own], 'val'), points(own, 'test')
+        lines.append([title, *LEFT_OUT[how], spread(cuts, '.1f'), spread(tests, '.1f'), len(own)])
     if not lines:
         return ''
     header = '', 'channels by', 'after the cut', 'as cut, validation', 'test', 'seeds'
@@ -177,19 +184,12 @@ def parts(folder: Path, rows: Sequence[dict]) -> str:
 def scratch(folder: Path, rows: Sequence[dict]) -> str:
     """A small model from the start, where everything counts."""
     lines = []
-    for name, budget in dict.fromkeys(
-        (r['name'], r['budget']) for r in rows if r['how'] in SCRATCH
-    ):
-        title = f'{MODELS[name].title}, {heading(budget)}'
-        for how, words in COUNTED.items():
-            own = [r for r in rows if (r['name'], r['budget'], r['how']) == (name, budget, how)]
-            if own:
-                seconds = statistics.mean(r['cpu_seconds'] for r in own)
-                if how == 'sensitivity':
-                    seconds += full_seconds(name, rows)
-                tests = spread(points(own, 'test'), '.1f')
-                lines.append([title, words, own[0]['epochs'], tests, len(own), f'{seconds:.0f}'])
-                title = ''
+    for title, how, own in groups(rows, SCRATCH, COUNTED):
+        seconds = statistics.mean(row['cpu_seconds'] for row in own)
+        if how == 'sensitivity':
+            seconds += full_seconds(own[0]['name'], rows)
+        figures = own[0]['epochs'], spread(points(own, 'test'), '.1f'), len(own), f'{seconds:.0f}'
+        lines.append([title, COUNTED[how], *figures])
     if not lines:
         return ''
     header = '', 'trained', 'epochs of the small model', 'test', 'seeds', 'CPU seconds in all'
