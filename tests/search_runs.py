@@ -1,6 +1,7 @@
 """Runs of small searches, shared by their tests."""
 
 import copy
+import itertools
 from pathlib import Path
 
 from mmengine.hooks import Hook
@@ -9,6 +10,7 @@ from mmengine.runner import Runner
 from mmpse.search.archive import read_archive
 
 SHARED = ('budget', 'input_shape', 'metric', 'calibration')
+NUMBERS = itertools.count()
 
 
 class Stop(Exception):
@@ -26,10 +28,15 @@ class Killer(Hook):
             raise Stop
 
 
+def fresh_name():
+    """Of an experiment: in one second, MMEngine gives runs of one name one logger and one hub."""
+    return f'run-{next(NUMBERS)}'
+
+
 def search(cfg, **options):
     cfg = copy.deepcopy(cfg)
     cfg.merge_from_dict(options)
-    cfg.experiment_name = f'{id(cfg)}'
+    cfg.experiment_name = fresh_name()
     runner = Runner.from_cfg(cfg)
     runner.train()
     return runner

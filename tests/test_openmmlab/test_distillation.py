@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
+from search_runs import fresh_name
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -440,7 +441,7 @@ def runner_of(work_dir, hooks=(), epochs=2, **options):
         default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
         custom_hooks=list(hooks),
         default_scope='mmpretrain',
-        experiment_name=f'{work_dir.name}-{id(work_dir)}',
+        experiment_name=fresh_name(),
         randomness=dict(seed=0),
         log_level='WARNING',
         **options,

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from search_runs import fresh_name
 
 from mmpse.slim import cut_
 
@@ -52,7 +53,7 @@ def one_step(cfg, accumulative_counts=1, iterations=1, **hook):
     cfg.optim_wrapper = dict(
         optimizer=dict(type='SGD', lr=1.0), accumulative_counts=accumulative_counts
     )
-    cfg.experiment_name = f'{id(cfg)}'
+    cfg.experiment_name = fresh_name()
     runner = Runner.from_cfg(cfg)
     runner.model.double()
     runner.model.data_preprocessor.float()

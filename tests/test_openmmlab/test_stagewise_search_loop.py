@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
-from search_runs import Killer, Stop
+from search_runs import Killer, Stop, fresh_name
 from torch import multiprocessing
 
 from mmpse.openmmlab.models.pruned import look
@@ -34,7 +34,7 @@ def hook_of(runner):
 
 def build(cfg):
     cfg = copy.deepcopy(cfg)
-    cfg.experiment_name = f'{id(cfg)}'
+    cfg.experiment_name = fresh_name()
     return Runner.from_cfg(cfg)
 
 

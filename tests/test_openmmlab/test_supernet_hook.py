@@ -12,7 +12,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from search_runs import Killer, Stop, log_of
+from search_runs import Killer, Stop, fresh_name, log_of
 from torch.utils.data import DataLoader
 
 from mmpse.openmmlab.seeding import SeedHook
@@ -71,7 +71,7 @@ def build(cfg, max_epochs=4, **hook):
     cfg.custom_hooks[-1].update(hook)
     cfg.train_cfg.max_epochs = max_epochs
     cfg.default_hooks.checkpoint.interval = 1
-    cfg.experiment_name = f'{id(cfg)}'
+    cfg.experiment_name = fresh_name()
     return Runner.from_cfg(cfg)
 
 
@@ -123,7 +123,7 @@ def test_iteration_based_training_resumes_to_the_same_weights(supernet_cfg, tmp_
             supernet_cfg.resume = number > 0
             cfg = copy.deepcopy(supernet_cfg)
             cfg.custom_hooks[-1].execution = 'sliced'
-            cfg.experiment_name = f'{id(cfg)}'
+            cfg.experiment_name = fresh_name()
             runner = Runner.from_cfg(cfg)
             runner.train()
         weights.append(runner.model.state_dict())

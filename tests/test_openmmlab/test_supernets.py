@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from search_runs import fresh_name
 from test_distillation import build, faster_rcnn
 from tiny_tasks import write_task
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -71,7 +72,7 @@ def task(digits, tmp_path):
 
 def runner_of(cfg):
     cfg = copy.deepcopy(cfg)
-    cfg.experiment_name = f'{id(cfg)}'
+    cfg.experiment_name = fresh_name()
     runner = Runner.from_cfg(cfg)
     return runner, next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from search_runs import log_of
+from search_runs import fresh_name, log_of
 
 from mmpse.openmmlab.checkpoints.supernet import supernet_state
 
@@ -28,7 +28,7 @@ def build(cfg, work_dir, hook=None, custom_hooks=(), optim_wrapper=None, max_epo
     cfg.train_cfg.max_epochs = max_epochs
     cfg.default_hooks.checkpoint.interval = 1
     cfg.work_dir = str(work_dir)
-    cfg.experiment_name = f'{id(cfg)}'
+    cfg.experiment_name = fresh_name()
     cfg.update(options)
     return Runner.from_cfg(cfg)
 
