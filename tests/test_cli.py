@@ -110,7 +110,7 @@ def test_a_budget_below_what_is_reachable(detector, tmp_path):
     assert line.startswith('BudgetError: no subnet of this RetinaNet has at most')
     assert 'they reach from' in line and '(100%)' in line
     assert 'bbox_head.retina_cls, bbox_head.retina_reg (it is an output of the model)' in line
-    assert 'neck.lateral_convs.0.conv' in line and 'narrower ones are not in its grid' in line
+    assert 'neck.lateral_convs.0.conv' in line and 'no other width (--keep, --divisor)' in line
 
 
 def test_a_budget_above_the_model(detector, tmp_path):

@@ -42,7 +42,7 @@ def test_shares_of_what_keeps_its_width(subject):
     assert outputs.full['flops'] == pytest.approx(weights * cells / costs['flops'])
     assert outputs.full['params'] == pytest.approx((weights + biases) / costs['params'])
     kept = next(group for layers, group in groups.items() if layers[0].startswith('neck.'))
-    assert kept.why == 'narrower ones are not in its grid' and len(kept.layers) == 6
+    assert kept.why == 'its grid has no other width (--keep, --divisor)' and len(kept.layers) == 6
     assert kept.lowest['flops'] > kept.full['flops'] > 0
 
 

@@ -170,7 +170,7 @@ def _fixed(subject: Subject) -> tuple[Fixed, ...]:
     for unit in subject.space.units:
         if len(unit.candidates) == 1:
             part = unit.name.partition('.')[0]
-            why = 'narrower ones are not in its grid'
+            why = 'its grid has no other width (--keep, --divisor)'
             groups.setdefault((part, why), []).extend(subject.layout.units[unit.name].writers)
     if not groups:
         return ()
