@@ -127,10 +127,8 @@ def test_a_forward_that_fails_is_one_line():
 
 
 @pytest.mark.parametrize('name', ['raw_outputs', 'find_units'])
-def test_a_bug_of_ours_keeps_its_traceback(full, monkeypatch, name):
-    ours = {'__name__': 'mmpse.buggy'}
-    exec("def buggy(*_): raise KeyError('conv1')", ours)
-    monkeypatch.setattr(f'mmpse.openmmlab.models.pruned.{name}', ours['buggy'])
+def test_a_bug_of_ours_keeps_its_traceback(full, monkeypatch, buggy, name):
+    monkeypatch.setattr(f'mmpse.openmmlab.models.pruned.{name}', buggy)
     with pytest.raises(KeyError, match='conv1') as raised:
         look(full)
     assert raised.traceback[-1].name == 'buggy'
