@@ -158,19 +158,25 @@ def test_a_model_is_tried_on_larger_images_where_a_layer_minds_as_it_computes(fu
     assert look(model)[1].shape[2:] == (128, 128)
 
 
+class Auxiliary(nn.Module):
+    """With a head that runs in training alone, and maybe fails there."""
+
+    def __init__(self, failing=None):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
+        self.auxiliary = nn.Sequential(nn.Conv2d(16, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+        self.failing = failing
+
+    def forward(self, x):
+        x = self.stem(x)
+        if not self.training:
+            return self.head(x)
+        if self.failing is not None:
+            self.failing()
+        return self.head(x), self.auxiliary(x)
+
+
 def test_heads_that_run_in_training_alone_are_seen():
-    class Auxiliary(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
-            self.auxiliary = nn.Sequential(
-                nn.Conv2d(16, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
-            )
-
-        def forward(self, x):
-            x = self.stem(x)
-            return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
-
     model = Auxiliary().train()
     layout, images = look(model)
     assert not layout.unseen and set(layout.units) == {'stem', 'auxiliary.0'}
@@ -178,6 +184,16 @@ def test_heads_that_run_in_training_alone_are_seen():
     shapes = [y.shape[1] for y in model(torch.randn(2, 3, 8, 8))]
     assert shapes == [4, 4] and model.training
     assert model.auxiliary[1].running_mean.shape == (3,)
+
+
+def test_heads_that_fail_on_images_alone_keep_their_width(buggy):
+    def labels_missing():
+        raise KeyError('labels')
+
+    layout, _ = look(Auxiliary(labels_missing))
+    assert set(layout.units) == {'stem'} and 'auxiliary.0' in layout.unseen
+    with pytest.raises(KeyError, match='conv1'):  # of ours
+        look(Auxiliary(buggy))
 
 
 def test_images_of_other_channels(full):
