@@ -225,6 +225,22 @@ def test_a_subnet_goes_to_a_spawned_process(full, subnet):
 
 def test_its_config_does_not_train_in_the_folder_of_the_full_model(subnet):
     cfg = Config(dict(model=copy.deepcopy(CLASSIFIER), default_scope='mmpretrain'))
-    assert 'work_dir' not in pruned_changes(cfg, subnet, {})
+    assert 'work_dir' not in pruned_changes(cfg, subnet)
     cfg.work_dir = 'work_dirs/full'
-    assert pruned_changes(cfg, subnet, {})['work_dir'] is None
+    assert pruned_changes(cfg, subnet)['work_dir'] is None
+
+
+def test_its_config_freezes_nothing_in_lists_either(subnet):
+    """One that inherits replaces a list: it has the other changes of its items, too."""
+    part = dict(frozen_stages=1, norm_cfg=dict(type='BN', requires_grad=False), depth=18)
+    part['init_cfg'] = dict(type='Pretrained', checkpoint='weights.pth')
+    changed = dict(frozen_stages=-1, norm_cfg=dict(type='BN', requires_grad=True), depth=18)
+    changed['init_cfg'] = None
+    for many in (list, tuple):
+        parts = many([part, dict(backbone=many([part])), 'x'])
+        cfg = Config(dict(model=dict(type='A', parts=parts, teacher=part)))
+        model = pruned_changes(cfg, subnet, thaw=True)['model']
+        assert model['parts'] == many([changed, dict(backbone=many([changed])), 'x'])
+        assert 'teacher' not in model
+        kept = pruned_changes(cfg, subnet)['model']['parts'][0]
+        assert kept == dict(part, init_cfg=None)
