@@ -31,6 +31,14 @@ def no_scope_is_left():
 
 
 @pytest.fixture
+def buggy():
+    """A function that mmpse might have, and that is wrong: it raises a ``KeyError``."""
+    ours = {'__name__': 'mmpse.buggy'}
+    exec("def buggy(*_, **__): raise KeyError('conv1')", ours)
+    return ours['buggy']
+
+
+@pytest.fixture
 def device(monkeypatch) -> torch.device:
     """Where the test's tensors and modules are made: ``MMPSE_TEST_DEVICE``, the CPU by default.
 

@@ -160,7 +160,7 @@ def examine(path, tell):
             file = Path(folder, 'cut.pth')
             save_checkpoint(file, cut)
             changed = copy.deepcopy(cfg)
-            changed.merge_from_dict(pruned_changes(cfg, subnet, {}))
+            changed.merge_from_dict(pruned_changes(cfg, subnet))
             again = build_model(changed)
             check_whole(again, load_weights(again, file), 'the pruned model')
         image = torch.randn(2, *images.shape[1:])

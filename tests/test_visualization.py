@@ -32,7 +32,11 @@ def test_search_progress_draws_best_and_mean_scores():
     ]
     failed = judged[2]._replace(score=float('-inf'), resources=dict(flops=1))
     within = [row for row in judged if row.score != 4.0]
-    searches = {'a': ([*judged, failed], judged), 'b': (judged[:4], []), 'c': (judged, within)}
+    searches = {
+        'a': ([*judged, failed], judged, judged[2]),
+        'b': (judged[:4], [], None),
+        'c': (judged, within, within[0]),
+    }
     figure = search_progress(searches, 'top-1')
     best, mean, fullnet, uniform, of_b, *_ = figure.axes[0].lines
     assert np.isnan(of_b.get_ydata()).all()
@@ -41,6 +45,8 @@ def test_search_progress_draws_best_and_mean_scores():
     assert [set(line.get_ydata()) for line in (fullnet, uniform)] == [{5.0}, {4.0}]
     assert best.get_ydata().tolist() == [2.0, 4.0, 4.0]
     assert mean.get_ydata().tolist() == [1.5, 2.0, 3.0]
+    stars = [c for c in figure.axes[1].collections if c.get_zorder() == 3]
+    assert [star.get_offsets().tolist() for star in stars] == [[[1.0, 1.0]], [[3.0, 5.0]]]
     assert best.get_xdata().tolist() == [2, 4, 6] and of_b.get_xdata().tolist() == [2]
 
 

@@ -1,6 +1,6 @@
 """Evaluate a checkpoint with the config's test dataloader and evaluator.
 
-python tools/test.py CONFIG CHECKPOINT [--out metrics.json] [--cfg-options key=value ...]
+python tools/test.py CONFIG CHECKPOINT [--out metrics.json] [--tta] [--cfg-options key=value ...]
 """
 
 import argparse
@@ -14,6 +14,7 @@ from mmpse.command import run_command
 from mmpse.files import check_writable, plain, write_json
 from mmpse.openmmlab.checkpoints.loading import check_shapes
 from mmpse.openmmlab.checkpoints.supernet import check_statistics
+from mmpse.openmmlab.configs.augmented import augment_test
 from mmpse.openmmlab.jobs import build_runner, job_config, job_parser, leave, model_of
 from mmpse.openmmlab.showing import count_images, show_predictions
 
@@ -23,6 +24,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', help='write the metrics to this JSON file')
     parser.add_argument('--show-dir', help='draw predictions into this folder')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="test-time augmentation: by the config's tta_model and tta_pipeline, else of every "
+        'image and its mirror image',
+    )
     return parser.parse_args()
 
 
@@ -38,6 +45,8 @@ def main() -> None:
         check_writable(args.out)
     if args.show_dir is not None:
         show_predictions(cfg, args.show_dir)
+    if args.tta:
+        augment_test(cfg)
     runner = build_runner(cfg)
     checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
     check_statistics(runner.model, checkpoint, args.checkpoint)

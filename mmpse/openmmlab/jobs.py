@@ -7,7 +7,7 @@ import os.path as osp
 import torch
 from mmengine import dist
 from mmengine.config import Config, DictAction
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
@@ -65,6 +65,8 @@ def leave() -> None:
 
 
 def model_of(runner: Runner) -> nn.Module:
-    """The runner's model itself, of one that is trained by several processes too."""
+    """The runner's model itself, of one that several processes or views of an image share too."""
     model = runner.model
-    return model.module if is_model_wrapper(model) else model
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model

@@ -21,7 +21,7 @@ from .checkpoints.loading import load_cut
 from .checkpoints.matching import backbone_root
 from .configs.building import build_model
 from .configs.files import base_name, load_config, write_config
-from .configs.pruned import pruned_changes, thawed
+from .configs.pruned import pruned_changes
 from .errors import listed, name_of
 from .models.outputs import raw_outputs
 from .models.pruned import layout_of
@@ -98,7 +98,7 @@ def transfer(
     if checkpoint is not None:
         model, report, trained = load_cut(model, layout, made, checkpoint, new)
         said = str(report)
-    changes = pruned_changes(cfg, made, {} if trained else thawed(cfg, statistics=True))
+    changes = pruned_changes(cfg, made, thaw=not trained, statistics=True)
     start = out.with_suffix('.start.pth')
     if report is not None:
         changes['load_from'] = str(start)

@@ -74,6 +74,10 @@ class Archive:
                     'CREATE TABLE IF NOT EXISTS judged (id INTEGER PRIMARY KEY, search, '
                     'generation, origin, widths UNIQUE, score, loss, resources, parts)'
                 )
+                # that of an earlier version has none
+                self._db.execute(
+                    'CREATE TABLE IF NOT EXISTS chosen (search INTEGER PRIMARY KEY, widths)'
+                )
             stored = dict(self._db.execute('SELECT key, value FROM identity'))
         except sqlite3.DatabaseError as error:
             reason = ' '.join(str(error).split())[:200]
@@ -148,6 +152,12 @@ class Archive:
             db.executemany(f'INSERT INTO judged ({COLUMNS}) VALUES ({marks})', rows)
             db.executemany('UPDATE judged SET parts = ? WHERE widths = ?', parts)
 
+    def choose(self, search: int, widths: Sequence[int]) -> None:
+        """Keep which subnet a search takes for its best one so far; see :func:`read_chosen`."""
+        with self._writing() as db:
+            row = search, json.dumps(widths)
+            db.execute('INSERT OR REPLACE INTO chosen (search, widths) VALUES (?, ?)', row)
+
     def rows(self) -> list[Judged]:
         """All judged subnets in the order of judging."""
         return _select(self._db)
@@ -193,6 +203,20 @@ def read_searches(path: str | os.PathLike) -> dict[int, dict[str, Any]]:
         return {
             n: json.loads(v) for n, v in db.execute('SELECT id, settings FROM searches ORDER BY id')
         }
+
+
+def read_chosen(path: str | os.PathLike) -> dict[int, tuple[int, ...]]:
+    """Number of a search in an archive file -> widths of the subnet that it takes for the best.
+
+    A search lacks one until its references are judged, and if an earlier version made the file.
+
+    Raises:
+        ArchiveError: If it is missing, damaged or no archive.
+    """
+    with _reading(path) as db:
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'chosen'").fetchone() is None:
+            return {}
+        return {n: tuple(json.loads(v)) for n, v in db.execute('SELECT search, widths FROM chosen')}
 
 
 def read_identity(path: str | os.PathLike) -> dict[str, Any]:

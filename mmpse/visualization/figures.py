@@ -41,21 +41,22 @@ def width_profile(subnets: Mapping[str, Mapping[str, int]], full: Mapping[str, i
 
 
 def search_progress(
-    searches: Mapping[str, tuple[Sequence[Judged], Sequence[Judged]]], metric: str
+    searches: Mapping[str, tuple[Sequence[Judged], Sequence[Judged], Judged | None]], metric: str
 ) -> Figure:
-    """Best score so far and mean score of every generation; score against FLOPs with the front.
+    """Highest score so far and mean score of every generation; score against FLOPs with the front.
 
-    The references, which a search judges first, are horizontal lines and larger points.
+    The references, which a search judges first, are horizontal lines and larger points. What a
+    search chose is a star.
 
     Args:
-        searches: Name in the legend -> the subnets that a search judged, in that order, and those
-            of them within its budget: the best is one of these.
+        searches: Name in the legend -> the subnets that a search judged, in that order; those of
+            them within its budget, whose scores can be the highest; and the one that it chose.
         metric: Name of the score.
     """
     rows = -(-len(searches) // IN_A_ROW)  # of the legend
     figure = Figure(figsize=(10, 3.6 + 0.25 * rows), layout='constrained')
     left, right = figure.subplots(1, 2)
-    for k, (name, (judged, within)) in enumerate(searches.items()):
+    for k, (name, (judged, within, chosen)) in enumerate(searches.items()):
         may_win = {row.widths for row in within}
         judged = [row for row in judged if np.isfinite(row.score)]
         references = [row for row in judged if not row.generation]
@@ -77,6 +78,9 @@ def search_progress(
         flops = [row.resources['flops'] / 1e6 for row in judged]
         sizes = [8 if row.generation else 40 for row in judged]
         right.scatter(flops, [row.score for row in judged], s=sizes, alpha=0.4, color=f'C{k}')
+        if chosen is not None:
+            place = chosen.resources['flops'] / 1e6, chosen.score
+            right.scatter(*place, s=120, marker='*', color=f'C{k}', edgecolor='black', zorder=3)
         front = pareto_front(judged)
         right.step(
             [row.resources['flops'] / 1e6 for row in front],
@@ -85,9 +89,9 @@ def search_progress(
             color=f'C{k}',
         )
     left.set_xlabel('subnets judged')
-    left.set_title('best within the budget; -- mean of a generation; .. fullnet; -. uniform')
+    left.set_title('highest within the budget; -- mean of a generation; .. fullnet; -. uniform')
     right.set_xlabel('FLOPs (M multiply-adds)')
-    right.set_title('every judged subnet, and the front')
+    right.set_title('every judged subnet, the front, and (star) what was chosen')
     for axes in (left, right):
         axes.set_ylabel(metric)
         axes.title.set_fontsize(8)

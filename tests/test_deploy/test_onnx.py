@@ -252,12 +252,24 @@ def test_sizes_that_take_too_long(tmp_path, monkeypatch):
     assert result.fixed.startswith('PyTorch cannot trace ImageClassifier')
 
 
+@pytest.mark.parametrize(
+    ('function', 'reason'),
+    [
+        (lambda x: x * int(x.shape[2]), 'height must be constant: 1 (Computes) computes with it'),
+        (lambda x: x * float(x.shape[3]), 'width must be constant: 1 (Computes) computes with it'),
+    ],
+)
+def test_a_size_that_becomes_a_number(function, reason, tmp_path):
+    """The layer that makes a number of it is named, though PyTorch keeps its symbol."""
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), Computes(function), nn.Conv2d(4, 2, 1)).eval()
+    result = export_onnx(model, tmp_path / 'model.onnx', (3, 16, 16))
+    assert result.dynamic == ('batch',) and result.fixed == f'{reason} as a number'
+
+
 def test_a_bug_of_ours_keeps_its_traceback(monkeypatch):
-    """In the second tracing, of a model whose height is taken to be constant."""
-    monkeypatch.setattr(graph, '_symbols', lambda program: [{}])
-    monkeypatch.setattr(graph, 'Dim', SimpleNamespace(AUTO=graph.Dim.AUTO))
+    monkeypatch.setattr(graph, 'Dim', SimpleNamespace())
     model, images = Computes(lambda x: x + 1), torch.zeros(2, 3, 16, 16)
-    with pytest.raises(AttributeError, match='DYNAMIC'):
+    with pytest.raises(AttributeError, match='AUTO'):
         graph.to_onnx(model, dict(images=images), ['y'], free=['height'])
 
 

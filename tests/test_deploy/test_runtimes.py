@@ -23,6 +23,7 @@ from mmpse.deploy import (
     read_metadata,
 )
 from mmpse.errors import UserError
+from mmpse.openmmlab.deploy.agreement import _run
 from mmpse.openmmlab.deploy.quantize import float_nodes
 from mmpse.openmmlab.deploy.runtimes import loaded
 from mmpse.openmmlab.errors import ConfigError
@@ -114,6 +115,31 @@ def test_files_of_another_model(convs, digits):
     detector = Config(small.digits_config(small.retinanet(), digits, 'detection'))
     with pytest.raises(ExportError, match='is a classifier, the config has a RetinaNet'):
         evaluate_onnx(path, detector)
+
+
+def test_what_does_not_run_is_a_fault_of_the_runtime(convs, cfg, monkeypatch):
+    """Where files are compared and where they are evaluated."""
+
+    def refuses(images):
+        raise RuntimeError('out of luck\nat node 3')
+
+    _, path = convs
+    for place in ('agreement', 'evaluate'):
+        monkeypatch.setattr(f'mmpse.openmmlab.deploy.{place}.loaded', lambda *_: refuses)
+    with pytest.raises(ExportError, match='the exported model does not run: out of luck$'):
+        _run(onnx.load(path), torch.zeros(1, 3, 16, 16), 'onnxruntime')
+    with pytest.raises(ExportError, match=r'does not run on a batch of \(4, .*: out of luck$'):
+        evaluate_onnx(path, cfg)
+
+
+def test_a_bug_of_ours_is_none(convs, cfg, monkeypatch, buggy):
+    _, path = convs
+    for place in ('agreement', 'evaluate'):
+        monkeypatch.setattr(f'mmpse.openmmlab.deploy.{place}.loaded', lambda *_: buggy)
+    with pytest.raises(KeyError, match='conv1'):
+        _run(onnx.load(path), torch.zeros(1, 3, 16, 16), 'onnxruntime')
+    with pytest.raises(KeyError, match='conv1'):
+        evaluate_onnx(path, cfg)
 
 
 def test_what_stays_float():

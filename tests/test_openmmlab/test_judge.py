@@ -1,17 +1,21 @@
+import itertools
 import math
+import random
 
 import pytest
 import torch
 from mmdet.evaluation import CocoMetric
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
+from mmengine.runner import set_random_seed
 from mmengine.structures import BaseDataElement
 from mmpretrain.evaluation import Accuracy
 from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader, Dataset
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
-from mmpse.openmmlab.search.judge import BatchCache, Judge, label_losses
+from mmpse.openmmlab.search.judge import BatchCache, Judge, calibration_batches, label_losses
 from mmpse.openmmlab.silence import silent
 
 
@@ -48,6 +52,25 @@ def test_too_many_batches_are_loaded_anew():
     cache = BatchCache(DataLoader(data, batch_size=2), limit=20)
     assert [len(list(cache)) for _ in range(2)] == [3, 3]
     assert data.loaded == 12
+
+
+class Augmented(Counting):
+    """Images that random numbers change, by the generator of whoever loads them."""
+
+    def __getitem__(self, index):
+        return index + torch.rand(1) + random.random()
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_calibration_images_do_not_depend_on_the_number_of_workers(workers):
+    set_random_seed(0)
+    expected = list(itertools.islice(DataLoader(Augmented(), batch_size=2), 2))
+    loader = DataLoader(Augmented(), batch_size=2, num_workers=workers)
+    set_random_seed(0)
+    found = calibration_batches(loader, 2)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    with pytest.raises(UserError, match='calibration=4, but the training data has 3 batches'):
+        calibration_batches(loader, 4)
 
 
 def test_label_losses_are_the_cross_entropies_of_the_logits():

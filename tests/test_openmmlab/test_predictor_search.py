@@ -6,7 +6,7 @@ import torch
 from search_runs import SHARED, log_of, search
 
 from mmpse.openmmlab.search.judge import Judge, Verdict
-from mmpse.search.archive import read_archive
+from mmpse.search.archive import read_archive, read_chosen
 from mmpse.space import Subnet
 
 
@@ -84,6 +84,7 @@ def test_uniform_stays_unless_it_is_surely_beaten(cfg, made_up):
     gain = max(gains, key=np.mean)
     beaten = gain.mean() > gain.std(ddof=1) / np.sqrt(11)
     assert (tuple(best.values()) != loop.uniform) == beaten
+    assert read_chosen(f'{cfg.work_dir}/archive.db') == {1: tuple(best.values())}
 
 
 def test_without_a_record_subnets_around_the_budget_are_judged_first(cfg, made_up, tmp_path):

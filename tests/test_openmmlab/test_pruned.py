@@ -127,10 +127,8 @@ def test_a_forward_that_fails_is_one_line():
 
 
 @pytest.mark.parametrize('name', ['raw_outputs', 'find_units'])
-def test_a_bug_of_ours_keeps_its_traceback(full, monkeypatch, name):
-    ours = {'__name__': 'mmpse.buggy'}
-    exec("def buggy(*_): raise KeyError('conv1')", ours)
-    monkeypatch.setattr(f'mmpse.openmmlab.models.pruned.{name}', ours['buggy'])
+def test_a_bug_of_ours_keeps_its_traceback(full, monkeypatch, buggy, name):
+    monkeypatch.setattr(f'mmpse.openmmlab.models.pruned.{name}', buggy)
     with pytest.raises(KeyError, match='conv1') as raised:
         look(full)
     assert raised.traceback[-1].name == 'buggy'
@@ -160,19 +158,25 @@ def test_a_model_is_tried_on_larger_images_where_a_layer_minds_as_it_computes(fu
     assert look(model)[1].shape[2:] == (128, 128)
 
 
+class Auxiliary(nn.Module):
+    """With a head that runs in training alone, and maybe fails there."""
+
+    def __init__(self, failing=None):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
+        self.auxiliary = nn.Sequential(nn.Conv2d(16, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+        self.failing = failing
+
+    def forward(self, x):
+        x = self.stem(x)
+        if not self.training:
+            return self.head(x)
+        if self.failing is not None:
+            self.failing()
+        return self.head(x), self.auxiliary(x)
+
+
 def test_heads_that_run_in_training_alone_are_seen():
-    class Auxiliary(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.head = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 4, 1)
-            self.auxiliary = nn.Sequential(
-                nn.Conv2d(16, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
-            )
-
-        def forward(self, x):
-            x = self.stem(x)
-            return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
-
     model = Auxiliary().train()
     layout, images = look(model)
     assert not layout.unseen and set(layout.units) == {'stem', 'auxiliary.0'}
@@ -180,6 +184,16 @@ def test_heads_that_run_in_training_alone_are_seen():
     shapes = [y.shape[1] for y in model(torch.randn(2, 3, 8, 8))]
     assert shapes == [4, 4] and model.training
     assert model.auxiliary[1].running_mean.shape == (3,)
+
+
+def test_heads_that_fail_on_images_alone_keep_their_width(buggy):
+    def labels_missing():
+        raise KeyError('labels')
+
+    layout, _ = look(Auxiliary(labels_missing))
+    assert set(layout.units) == {'stem'} and 'auxiliary.0' in layout.unseen
+    with pytest.raises(KeyError, match='conv1'):  # of ours
+        look(Auxiliary(buggy))
 
 
 def test_images_of_other_channels(full):
@@ -211,6 +225,22 @@ def test_a_subnet_goes_to_a_spawned_process(full, subnet):
 
 def test_its_config_does_not_train_in_the_folder_of_the_full_model(subnet):
     cfg = Config(dict(model=copy.deepcopy(CLASSIFIER), default_scope='mmpretrain'))
-    assert 'work_dir' not in pruned_changes(cfg, subnet, {})
+    assert 'work_dir' not in pruned_changes(cfg, subnet)
     cfg.work_dir = 'work_dirs/full'
-    assert pruned_changes(cfg, subnet, {})['work_dir'] is None
+    assert pruned_changes(cfg, subnet)['work_dir'] is None
+
+
+def test_its_config_freezes_nothing_in_lists_either(subnet):
+    """One that inherits replaces a list: it has the other changes of its items, too."""
+    part = dict(frozen_stages=1, norm_cfg=dict(type='BN', requires_grad=False), depth=18)
+    part['init_cfg'] = dict(type='Pretrained', checkpoint='weights.pth')
+    changed = dict(frozen_stages=-1, norm_cfg=dict(type='BN', requires_grad=True), depth=18)
+    changed['init_cfg'] = None
+    for many in (list, tuple):
+        parts = many([part, dict(backbone=many([part])), 'x'])
+        cfg = Config(dict(model=dict(type='A', parts=parts, teacher=part)))
+        model = pruned_changes(cfg, subnet, thaw=True)['model']
+        assert model['parts'] == many([changed, dict(backbone=many([changed])), 'x'])
+        assert 'teacher' not in model
+        kept = pruned_changes(cfg, subnet)['model']['parts'][0]
+        assert kept == dict(part, init_cfg=None)

@@ -75,7 +75,7 @@ def test_weights_of_the_subnet_are_left_as_they_are(task, half, cut, tmp_path):
     assert_same(trained_model(task[0], tmp_path / 'cut.pth', half)[0], cut)
     config = tmp_path / 'pruned.py'
     cfg = load_config(task[0])
-    write_config(config, task[0], pruned_changes(cfg, half, {}), 'The pruned model.')
+    write_config(config, task[0], pruned_changes(cfg, half), 'The pruned model.')
     model, subnet = trained_model(config, tmp_path / 'cut.pth')
     assert subnet == half
     assert_same(model, cut)

@@ -1,8 +1,16 @@
 import sqlite3
+from contextlib import closing
 
 import pytest
 
-from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, read_archive
+from mmpse.search.archive import (
+    Archive,
+    ArchiveError,
+    Judged,
+    ranking_key,
+    read_archive,
+    read_chosen,
+)
 
 IDENTITY = dict(checkpoint='abc', metric='top1')
 
@@ -70,6 +78,18 @@ def test_a_search_knows_what_was_judged_before_it_began(tmp_path):
     archive = Archive(tmp_path / 'a.db', IDENTITY)  # killed and resumed
     assert archive.begin(dict(budget='200M')) == (2, [judged(0), judged(1)])
     assert archive.begin(dict(budget='300M')) == (1, [])
+
+
+def test_what_a_search_chose_is_kept(tmp_path):
+    path = Archive(tmp_path / 'a.db', IDENTITY).path
+    assert read_chosen(path) == {}
+    with closing(sqlite3.connect(path)) as db:
+        db.execute('DROP TABLE chosen')  # as one of an earlier version
+    assert read_chosen(path) == {}
+    archive = Archive(path, IDENTITY)
+    for search, row in ((1, judged(0)), (2, judged(1)), (1, judged(2))):
+        archive.choose(search, row.widths)
+    assert read_chosen(path) == {1: judged(2).widths, 2: judged(1).widths}
 
 
 def test_archive_of_another_search_is_refused(tmp_path):

@@ -11,7 +11,7 @@ from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.supernet.building import find_supernet, supernet_content
 from mmpse.openmmlab.supernet.record import LossRecord
-from mmpse.search.archive import Archive, Judged
+from mmpse.search.archive import Archive, Judged, read_archive, read_chosen, read_identity
 from mmpse.space import SearchSpace
 
 
@@ -42,11 +42,23 @@ def test_plot_search_draws_and_compares(archive, tmp_path):
     result = run('tools/analysis_tools/plot_search.py', archive, '--out-dir', tmp_path / 'out')
     files = {path.name for path in (tmp_path / 'out').iterdir()}
     assert files == {'search_progress.png', 'width_profile.png'}
-    # the third is above the budget of the first search: 2 M of 10 M
+    # the highest score: the third is above the budget of the first search, 2 M of 10 M
     assert re.search('work#1 .*4 .*60.0000', result.stdout)
     assert re.search('work#2 .*2 .*90.0000', result.stdout)
     result = run('tools/analysis_tools/plot_search.py', tmp_path / 'subnets.csv', expect=1)
     assert 'give the archive.db that a search wrote' in result.stderr
+
+
+def test_plot_search_names_what_a_search_chose(archive, tmp_path):
+    """Not the highest score: uniform pruning, or one that an earlier search judged."""
+    rows = read_archive(archive)
+    written = Archive(archive, read_identity(archive))
+    written.choose(1, rows[1].widths)
+    written.choose(2, rows[2].widths)
+    assert read_chosen(archive) == {1: rows[1].widths, 2: rows[2].widths}
+    result = run('tools/analysis_tools/plot_search.py', archive, '--out-dir', tmp_path / 'out')
+    assert re.search('work#1 .*4 .*50.0000', result.stdout)
+    assert re.search('work#2 .*2 .*60.0000', result.stdout)
 
 
 def test_plot_losses_draws_the_record_of_a_checkpoint(tmp_path):

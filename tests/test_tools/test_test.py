@@ -80,7 +80,7 @@ def test_checkpoint_of_another_subnet_is_not_tested(trained, tmp_path):
     )
     cfg.dump(tmp_path / 'config.py')
     torch.save(dict(state_dict=build_model(cfg).state_dict()), tmp_path / 'model.pth')
-    assert 'accuracy/top1' in run(*command).stdout
+    assert 'accuracy/top1' in run(*command, '--tta').stdout
     options = '--cfg-options', f'model.subnet={tmp_path / "other.json"}'
     result = run(*command, *options, expect=1)
     (line,) = result.stderr.splitlines()[-1:]

@@ -2,10 +2,10 @@
 
 python tools/analysis_tools/plot_search.py ARCHIVE [ARCHIVE2 ...] [--out-dir DIR]
 
-ARCHIVE is the archive.db of a search. Writes search_progress.png (best and mean score of every
+ARCHIVE is the archive.db of a search. Writes search_progress.png (highest and mean score of every
 generation beside the references; score against FLOPs with the front) and width_profile.png (the
-widths of every search's best subnet), and prints a table. The best subnet is that of the highest
-score within the budget of its search.
+widths of every search's best subnet), and prints a table. The best subnet is the one that the
+search chose; in an archive of an earlier version, that of the highest score within its budget.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from mmpse.search.archive import (
     Judged,
     ranking_key,
     read_archive,
+    read_chosen,
     read_identity,
     read_searches,
 )
@@ -42,11 +43,12 @@ class Searched(NamedTuple):
 
     judged: list[Judged]
     within: list[Judged]  # those of them that meet its budget: uniform pruning does
+    chosen: Judged | None  # a search that is not at its end may have none
 
 
 def searches_in(path: Path, name: str) -> dict[str, Searched]:
     """Name -> what was judged, of every search in an archive."""
-    rows, found = read_archive(path), {}
+    rows, chosen, found = read_archive(path), read_chosen(path), {}
     full = next((row for row in rows if row.origin == 'fullnet'), None)
     for number, settings in read_searches(path).items():
         judged = [row for row in rows if row.search == number]
@@ -62,7 +64,11 @@ def searches_in(path: Path, name: str) -> dict[str, Searched]:
             for row in judged
             if all(row.resources[resource] <= limit for resource, limit in limits.items())
         ]
-        found[f'{name}#{number}'] = Searched(judged, within)
+        if number in chosen:  # maybe judged by an earlier search
+            best = next(row for row in rows if row.widths == chosen[number])
+        else:
+            best = min(within, key=ranking_key, default=None)
+        found[f'{name}#{number}'] = Searched(judged, within, best)
     if not found:
         raise UserError(f'{path} holds no judged subnets yet')
     return found if len(found) > 1 else {name: next(iter(found.values()))}
@@ -85,11 +91,7 @@ def main() -> None:
     searches: dict[str, Searched] = {}
     for path, name in zip(args.archives, names):
         searches.update(searches_in(path, name))
-    best = {
-        name: min(search.within, key=ranking_key)
-        for name, search in searches.items()
-        if search.within  # a search that is not at its end may have none
-    }
+    best = {name: search.chosen for name, search in searches.items() if search.chosen is not None}
 
     out_dir = args.out_dir or args.archives[0].parent
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,7 @@ def main() -> None:
     widths = {name: dict(zip(full, row.widths)) for name, row in best.items()}
     width_profile(widths, full).savefig(out_dir / 'width_profile.png', dpi=150)
 
-    table = Table(title=f'the best subnet of every search within its budget, by {metric}')
+    table = Table(title=f'the best subnet of every search, by {metric}')
     for column in ('search', 'judged', metric, 'loss', 'FLOPs (M)', 'params (M)'):
         table.add_column(column, justify='left' if column == 'search' else 'right')
     references = {

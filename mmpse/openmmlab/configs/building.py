@@ -1,7 +1,7 @@
 """A config's model, built without its downloads; and the config without what loads weights."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +85,31 @@ def neutral(cfg: Config) -> dict[str, Any]:
         changes['load_from'] = None
     if cfg.get('resume'):  # without load_from, the latest checkpoint of the work dir
         changes['resume'] = False
-    if model := _without_loading(cfg.model):
+    if model := changes_of(cfg.model, _loading):
         changes['model'] = model
     return changes
 
 
-def _without_loading(config: Mapping[str, Any]) -> dict[str, Any]:
-    changes = _loading(config)
+def changes_of(
+    config: Mapping[str, Any], rule: Callable[[Mapping[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """The changes of a model's config and of all inside it, but of its teachers', by a rule.
+
+    A list with a change in it is among them as a whole, since one that inherits replaces it.
+
+    Args:
+        rule: The changes of what a config says of its own module.
+    """
+    changes = rule(config)
     for key, value in config.items():
         if str(key).startswith('teacher') or key in changes:
             continue
         if isinstance(value, Mapping):
-            if change := _without_loading(value):
+            if change := changes_of(value, rule):
                 changes[key] = change
-        elif isinstance(value, (list, tuple)):  # replaced as a whole by one that inherits
+        elif isinstance(value, (list, tuple)):
             items = [
-                merged(item, _without_loading(item)) if isinstance(item, Mapping) else item
+                merged(item, changes_of(item, rule)) if isinstance(item, Mapping) else item
                 for item in value
             ]
             if items != list(value):

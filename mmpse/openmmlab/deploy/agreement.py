@@ -11,6 +11,7 @@ import torch
 from mmengine.config import ConfigDict
 from torch import Tensor
 
+from mmpse.errors import is_bug
 from mmpse.openmmlab.models.outputs import samples_of
 
 from .graph import ExportError, line
@@ -217,8 +218,11 @@ def _with_threshold(proto: Any, threshold: float) -> Any:
 
 def _run(proto: Any, images: Tensor, runtime: str) -> dict[str, Tensor]:
     """The outputs of an ONNX model by name."""
+    batch = images.cpu().numpy()
     try:
-        values = loaded(proto, runtime)(images.cpu().numpy())
+        values = loaded(proto, runtime)(batch)
     except Exception as error:  # the runtime's own kinds, many of them
+        if is_bug(error):
+            raise
         raise ExportError(f'the exported model does not run: {line(error)}') from error
     return {name: torch.from_numpy(value.copy()) for name, value in values.items()}

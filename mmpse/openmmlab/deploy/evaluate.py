@@ -11,6 +11,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
+from mmpse.errors import is_bug
 from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.configs.datasets import build_dataset, nested
 from mmpse.openmmlab.configs.evaluation import evaluate
@@ -56,9 +57,12 @@ def evaluate_onnx(
         )
 
     def forward(inputs: Tensor) -> Any:
+        batch = inputs.cpu().numpy()
         try:
-            values = network(inputs.cpu().numpy())
+            values = network(batch)
         except Exception as error:  # the runtime's own kinds
+            if is_bug(error):
+                raise
             raise ExportError(
                 f'{path} does not run on a batch of {tuple(inputs.shape)}: {line(error)}'
             ) from error

@@ -56,7 +56,7 @@ def to_onnx(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
-            program = _traced(module, examples, axes, Dim.AUTO)
+            program, fixing = _traced(module, examples, axes)
         except Exception as error:  # the model's own code runs in it, and raises what it does
             if is_bug(error):
                 raise
@@ -64,16 +64,13 @@ def to_onnx(
                 f'PyTorch cannot trace {type(model).__name__}: {where(error, model)}{line(error)}'
             ) from error
         symbols = _symbols(program)
-        stuck = [name for axis, name in axes.items() if axis not in symbols[0]]
+        stuck = {axis: name for axis, name in axes.items() if axis not in symbols[0]}
         if stuck:
-            try:
-                _traced(module, examples, axes, Dim.DYNAMIC)
-                reason = 'PyTorch does not say why'
-            except Exception as error:  # PyTorch's own kinds
-                if is_bug(error):
-                    raise
-                reason = f'{where(error, model)}{line(error)}'
-            raise ExportError(f'{" and ".join(stuck)} must be constant: {reason}')
+            layer = fixing.get(next(iter(stuck)), model)
+            name = next((name for name, m in model.named_modules() if m is layer), '')
+            what = f'{name} ({type(layer).__name__})' if name else type(model).__name__
+            stuck = ' and '.join(stuck.values())
+            raise ExportError(f'{stuck} must be constant: {what} computes with it as a number')
         try:
             proto = torch.onnx.export(
                 program,
@@ -162,26 +159,46 @@ def _value(name: str, shape: Sequence[None] | None) -> Any:
 
 
 def _traced(
-    module: nn.Module, examples: tuple[Tensor, ...], axes: Mapping[int, str], dim: Any
-) -> torch.export.ExportedProgram:
+    module: nn.Module, examples: tuple[Tensor, ...], axes: Mapping[int, str]
+) -> tuple[torch.export.ExportedProgram, dict[int, nn.Module]]:
+    """The program of a module, and axis -> the module in whose forward it stopped being free."""
+
     def free(x: Tensor | tuple[Tensor, ...]) -> Any:
         if isinstance(x, tuple):  # the rest of the arguments is one
             return tuple(map(free, x))
-        return {axis: dim for axis in axes if axis < x.ndim}
+        return {axis: Dim.AUTO for axis in axes if axis < x.ndim}
 
     begin = time.process_time()
+    first: list[Tensor] = []  # the first input, as it is traced
+    running: list[nn.Module] = []
+    fixing: dict[int, nn.Module] = {}
 
-    def hurry(layer: nn.Module, inputs: Any) -> None:
-        if time.process_time() - begin > PATIENCE:
+    def note() -> None:
+        for axis in axes:
+            if _is_number(first[0].shape[axis]):
+                fixing.setdefault(axis, running[-1])
+
+    def before(layer: nn.Module, inputs: Any) -> None:
+        if len(axes) > 1 and time.process_time() - begin > PATIENCE:
             raise ExportError(f'its sizes cannot be followed in {PATIENCE} s')
+        if running:
+            note()
+        else:
+            first[:] = inputs[:1]
+        running.append(layer)
+
+    def after(*_: Any) -> None:
+        note()
+        running.pop()
 
     arguments = inspect.signature(module.forward).bind(*examples).arguments.values()
     shapes = tuple(map(free, arguments))
     with ExitStack() as stack:
-        for layer in module.modules() if len(axes) > 1 else ():
-            stack.enter_context(layer.register_forward_pre_hook(hurry))
+        for layer in module.modules():
+            stack.enter_context(layer.register_forward_pre_hook(before))
+            stack.enter_context(layer.register_forward_hook(after))
         stack.enter_context(compat.sizes_stay_symbols())
-        return torch.export.export(module, examples, dynamic_shapes=shapes, strict=False)
+        return torch.export.export(module, examples, dynamic_shapes=shapes, strict=False), fixing
 
 
 def _symbols(program: torch.export.ExportedProgram) -> list[dict[int, str]]:
@@ -189,9 +206,14 @@ def _symbols(program: torch.export.ExportedProgram) -> list[dict[int, str]]:
     names = program.graph_signature.user_inputs
     nodes = [n for n in program.graph.nodes if n.op == 'placeholder' and n.name in names]
     return [
-        {k: str(n) for k, n in enumerate(node.meta['val'].shape) if isinstance(n, torch.SymInt)}
+        {k: str(n) for k, n in enumerate(node.meta['val'].shape) if not _is_number(n)}
         for node in nodes
     ]
+
+
+def _is_number(size: int | torch.SymInt) -> bool:
+    """Whether a size is free no longer: PyTorch keeps the symbol of one that became a number."""
+    return str(size).isdigit()
 
 
 def _rename_dims(proto: Any, names: Mapping[str, str], part: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -65,9 +64,12 @@ def look(
         with compat.deformable_attention_unsampled():
             layout = find_units(model, images, run, parts, track)
             if layout.unseen:  # are there heads that run in training alone?
-                with suppress(Exception):  # a forward may need more then than images
+                try:
                     more = find_units(model, images, run, parts, track, also=run)
                     layout = more if len(more.unseen) < len(layout.unseen) else layout
+                except Exception as error:  # a forward may need more then than images
+                    if is_bug(error):
+                        raise
         return layout, images
     try:
         find_units(model, images, run, parts)

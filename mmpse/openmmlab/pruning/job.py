@@ -19,7 +19,7 @@ from mmpse.openmmlab.checkpoints.files import read_checkpoint, save_checkpoint
 from mmpse.openmmlab.checkpoints.loading import load_weights
 from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import load_config, write_config
-from mmpse.openmmlab.configs.pruned import pruned_changes, thawed
+from mmpse.openmmlab.configs.pruned import pruned_changes
 from mmpse.openmmlab.deploy.latency import latency_cost
 from mmpse.openmmlab.errors import listed
 from mmpse.openmmlab.models.losses import batch_losses, images_in
@@ -244,7 +244,7 @@ class Pruning:
         self.pruned = write_config(
             self.steps.out / 'pruned.py',
             self.config,
-            pruned_changes(self.cfg, subnet, thawed(self.cfg)),
+            pruned_changes(self.cfg, subnet, thaw=True),
             f'{type(self.subject.model).__name__} pruned to {limits} by mmpse.',
         )
         subject = self.subject

@@ -239,7 +239,8 @@ class SearchLoop(BaseLoop):
         return sorted((row for row, fits in zip(rows, inside) if fits), key=ranking_key)
 
     def write(self, ranked: Sequence[Judged]) -> None:
-        """Write the search's results so far into the work dir."""
+        """Write the results so far into the work dir, and which subnet is best into the archive."""
+        self.archive.choose(self.number, ranked[0].widths)
         self.describe(ranked[0]).save(Path(self.runner.work_dir) / 'best_subnet.json')
         self.write_subnets(ranked[: self.topk], 'topk.json')
 

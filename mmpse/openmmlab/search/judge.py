@@ -197,10 +197,18 @@ class BatchCache:
 def calibration_batches(dataloader: DataLoader, count: int) -> list[Any]:
     """The first ``count`` batches of the training data.
 
+    They are loaded in the process, whatever the dataloader's ``num_workers``: each worker would
+    augment with random numbers of its own, and so scores would depend on how many there are.
+
     Raises:
-        ValueError: If there are fewer.
+        UserError: If there are fewer.
     """
-    batches = list(itertools.islice(dataloader, count))
+    loader = DataLoader(
+        dataloader.dataset,
+        batch_sampler=dataloader.batch_sampler,
+        collate_fn=dataloader.collate_fn,
+    )
+    batches = list(itertools.islice(loader, count))
     if len(batches) < count:
         raise UserError(
             f'calibration={count}, but the training data has {len(batches)} batches; '
