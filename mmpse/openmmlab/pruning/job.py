@@ -52,6 +52,7 @@ from .recipe import Recipe, finetune
 from .report import summary, write_report
 from .steps import LOG, Steps
 from .subject import check_training_set, dataset_meta, is_hopeless, metrics_of, validates
+from .trainable import check_trainable
 from .unseen import check_losses
 
 
@@ -73,9 +74,11 @@ class Pruning:
         self.crew = crew
         settings = order.settings(self.cfg, checkpoint)
         steps.check(settings)
-        if order.finetune:
-            finetune(self.cfg, order.epochs)  # what is wrong with it is told now, not after hours
+        # what is wrong with the fine-tuning is told now, not after hours
+        recipe = finetune(self.cfg, order.epochs) if order.finetune else None
         self.subject = order.examine(self.cfg, checkpoint)
+        if recipe is not None:
+            check_trainable(self.cfg, recipe, self.subject.model)
         self.images = TrainingImages(self.subject, order.seed)
         self.check()
         steps.claim(settings)  # from here on there is a folder
