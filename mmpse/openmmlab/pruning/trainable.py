@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, OPTIMIZERS, Registry
+from mmengine.registry import HOOKS, LOOPS, OPTIMIZERS, Registry
 from torch import nn
 
 from mmpse.errors import is_bug
@@ -20,9 +20,9 @@ from .steps import PruneError
 
 
 def check_trainable(cfg: Config, recipe: Recipe, model: nn.Module) -> None:
-    """Make sure that the hooks and the optimizer of a fine-tuning can be built.
+    """Make sure that the loop, the hooks and the optimizer of a fine-tuning can be built.
 
-    Hooks are not constructed: some ask for what only a runner has.
+    Loop and hooks are not constructed: they ask for what only a runner has.
 
     Raises:
         PruneError: If they cannot.
@@ -34,6 +34,11 @@ def check_trainable(cfg: Config, recipe: Recipe, model: nn.Module) -> None:
         for name, hook in hooks.items():
             if isinstance(hook, Mapping):
                 _check(name, hook, HOOKS)
+        loop = content.train_cfg
+        if 'type' in loop and 'by_epoch' in loop:
+            raise _problem('train_cfg has both type and by_epoch, of which MMEngine takes one')
+        if 'type' in loop:
+            _check('train_cfg', dict(loop, runner=None, dataloader=None), LOOPS)
         _known('optim_wrapper.optimizer', content.optim_wrapper.optimizer, OPTIMIZERS)
         try:
             with silent():
