@@ -87,14 +87,14 @@ class Pruning:
             str(steps.out.resolve()), log_file=str(steps.out / LOG), file_mode='a'
         )
         self.log.info(f'weights: {self.subject.weights}')
-        self.table: dict[str, dict[str, float]] = {}
+        self.table: dict[str, dict[str, float | None]] = {}
 
     def check(self) -> None:
         """Raise a BudgetError if the budget cannot be met."""
         limits = {name: limit for name, limit in self.order.limits.items() if name != 'latency'}
         self.reach = reachable(self.subject, limits)
 
-    def run(self) -> tuple[nn.Module, Subnet, dict[str, dict[str, float]]]:
+    def run(self) -> tuple[nn.Module, Subnet, dict[str, dict[str, float | None]]]:
         """The pruned model, its widths, and the table of what came of it."""
         self.assess()
         self.sort()
@@ -152,7 +152,8 @@ class Pruning:
         model.eval()
         found = self.steps.once(stage, lambda: metrics_of(self.subject, model))
         # of a model that detects nothing there are no metrics; -1 is COCO's for no such objects
-        none = {k: min(v, 0.0) for k, v in self.table.get('before', {}).items() if k not in found}
+        before = self.table.get('before', {})
+        none = {k: v and min(v, 0.0) for k, v in before.items() if k not in found}
         if none:
             names = listed(key for key, value in none.items() if value == 0)
             self.log.warning(f'{stage}: nothing is detected: {names} are taken as 0')
