@@ -29,7 +29,7 @@ class Result:
     model: nn.Module  # the pruned one, in eval mode
     subnet: Subnet  # its widths
     # 'before', 'cut', 'after' -> metrics and resources; of a dry run 'lowest', 'uniform', 'full'
-    table: dict[str, dict[str, float]]
+    table: dict[str, dict[str, float | None]]
     out: Path  # the folder that holds everything
 
 

@@ -1,6 +1,7 @@
 """Files that are there as a whole or not at all; needs the standard library only."""
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -40,12 +41,17 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def plain(content: Any) -> Any:
-    """Content as JSON has it: arrays and tensors as lists, scalars as numbers, else its text."""
+    """Content as JSON has it: arrays and tensors as lists, scalars as numbers, else its text.
+
+    JSON has no word for a float that is not finite: it becomes ``None``.
+    """
     if isinstance(content, Mapping):
         return {str(key): plain(value) for key, value in content.items()}
     if isinstance(content, (list, tuple, set)):
         return [plain(value) for value in content]
-    if content is None or isinstance(content, (bool, int, float, str)):
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if content is None or isinstance(content, (bool, int, str)):
         return content
     return plain(content.tolist()) if hasattr(content, 'tolist') else str(content)
 

@@ -48,6 +48,7 @@ def test_arrays_and_tensors_become_lists(tmp_path):
         'classes': {0: np.int64(7)},
         'best': None,
         'path': tmp_path,
+        'zebra': float('nan'),
     }
     assert json.loads(json.dumps(plain(metrics))) == {
         'accuracy': 0.5,
@@ -56,4 +57,5 @@ def test_arrays_and_tensors_become_lists(tmp_path):
         'classes': {'0': 7},
         'best': None,
         'path': str(tmp_path),
+        'zebra': None,
     }

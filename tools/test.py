@@ -41,6 +41,7 @@ def main() -> None:
         )
     cfg = job_config(args)
     cfg.load_from = args.checkpoint
+    cfg.resume = False  # a test needs the weights alone, whatever the training was left at
     if args.out is not None:
         check_writable(args.out)
     if args.show_dir is not None:

@@ -11,7 +11,9 @@ from mmengine.optim import AmpOptimWrapper
 import mmpse  # noqa: F401  before a config is read: it makes `mmpse::` and `mmseg::` bases resolve
 from mmpse.command import run_command
 from mmpse.errors import UserError
+from mmpse.openmmlab.errors import listed
 from mmpse.openmmlab.jobs import build_runner, job_config, job_parser, leave
+from mmpse.openmmlab.pruning.recipe import AMP_ONLY
 from mmpse.openmmlab.search.resume import resume_latest
 from mmpse.openmmlab.types import is_type
 from mmpse.registry import OPTIM_WRAPPERS
@@ -40,9 +42,12 @@ def main() -> None:
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     amp = is_type(cfg.get('optim_wrapper'), AmpOptimWrapper, OPTIM_WRAPPERS)
     if get_device() == 'cpu' and amp:
+        remedy = '--cfg-options optim_wrapper.type=mmpse.BFloat16OptimWrapper'
+        if given := [key for key in AMP_ONLY if key in cfg.optim_wrapper and not args.amp]:
+            remedy = f"optim_wrapper.type='mmpse.BFloat16OptimWrapper' without {listed(given)}"
         raise UserError(
             'AmpOptimWrapper (--amp) needs a GPU, and there is none; for bfloat16 on a CPU use '
-            '--cfg-options optim_wrapper.type=mmpse.BFloat16OptimWrapper'
+            f'{remedy}'
         )
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):

@@ -55,6 +55,16 @@ def test_runtimes_compute_the_same():
         np.testing.assert_allclose(found, expected.detach(), rtol=1e-3, atol=1e-3)
 
 
+class TwoStages(torch.nn.Module):
+    def forward(self, images, regions=None):
+        return [images[region] for region in regions]
+
+
+def test_a_model_that_takes_more_than_images_is_told_in_a_sentence():
+    with pytest.raises(ExportError, match='TwoStages gives no raw outputs .* alone .*NoneType'):
+        prepared(TwoStages().eval(), torch.zeros(1, 3, 8, 8), 'onnxruntime')
+
+
 def test_runtimes_that_are_not_there(monkeypatch):
     model, x = built(small.convs), torch.randn(1, 3, 16, 16)
     with pytest.raises(ValueError, match="runtime must be one of .*, got 'onnx'"):

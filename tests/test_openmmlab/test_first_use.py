@@ -61,12 +61,13 @@ def test_why_a_candidate_is_taken_is_said_in_one_line():
 def test_a_pruning_on_six_images_that_detects_nothing_afterwards(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, 'SECONDS', 0.1)
     without_onnx(monkeypatch)
-    found = [{'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_l': -1.0}, {}]
+    found = [{'coco/bbox_mAP': 0.4, 'coco/bbox_mAP_l': -1.0, 'coco/zebra_precision': None}, {}]
     monkeypatch.setattr(job, 'metrics_of', lambda *_: found.pop(0))
     task = few('classification', digits, tmp_path, 6)
     settings = dict(flops='50%', finetune=False, out=tmp_path / 'out')
     table = mmpse.prune(*task, **settings).table  # the cut model is not evaluated twice
     assert table['after']['coco/bbox_mAP'] == 0 and table['after']['coco/bbox_mAP_l'] == -1
+    assert table['after']['coco/zebra_precision'] is None
     mmpse.prune(*task, **settings, resume=True)
 
     judged = json.loads((tmp_path / 'out/steps/judged.json').read_text())
@@ -106,12 +107,13 @@ def test_a_try_that_came_to_nothing_does_not_block_the_folder(digits, tmp_path):
 
 def test_latency_of_a_busy_machine_has_a_mark(tmp_path):
     stage = dict(flops=251e9, params=4e6, latency_ms=7.0, onnxruntime_ms=3.0, mAP=0.5, mAP_s=-1)
+    stage['zebra'] = None  # a class that the data does not have
     table = dict(before=stage, after=stage)
     busy = dict(latency_ms=6.2, onnxruntime_ms=1.0)
     rows = {row[0]: row[1:] for row in cells(table, busy)[1]}
     assert rows['latency, PyTorch (ms) *'] == ['7', '7', '100.0%']
     assert 'latency, onnxruntime (ms)' in rows and rows['mAP'][-1] == '+0'
-    assert rows['mAP_s'] == ['n/a', 'n/a', '-']
+    assert rows['mAP_s'] == rows['zebra'] == ['n/a', 'n/a', '-']
     assert rows['FLOPs (G multiply-adds)'][0] == '251'
     note = footnote(busy, tmp_path)
     assert '6.2 times' in note and f'rm {tmp_path}/measured.json' in note and '--resume' in note

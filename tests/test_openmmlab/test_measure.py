@@ -30,3 +30,4 @@ def test_how_busy_the_machine_was_is_told(monkeypatch):
 def test_metrics_are_numbers_of_any_type():
     metrics = dict(a=1, b=torch.tensor(0.5), c=np.float32(0.25), d='text', e=torch.ones(2), f=[1])
     assert numbers_of(metrics) == dict(a=1.0, b=0.5, c=0.25)
+    assert numbers_of(dict(zebra=float('nan'))) == dict(zebra=None)

@@ -39,6 +39,18 @@ def test_statistics_are_the_mean_over_the_batches():
     assert model.conv.weight.grad is None
 
 
+class Unflipping(Net):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        assert not any(sample.flip for sample in data_samples)  # as a Cascade Mask R-CNN fails
+        return super().forward(torch.stack(list(inputs)))
+
+
+def test_no_prediction_is_flipped_back():
+    samples = [DataSample(metainfo=dict(flip=flip)) for flip in (True, False)]
+    recalibrate(Unflipping(), [dict(inputs=[torch.rand(3, 4, 4)] * 2, data_samples=samples)])
+    assert samples[0].flip  # the batch is left as it was
+
+
 def crops(*shapes):
     return dict(
         inputs=[torch.rand(3, *shape) * 255 for shape in shapes],

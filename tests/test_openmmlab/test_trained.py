@@ -89,6 +89,15 @@ def test_a_backbone_alone_is_no_trained_model(task, tmp_path):
         trained_model(task[0], tmp_path / 'backbone.pth')
 
 
+def test_a_head_of_other_classes_is_told_with_both_shapes(task, tmp_path):
+    state = torch.load(task[1], weights_only=True)['state_dict']
+    for key in ('head.fc.weight', 'head.fc.bias'):
+        state[key] = torch.cat([state[key], state[key][:2]])
+    torch.save(dict(state_dict=state), tmp_path / 'twelve.pth')
+    with pytest.raises(CheckpointError, match=r'fc.weight is \(12, \d+\), expected \(10, \d+\)'):
+        trained_model(task[0], tmp_path / 'twelve.pth')
+
+
 def test_a_subnet_of_another_model(task, half):
     content = half.to_dict()
     content['widths'] = dict(content['widths'], other=8)

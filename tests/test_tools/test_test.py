@@ -53,7 +53,8 @@ def trained(digits, tmp_path):
 
 @pytest.mark.parametrize('name', ['classifier_digits', 'detector_digits', 'segmentor_digits'])
 def test_predictions_are_drawn_in_every_package(trained, tmp_path, name):
-    said = run(*trained(name), '--show-dir', tmp_path / 'shown').stdout
+    command = trained(name, resume=True)  # as its training was left; there is nothing to resume
+    said = run(*command, '--show-dir', tmp_path / 'shown').stdout
     assert f'4 images -> {tmp_path}/shown' in said
     assert count_images(tmp_path / 'shown') == 4
 

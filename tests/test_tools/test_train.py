@@ -96,12 +96,22 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_float16_without_a_gpu():
+@pytest.mark.parametrize(
+    ('options', 'remedy'),
+    [
+        (['--amp'], '--cfg-options optim_wrapper.type=mmpse.BFloat16OptimWrapper'),
+        (
+            ['--cfg-options', 'optim_wrapper.type=AmpOptimWrapper', 'optim_wrapper.dtype=float16'],
+            "optim_wrapper.type='mmpse.BFloat16OptimWrapper' without dtype",
+        ),
+    ],
+)
+def test_float16_without_a_gpu(options, remedy):
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
-    result = run('tools/train.py', QUICK / 'supernet_mobilenet-v2_digits.py', '--amp', expect=1)
+    result = run('tools/train.py', QUICK / 'supernet_mobilenet-v2_digits.py', *options, expect=1)
     (line,) = result.stderr.splitlines()
-    assert 'optim_wrapper.type=mmpse.BFloat16OptimWrapper' in line
+    assert remedy in line
 
 
 def test_ctrl_c_names_resume(supernet_file, tmp_path):

@@ -27,6 +27,7 @@ class Report:
     unused: tuple[str, ...]  # what of it the model has no place for
     notes: tuple[str, ...]  # what else is to be known, such as the layout of the names
     dataset_meta: dict[str, Any] | None  # classes and palette, if it has them
+    differing: tuple[str, ...] = ()  # tensors of another shape, with both shapes
 
     def __str__(self) -> str:
         said = [f'{self.tensors} tensors from {self.source}', *self.notes]
@@ -85,6 +86,7 @@ def load_weights(
         tuple(found.unused),
         tuple(notes),
         dataset_meta_in(checkpoint),
+        tuple(found.differing),
     )
 
 
@@ -155,6 +157,11 @@ def check_whole(model: nn.Module, report: Report, what: str) -> None:
         if not name.startswith('auxiliary_head')
         and any(f'{parameter}.'.startswith(f'{name}.') for parameter in parameters)
     ]
+    if lacking and report.differing:
+        raise CheckpointError(
+            f'{report.source} does not fit {what}: {listed(report.differing, 3)}; it is of other '
+            'classes (num_classes) or widths; give the checkpoint that was trained by this config'
+        )
     if lacking:
         instead = f'has {listed(report.unused)} instead' if report.unused else 'has nothing else'
         raise CheckpointError(

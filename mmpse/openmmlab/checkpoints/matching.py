@@ -21,6 +21,7 @@ class Match(NamedTuple):
     missing: list[str]  # of what must be there
     unexpected: list[str]
     reshaped: list[str]
+    differing: list[str]  # of another shape, and need not be there
     prefix: str
     layout: str | None
 
@@ -137,11 +138,14 @@ def _match(view: _View, prefix: str, start: str, optional: Collection[str]) -> M
         and not name.endswith(COUNTER)
         and any(name[: end + 1] in deep for end in _dots(name))
     ]
-    reshaped = [
-        f'{n} is {tuple(state[behind[n]].shape)}, expected {tuple(names[n][1].shape)}'
-        for n in inside
-        if n in behind and state[behind[n]].shape != names[n][1].shape
-    ]
+    shapes = {n: (state[behind[n]].shape, names[n][1].shape) for n in names if n in behind}
+    unlike = {
+        n: f'{n} is {tuple(found)}, expected {tuple(expected)}'
+        for n, (found, expected) in shapes.items()
+        if found != expected
+    }
+    reshaped = [unlike[n] for n in inside if n in unlike]
+    differing = [text for n, text in unlike.items() if not n.startswith(root)]
     taken = [name for name in inside if name in behind]
     if not start:
         for part in _parts(names, root):
@@ -150,7 +154,7 @@ def _match(view: _View, prefix: str, start: str, optional: Collection[str]) -> M
     keys = {behind[name] for name in taken}
     unused = collapsed([key for key in state if key not in keys], state)
     before = view.prefix + prefix.removesuffix(root if start else '')
-    return Match(used, unused, missing, unexpected, reshaped, before, view.layout)
+    return Match(used, unused, missing, unexpected, reshaped, differing, before, view.layout)
 
 
 def _dots(name: str) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .graph import ExportError
+from .graph import ExportError, line, where
 
 CHANNELS = 3  # of a picture
 
@@ -103,6 +103,15 @@ class Raw(nn.Module):
             name = dict(classifier='scores', segmentor='logits').get(kind, name)
             outputs = {name: outputs}
         return dict(pair for name, value in outputs.items() for pair in flat(value, name))
+
+
+def no_raw_outputs(model: nn.Module, images: Tensor, error: Exception) -> ExportError:
+    """What to say of a model whose forward fails on images alone."""
+    return ExportError(
+        f'{type(model).__name__} gives no raw outputs for images of {tuple(images.shape)} alone '
+        f'({where(error, model)}{line(error)}); classifiers, single-stage detectors and segmentors '
+        'do; of others export the backbone (--backbone)'
+    )
 
 
 def kind_of(model: nn.Module) -> str:

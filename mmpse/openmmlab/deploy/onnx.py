@@ -17,7 +17,7 @@ from mmpse.files import check_writable, written
 
 from .agreement import Agreement
 from .graph import ExportError, joined, line, to_onnx, where
-from .network import Network, Raw, padded_to, preprocessing
+from .network import Network, Raw, no_raw_outputs, padded_to, preprocessing
 from .runtimes import FILES, check_runtime
 
 TRACED = 512  # pixels that the sides are traced with at least: a feature of one pixel is a special
@@ -182,12 +182,7 @@ def _forward(network: Network, images: Tensor) -> dict[str, Tensor]:
                 f'{type(network.model).__name__} takes multiples of {network.divisor}, got '
                 f'{tuple(inputs.shape)}; give such a size, or let the file pad (preprocess)'
             ) from error
-        raise ExportError(
-            f'{type(network.model).__name__} gives no raw outputs for images of '
-            f'{tuple(inputs.shape)} alone ({where(error, network.model)}{line(error)}); '
-            'classifiers, single-stage detectors and segmentors do; of others export the backbone '
-            '(--backbone)'
-        ) from error
+        raise no_raw_outputs(network.model, inputs, error) from error
     if network.after is None:
         return dict(zip(network.raw.names, outputs, strict=True))
     return dict(zip(network.after.names, network.after(images, inputs, *outputs), strict=True))

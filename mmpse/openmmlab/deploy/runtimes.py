@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmpse.errors import UserError
+from mmpse.errors import UserError, is_bug
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.outputs import deployed_outputs
 
 from .graph import to_onnx
-from .network import Raw
+from .network import Raw, no_raw_outputs
 
 RUNTIMES = ('torch', 'compiled', 'onnxruntime', 'openvino', 'tensorrt')
 FILES = RUNTIMES[2:]  # those that run ONNX files
@@ -45,7 +45,12 @@ def prepared(model: nn.Module, x: Tensor, runtime: str = 'torch') -> Callable[[]
                 "model to the CPU, or use 'torch'"
             )
         raw = Raw(model)
-        raw(x)  # names its outputs
+        try:
+            raw(x)  # names its outputs
+        except Exception as error:  # a forward of another kind raises whatever it does
+            if is_bug(error):
+                raise
+            raise no_raw_outputs(model, x, error) from error
         network = loaded(to_onnx(raw, dict(images=x), raw.names, model=model), runtime)
         images = x.numpy()
         return lambda: list(network(images).values())

@@ -50,6 +50,9 @@ def recalibrate(model: BaseModel, batches: Sequence[Any] | HeldBatches) -> None:
             if hasattr(model, 'encode_decode'):  # with the auxiliary heads
                 raw_outputs(model, data['inputs'])
             else:
+                for sample in data.get('data_samples') or []:
+                    if sample.get('flip'):  # mmdet's cascades would flip masks back, with NumPy
+                        sample.set_metainfo(dict(flip=False))
                 compat.forward_by_mode(model, data, 'tensor')
     for norm, momentum, buffers in zip(norms, momenta, before, strict=True):
         norm.momentum = momentum

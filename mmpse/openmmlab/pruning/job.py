@@ -52,6 +52,7 @@ from .recipe import Recipe, finetune
 from .report import summary, write_report
 from .steps import LOG, Steps
 from .subject import check_training_set, dataset_meta, is_hopeless, metrics_of, validates
+from .trainable import check_trainable
 from .unseen import check_losses
 
 
@@ -73,9 +74,11 @@ class Pruning:
         self.crew = crew
         settings = order.settings(self.cfg, checkpoint)
         steps.check(settings)
-        if order.finetune:
-            finetune(self.cfg, order.epochs)  # what is wrong with it is told now, not after hours
+        # what is wrong with the fine-tuning is told now, not after hours
+        recipe = finetune(self.cfg, order.epochs) if order.finetune else None
         self.subject = order.examine(self.cfg, checkpoint)
+        if recipe is not None:
+            check_trainable(self.cfg, recipe, self.subject.model)
         self.images = TrainingImages(self.subject, order.seed)
         self.check()
         steps.claim(settings)  # from here on there is a folder
@@ -84,14 +87,14 @@ class Pruning:
             str(steps.out.resolve()), log_file=str(steps.out / LOG), file_mode='a'
         )
         self.log.info(f'weights: {self.subject.weights}')
-        self.table: dict[str, dict[str, float]] = {}
+        self.table: dict[str, dict[str, float | None]] = {}
 
     def check(self) -> None:
         """Raise a BudgetError if the budget cannot be met."""
         limits = {name: limit for name, limit in self.order.limits.items() if name != 'latency'}
         self.reach = reachable(self.subject, limits)
 
-    def run(self) -> tuple[nn.Module, Subnet, dict[str, dict[str, float]]]:
+    def run(self) -> tuple[nn.Module, Subnet, dict[str, dict[str, float | None]]]:
         """The pruned model, its widths, and the table of what came of it."""
         self.assess()
         self.sort()
@@ -149,7 +152,8 @@ class Pruning:
         model.eval()
         found = self.steps.once(stage, lambda: metrics_of(self.subject, model))
         # of a model that detects nothing there are no metrics; -1 is COCO's for no such objects
-        none = {k: min(v, 0.0) for k, v in self.table.get('before', {}).items() if k not in found}
+        before = self.table.get('before', {})
+        none = {k: v and min(v, 0.0) for k, v in before.items() if k not in found}
         if none:
             names = listed(key for key, value in none.items() if value == 0)
             self.log.warning(f'{stage}: nothing is detected: {names} are taken as 0')

@@ -37,7 +37,7 @@ RESOURCES = dict(
     latency_ms=('latency, PyTorch (ms)', 1.0),
     onnxruntime_ms=('latency, onnxruntime (ms)', 1.0),
 )
-Stages = Mapping[str, Mapping[str, float]]
+Stages = Mapping[str, Mapping[str, float | None]]
 
 
 def cells(table: Stages, busy: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
@@ -67,10 +67,10 @@ def cells(table: Stages, busy: Mapping[str, float]) -> tuple[list[str], list[lis
 
 
 def _figure(key: str, value: float | None, factor: float) -> str:
+    if value in (None, -1) and key not in RESOURCES:  # -1 is COCO's word for no such objects
+        return 'n/a'
     if value is None:
         return '-'
-    if value == -1 and key not in RESOURCES:  # COCO's word for no such objects
-        return 'n/a'
     return f'{value * factor:,.4g}' if value * factor < 1e4 else f'{value * factor:,.0f}'
 
 

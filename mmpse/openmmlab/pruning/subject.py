@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -145,7 +146,7 @@ def check_training_set(cfg: Config) -> None:
         )
 
 
-def metrics_of(subject: Subject, model: nn.Module) -> dict[str, float]:
+def metrics_of(subject: Subject, model: nn.Module) -> dict[str, float | None]:
     """The metrics of a model on the config's validation split; none if it does not validate.
 
     Raises:
@@ -156,7 +157,7 @@ def metrics_of(subject: Subject, model: nn.Module) -> dict[str, float]:
     return numbers_of(evaluate(model, subject.cfg, track=progress('validating')))
 
 
-def is_hopeless(metrics: Mapping[str, float], model: nn.Module) -> str:
+def is_hopeless(metrics: Mapping[str, float | None], model: nn.Module) -> str:
     """The metric, as text, that tells that a model is no better than guessing; empty if none does.
 
     Of a model that detects nothing there are no metrics.
@@ -166,15 +167,19 @@ def is_hopeless(metrics: Mapping[str, float], model: nn.Module) -> str:
     for key, value in metrics.items():
         name = key.rpartition('/')[2]
         lowest = 0.01 if name.endswith('mAP') else 1.1 * chance if name in ('top1', 'mIoU') else -1
-        if value < lowest:
+        if value is not None and value < lowest:
             return f'{key} {value:.3g}'
     return '' if metrics else 'no metric'
 
 
-def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics that are numbers; some of a user's are tensors of one value."""
+def numbers_of(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """The metrics that are numbers; some of a user's are tensors of one value.
+
+    ``None``: not a number, as the precision of a class that the data does not have.
+    """
     found = {}
     for name, value in metrics.items():
         with suppress(TypeError, ValueError, RuntimeError):  # a text, a list, a larger tensor
-            found[name] = float(value)
+            number = float(value)
+            found[name] = number if math.isfinite(number) else None
     return found
