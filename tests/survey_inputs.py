@@ -60,10 +60,11 @@ def _classified(model, size, images):
     several = any(
         'MultiLabel' in type(m).__name__ or 'CSRA' in type(m).__name__ for m in model.modules()
     )
+    scored = several or getattr(model.data_preprocessor, 'to_onehot', False)  # for Mixup
     samples = [DataSample(metainfo=_metainfo(size)) for _ in range(images)]
     for k, sample in enumerate(samples):
         sample.set_gt_label([k % classes] if several else k % classes)
-        if several:
+        if scored:
             sample.set_gt_score(torch.eye(classes)[k % classes])
     return samples
 

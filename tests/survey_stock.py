@@ -12,7 +12,10 @@ model is. One config of each structure is examined, in a process of its own:
    half is out of reach (attention pads so small an image to its windows), on an image as the config
    tests;
 4. the cut model has a finite loss on made-up data, with gradients, and predicts;
-5. its checkpoint loads into a model that is built from the subnet, which computes the same.
+5. its checkpoint loads into a model that is built from the subnet, which computes the same;
+6. the full model's losses in eval mode, which `mmpse prune` judges by, are finite, the same each
+   time and those of its training, and leave it as it was; its channels are sorted, some of its
+   units are judged, and the cut model is reconstructed.
 
 The folder holds what was found, a line a structure. Run again, the survey goes on where it was
 interrupted, and prints the table of what is there; `--again WORD` repeats the structures whose
@@ -39,6 +42,7 @@ from mmengine.config import Config, utils
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 from survey_inputs import loss_of, training_data
+from survey_losses import check_judged_losses, check_sensitivity
 from survey_structures import DEPTHS, configs_of, groups_of
 from survey_table import table_of
 
@@ -49,6 +53,7 @@ from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.configs.images import default_input_shape
 from mmpse.openmmlab.configs.pruned import pruned_changes
 from mmpse.openmmlab.errors import ConfigError, one_line
+from mmpse.openmmlab.models.losses import last_phase_
 from mmpse.openmmlab.models.outputs import raw_outputs
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.pruning.subject import RATIOS
@@ -57,7 +62,7 @@ from mmpse.slim import check_cut, cut_, sort_
 from mmpse.slim.watch import evaluating, tensors_in
 from mmpse.space import Budget, uniform_within
 
-SECONDS = 150  # of processor time for a structure
+SECONDS = 240  # of processor time for a structure
 SIDES = (64, 128, 256, 320, 512)  # of the images in training
 # Reading
 
@@ -101,6 +106,7 @@ def examine(path, tell):
     cfg = load_config(Config.fromfile(path))
     scope = cfg.get('default_scope') or 'mmengine'
     model = build_model(cfg)
+    last_phase_(model, cfg)
     MessageHub.get_current_instance().update_info('epoch', 0)  # as of a training
     try:
         shape = default_input_shape(cfg, model)
@@ -167,6 +173,10 @@ def examine(path, tell):
         with torch.no_grad(), evaluating(cut), evaluating(again):
             ours, theirs = (seeded_outputs(m, image) for m in (cut, again))
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        step('judged losses')
+        check_judged_losses(model, data)
+        step('sensitivity')
+        check_sensitivity(model, layout, data, subnet)
     step('passes')
 
 

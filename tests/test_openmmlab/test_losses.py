@@ -1,7 +1,9 @@
 """The batches that widths are chosen on."""
 
 import copy
+import random
 
+import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
@@ -14,7 +16,13 @@ from mmengine.structures import InstanceData
 from mmpse.errors import UserError
 from mmpse.openmmlab.compat import config_path
 from mmpse.openmmlab.configs.building import build_model
-from mmpse.openmmlab.models.losses import batch_losses, preprocessed, training_batches
+from mmpse.openmmlab.models.losses import (
+    batch_losses,
+    label_loss,
+    last_phase_,
+    preprocessed,
+    training_batches,
+)
 
 
 class Numbers:
@@ -97,6 +105,35 @@ def test_views_of_images_are_refused():
         preprocessed(Phased(), [batch])
 
 
+def test_yolox_is_judged_with_the_loss_of_its_last_phase():
+    cfg = Config.fromfile(config_path('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'))
+    model = build_model(cfg)
+    last_phase_(model, Config(dict(model=cfg.model)))
+    assert not model.bbox_head.use_l1  # no hook, no such phase
+    last_phase_(model, cfg)
+    assert model.bbox_head.use_l1
+
+
+def test_a_classifier_is_judged_by_the_last_loss_that_it_switches_to():
+    hook = dict(
+        type='SwitchRecipeHook',
+        schedule=[
+            dict(action_epoch=9, loss=dict(type='LabelSmoothLoss', label_smooth_val=0.2)),
+            dict(action_epoch=4, loss=dict(type='CrossEntropyLoss', loss_weight=2.0)),
+            dict(action_epoch=10, batch_augments=None),
+        ],
+    )
+    model = dict(
+        type='ImageClassifier',
+        backbone=dict(type='LeNet5', num_classes=-1),
+        head=dict(type='LinearClsHead', num_classes=4, in_channels=84),
+    )
+    cfg = Config(dict(model=model, default_scope='mmpretrain', custom_hooks=[hook]))
+    model = build_model(cfg)
+    last_phase_(model, cfg)
+    assert model.head.loss_module.label_smooth_val == 0.2
+
+
 @pytest.mark.parametrize('info', [{}, dict(epoch=1, iter=30)])
 def test_losses_are_those_at_the_end_of_a_training(info, monkeypatch):
     """Whether none was run in this process, or another one that was short."""
@@ -171,6 +208,48 @@ def test_a_model_has_no_other_parts_afterwards():
     before = list(model.state_dict())
     batch_losses(model, [dict(inputs=torch.ones(1, 4), data_samples=[])])
     assert list(model.state_dict()) == before
+
+
+class Counting(BaseModel):
+    """Its loss keeps count in every way that mmdet's do, and draws from every generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 2)
+        self.register_buffer('sums', torch.ones(2))  # written into, as GHM's
+        self.register_buffer('share', torch.ones(2))  # another tensor each time, as of EQL v2
+        self.history = []  # as of Dynamic R-CNN
+        self.beta = 1.0
+
+    def forward(self, inputs, data_samples, mode):
+        self.history.append(len(self.history))
+        self.beta /= 2
+        self.sums[0] += 1
+        self.share = self.share / self.sums
+        self.seen = True
+        drawn = random.random() + np.random.rand() + torch.rand(1)
+        factor = drawn * self.sums.sum() * self.share.sum() * self.beta * len(self.history)
+        return dict(loss=self.layer(inputs).square().sum() * factor)
+
+
+def test_what_a_loss_counts_and_draws_is_the_same_every_time():
+    model, batch = Counting().eval(), dict(inputs=torch.ones(1, 4), data_samples=[])
+    held = {**vars(model), **model._buffers}
+    generators = drawn_state()
+    (loss,) = batch_losses(model, [batch])
+    assert drawn_state() == generators
+    random.random(), np.random.rand(), torch.rand(1)
+    assert batch_losses(model, [batch]) == loss
+
+    label_loss(model, batch).backward()  # though the counts are as before, as in 'taylor'
+    assert model.layer.weight.grad.any()
+    assert model.sums.tolist() == model.share.tolist() == [1.0, 1.0]
+    assert model.history == [] and model.beta == 1.0
+    assert {**vars(model), **model._buffers}.keys() == held.keys()
+
+
+def drawn_state():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
 class Dropping(BaseModel):

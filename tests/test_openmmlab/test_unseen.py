@@ -34,3 +34,26 @@ def test_what_only_losses_read_is_to_be_kept(monkeypatch):
     with pytest.raises(PruneError, match='run auxiliary, which read .* keep these: --keep first$'):
         check_losses(examine(cfg, None, (3, 16, 16)), batch)
     check_losses(examine(cfg, None, (3, 16, 16), keep=['first']), batch)
+
+
+class WithoutLabels(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 4)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        scores = self.head(self.first(inputs).relu().mean((2, 3)))
+        if mode != 'loss':
+            return scores
+        if not data_samples:
+            raise KeyError('labels')
+        return dict(loss=scores.square().mean())
+
+
+def test_losses_that_fail_are_told_in_a_sentence(monkeypatch):
+    monkeypatch.setitem(MODELS.module_dict, 'WithoutLabels', WithoutLabels)
+    subject = examine(Config(dict(model=dict(type='WithoutLabels'))), None, (3, 16, 16))
+    batch = dict(inputs=torch.randn(1, 3, 16, 16), data_samples=[])
+    with pytest.raises(PruneError, match=r"of WithoutLabels, .* \(KeyError: 'labels'\)"):
+        check_losses(subject, batch)
+    check_losses(subject, dict(batch, data_samples=[1]))

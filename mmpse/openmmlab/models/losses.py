@@ -6,10 +6,11 @@ import copy
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from mmengine.registry import DefaultScope
+from mmengine.config import Config
+from mmengine.registry import HOOKS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.models import BaseClassifier
 from torch import nn
@@ -19,6 +20,8 @@ from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs.datasets import batch_size_of, build_dataset
 from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.openmmlab.silence import silent
+from mmpse.openmmlab.types import in_scope, is_type
+from mmpse.registry import MODELS
 
 # what PyTorch refuses to a dataloader without workers
 OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout')
@@ -104,27 +107,70 @@ def unmixed(model: nn.Module) -> Iterator[None]:
             preprocessor.batch_augments = augments
 
 
+def last_phase_(model: nn.Module, cfg: Config) -> None:
+    """Let a model lose what it does when training ends: after the hooks that change its losses."""
+    content = cfg.to_dict()  # with the classes of new-style configs by name
+    with in_scope(cfg):
+        for hook in content.get('custom_hooks') or []:
+            if is_type(hook, 'mmdet.YOLOXModeSwitchHook', HOOKS):
+                getattr(model, 'detector', model).bbox_head.use_l1 = True
+            elif is_type(hook, 'mmpretrain.SwitchRecipeHook', HOOKS):
+                schedule = sorted(hook['schedule'], key=lambda item: item['action_epoch'])
+                if losses := [item['loss'] for item in schedule if 'loss' in item]:
+                    owner = model if hasattr(model, 'loss_module') else model.head  # as the hook
+                    owner.loss_module = MODELS.build(losses[-1])
+
+
 @contextmanager
 def losing(model: nn.Module) -> Iterator[None]:
     """In a ``with`` block a model in eval mode puts out what its losses take.
 
     Heads put out something else in training: FCOS boxes in strides, DETRs what their encoder finds.
     What draws at random or keeps statistics stays in its mode, and so do classifiers, whose losses
-    take what they predict from.
+    take what they predict from. Afterwards the model is as it was, also where a loss keeps count
+    (GHM, Seesaw, Dynamic R-CNN).
     """
-    before = [(module, module.training, dict(module._modules)) for module in model.modules()]
+    before = [_Noted.of(module) for module in model.modules()]
     if not isinstance(model, BaseClassifier):
-        for module, _, _ in before:
+        for module, *_ in before:
             if hasattr(module, 'loss') or not (_draws(module) or _keeps_statistics(module)):
                 module.training = True
     try:
         yield
     finally:
-        for module, training, children in before:
-            module.training = training
-            if module._modules.keys() != children.keys():  # a training gave it those of another one
-                module._modules.clear()
-                module._modules.update(children)
+        for noted in before:
+            noted.restore()
+
+
+class _Noted(NamedTuple):
+    """What a module holds."""
+
+    module: nn.Module
+    attributes: dict[str, Any]
+    contents: dict[str, list | dict]  # of the lists and dicts among them, as of its children
+    buffers: dict[str, tuple[int, torch.Tensor]]  # their versions and values
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Noted:
+        attributes = dict(vars(module))
+        contents = {k: x.copy() for k, x in attributes.items() if type(x) in (list, dict)}
+        buffers = {k: (x._version, x.clone()) for k, x in module._buffers.items() if x is not None}
+        return cls(module, attributes, contents, buffers)
+
+    def restore(self) -> None:
+        held = vars(self.module)
+        held.clear()
+        held.update(self.attributes)
+        for key, content in self.contents.items():
+            if isinstance(content, list):
+                held[key][:] = content
+            else:
+                held[key].clear()
+                held[key].update(content)
+        for key, (version, value) in self.buffers.items():
+            if self.module._buffers[key]._version != version:
+                # not written into: a backward may still read it
+                self.module._buffers[key] = value
 
 
 def _draws(module: nn.Module) -> bool:
@@ -161,8 +207,7 @@ def batch_losses(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> torc
     :func:`preprocessed` gives them.
     """
     losses = []
-    with torch.random.fork_rng(devices=[]):
-        for number, batch in enumerate(batches):
-            torch.manual_seed(number)
+    for number, batch in enumerate(batches):
+        with drawn_aside(number):
             losses.append(label_loss(model, batch).detach().cpu())
     return torch.stack(losses).double()

@@ -23,6 +23,7 @@ from mmpse.openmmlab.configs.evaluation import evaluate
 from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.configs.images import default_input_shape
 from mmpse.openmmlab.errors import listed, name_of
+from mmpse.openmmlab.models.losses import last_phase_
 from mmpse.openmmlab.progress import progress
 from mmpse.openmmlab.silence import silent
 from mmpse.openmmlab.supernet.building import look_at, whole_costs
@@ -90,6 +91,7 @@ def examine(
     """
     cfg = load_config(config)
     model = build_model(cfg)
+    last_phase_(model, cfg)
     model.eval()  # not chained: train() of some models returns nothing
     weights = Report('nowhere', 0, (), (), (), None)
     if checkpoint is not None:
