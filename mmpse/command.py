@@ -1,12 +1,13 @@
 """How a command ends: one line for what its user can mend, a traceback for a bug."""
 
-import errno
+import io
 import os
 import sys
 import traceback
 from collections.abc import Callable
 
 from mmpse.errors import UserError, package_of
+from mmpse.files import FULL
 
 CONFIG_ERRORS = KeyError, TypeError, ValueError, RuntimeError  # what MMEngine says of a config
 
@@ -25,7 +26,9 @@ def run_command(main: Callable[[], None], again: str = 'start it again') -> None
     except Exception as error:
         if not of_user(error):
             raise
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        full = isinstance(error, OSError) and error.errno in FULL
+        if full and error.filename is None and (name := _file_being_written(error)):
+            error.filename = name
         sys.exit(one_line(error) + (f'; free some, then {again}' if full else ''))
 
 
@@ -64,3 +67,12 @@ def _config_being_read(error: Exception) -> str | None:
         and 'filename' in frame.f_locals
     ]
     return names[-1] if names else None
+
+
+def _file_being_written(error: OSError) -> str | None:
+    """The file that was open where an error was raised: writing to one, Python names none."""
+    for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
+        for value in frame.f_locals.values():
+            if isinstance(value, io.IOBase) and isinstance(getattr(value, 'name', None), str):
+                return value.name
+    return None

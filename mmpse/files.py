@@ -1,5 +1,6 @@
 """Files that are there as a whole or not at all; needs the standard library only."""
 
+import errno
 import json
 import math
 import os
@@ -8,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+FULL = errno.ENOSPC, errno.EDQUOT  # what the operating system says of a full disk
 
 
 @contextmanager
@@ -21,6 +24,10 @@ def written(*paths: str | os.PathLike) -> Iterator[list[Path]]:
         yield temporary
         for new, path in zip(temporary, paths, strict=True):
             os.replace(new, path)
+    except OSError as error:
+        if error.filename is None and error.errno in FULL:  # of an open file it names none
+            error.filename = str(paths[0])
+        raise
     finally:
         for new in temporary:
             new.unlink(missing_ok=True)

@@ -33,5 +33,5 @@ LOOPS = _child(
 OPTIM_WRAPPERS = _child(root.OPTIM_WRAPPERS, 'mmpse.openmmlab.supernet.speed')
 TASK_UTILS = _child(root.TASK_UTILS, 'mmpse.openmmlab.supernet.drawing')
 DATASETS = _child(root.DATASETS, 'mmpse.datasets')
-PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmpse.openmmlab.pruning.recipe')
+PARAM_SCHEDULERS = _child(root.PARAM_SCHEDULERS, 'mmpse.openmmlab.pruning.schedule')
 WEIGHT_INITIALIZERS = _child(root.WEIGHT_INITIALIZERS, 'mmpse.openmmlab.models.warm_start')

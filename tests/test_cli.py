@@ -2,11 +2,12 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 
 import pytest
-from tiny_tasks import write_task
+from tiny_tasks import without_onnx, write_task
 
 from mmpse import api, cli, files
 from mmpse.openmmlab.deploy.latency import latency_cost, read_latency
@@ -176,12 +177,37 @@ def test_a_unit_to_keep_that_does_not_exist(detector, tmp_path):
 
 
 def test_a_disk_that_is_full(classifier, tmp_path, monkeypatch):
-    def replace(*_):
-        raise OSError(errno.ENOSPC, 'No space left on device', 'report.json')
+    """In the middle: what was done is kept, nothing is there by half, and --resume goes on."""
+    command = ['prune', *classifier, '--flops', '50%', '--how', 'uniform', '--no-finetune']
+    stock = os.replace
 
-    monkeypatch.setattr(files.os, 'replace', replace)
-    line = refused('prune', *classifier, '--flops', '50%', '-o', tmp_path / 'out')
-    assert 'No space left on device' in line and '--resume' in line
+    def replace(new, path):
+        if path.name == 'cut.pth':
+            raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+        stock(new, path)
+
+    without_onnx(monkeypatch)
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, 'replace', replace)
+        line = refused(*command, '-o', tmp_path / 'out')
+    assert 'No space left on device' in line and 'out/steps/cut.pth' in line and '--resume' in line
+    there = {path.name for path in (tmp_path / 'out').rglob('*')}
+    assert {'sorted.pth', 'choice.json'} <= there and not any('.tmp' in name for name in there)
+    before = (tmp_path / 'out/steps/sorted.pth').read_bytes()
+    cli.main([*map(str, command), '-o', str(tmp_path / 'out'), '--resume'])
+    assert (tmp_path / 'out/pruned.pth').exists()
+    assert (tmp_path / 'out/steps/sorted.pth').read_bytes() == before
+
+
+@pytest.mark.parametrize('command', ['prune', 'train', 'search'])
+def test_a_folder_that_cannot_be(command, classifier, tmp_path):
+    (tmp_path / 'file').touch()
+    place = tmp_path / 'file/out'
+    if command == 'prune':
+        line = refused('prune', *classifier, '--flops', '50%', '-o', place)
+    else:
+        line = refused(command, classifier[0], '--work-dir', place)
+    assert line.startswith('NotADirectoryError') and str(place) in line
 
 
 def test_ctrl_c_names_resume(detector, monkeypatch, capsys):

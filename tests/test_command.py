@@ -100,6 +100,20 @@ def test_ctrl_c_says_how_to_go_on(capsys):
     assert said.err == 'interrupted; the same command with --resume goes on\n' and not said.out
 
 
+def test_a_full_disk_is_told_by_the_name_of_the_file():
+    """As MMEngine writes checkpoints."""
+
+    def put(content, path):
+        with open(path, 'wb') as file:
+            file.write(content)
+
+    again = 'the same command with --resume goes on'
+    with pytest.raises(
+        SystemExit, match=f"space left on device: '/dev/full'; free some, then {again}"
+    ):
+        run_command(lambda: put(bytes(10**6), '/dev/full'), again)
+
+
 def test_an_argument_that_searches_do_not_take():
     with pytest.raises(SystemExit, match="TypeError: .*unexpected keyword argument 'colour'"):
         run_command(lambda: search_of_one_argument_more(None))

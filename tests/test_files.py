@@ -30,6 +30,16 @@ def test_an_error_leaves_what_was_there(tmp_path):
     assert json.loads(path.read_text()) == dict(a=1) and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_full_disk_is_told_by_the_name_of_the_file(tmp_path):
+    """Which Python does not tell of one that is open."""
+    path = tmp_path / 'a.json'
+    write_json(path, dict(a=1))
+    with pytest.raises(OSError, match=f'No space left on device: .{path}'):
+        with written(path), open('/dev/full', 'w') as full:
+            full.write('text')
+    assert json.loads(path.read_text()) == dict(a=1) and list(tmp_path.iterdir()) == [path]
+
+
 def test_what_cannot_be_written_is_known_before(tmp_path):
     check_writable(tmp_path / 'new/metrics.json')
     assert not list((tmp_path / 'new').iterdir())

@@ -79,6 +79,8 @@ class Archive:
                     'CREATE TABLE IF NOT EXISTS chosen (search INTEGER PRIMARY KEY, widths)'
                 )
             stored = dict(self._db.execute('SELECT key, value FROM identity'))
+        except sqlite3.OperationalError as error:
+            raise _unwritable(self.path, error) from error
         except sqlite3.DatabaseError as error:
             reason = ' '.join(str(error).split())[:200]
             raise ArchiveError(
@@ -109,10 +111,7 @@ class Archive:
             with self._db:
                 yield self._db
         except sqlite3.OperationalError as error:
-            raise ArchiveError(
-                f'the archive {self.path} cannot be written ({error}); what it holds is kept: mend '
-                'that (free some space?) and go on with --resume'
-            ) from error
+            raise _unwritable(self.path, error) from error
 
     def begin(self, settings: Mapping[str, Any]) -> tuple[int, list[Judged]]:
         """Begin a search, or go on with the one of these settings.
@@ -161,6 +160,13 @@ class Archive:
     def rows(self) -> list[Judged]:
         """All judged subnets in the order of judging."""
         return _select(self._db)
+
+
+def _unwritable(path: Path, error: sqlite3.OperationalError) -> ArchiveError:
+    return ArchiveError(
+        f'the archive {path} cannot be written ({error}); what it holds is kept: mend that (free '
+        'some space?) and go on with --resume'
+    )
 
 
 def _select(db: sqlite3.Connection, where: str = '', *parameters: Any) -> list[Judged]:

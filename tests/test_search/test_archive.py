@@ -48,6 +48,12 @@ def test_parts_are_kept_and_added(tmp_path):
     assert archive.rows() == [whole, completed, judged(2)]
 
 
+def test_an_archive_that_cannot_be_made_is_not_said_to_be_damaged(tmp_path):
+    (tmp_path / 'a.db').mkdir()
+    with pytest.raises(ArchiveError, match=r'a\.db cannot be written \(unable to open .* --resume'):
+        Archive(tmp_path / 'a.db', IDENTITY)
+
+
 def test_archive_of_another_version_is_refused(tmp_path):
     path = Archive(tmp_path / 'a.db', IDENTITY).path
     with sqlite3.connect(path) as db:
