@@ -21,6 +21,7 @@ from mmpse.errors import UserError
 from .layers import is_grouped, step_of
 from .layout import LayerWidths, Layout, Side
 
+BRANCH = 'in_channels', 'out_channels', 'groups'  # what the branches of a block have in common
 Keep = int | Tensor  # the first so many entries of a dimension, or their numbers
 
 
@@ -142,14 +143,26 @@ def cut_(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> nn.Modu
             hook = partial(_cut_on_load, shapes=shapes, cuts=cut.tensors)
             layer.register_load_state_dict_pre_hook(hook)
         before = {key: getattr(layer, key) for key in cut.numbers}
+        repeating = list(_repeating(model, name, layer))
         for key, value in cut.numbers.items():
             setattr(layer, key, value)
-        parent = model.get_submodule(name.rpartition('.')[0])
-        if getattr(parent, 'conv', None) is layer:  # mmcv's ConvModule repeats the numbers
-            for key, value in cut.numbers.items():
-                if vars(parent).get(key) == before[key]:
-                    setattr(parent, key, value)
+            for module in repeating:
+                if vars(module).get(key) == before[key]:
+                    setattr(module, key, value)
     return model
+
+
+def _repeating(model: nn.Module, name: str, layer: nn.Module) -> Iterator[nn.Module]:
+    """Modules around a layer that repeat its numbers of channels."""
+    parent = model.get_submodule(name.rpartition('.')[0])
+    if getattr(parent, 'conv', None) is layer:  # mmcv's ConvModule
+        yield parent
+    while name := name.rpartition('.')[0]:
+        block = model.get_submodule(name)
+        if hasattr(block, 'switch_to_deploy'):  # RepVGG's, which makes one layer of its branches
+            if all(vars(block).get(key) == getattr(layer, key, None) for key in BRANCH):
+                yield block
+            return
 
 
 @contextmanager

@@ -55,6 +55,49 @@ def pruned(subnet, **changes):
     return Pruned(architecture, subnet, **rest.model).eval()
 
 
+@pytest.mark.parametrize(
+    'backbone',
+    [
+        dict(
+            type='mmpretrain.RepVGG',
+            arch=dict(
+                num_blocks=[1, 1, 2, 1],
+                width_factor=[0.25] * 4,
+                group_layer_map=None,
+                se_cfg=None,
+                stem_channels=16,
+            ),
+            out_indices=(3,),
+        ),
+        dict(
+            type='mmpretrain.MobileOne',
+            arch=dict(
+                num_blocks=[1, 2, 1, 1],
+                width_factor=[0.25, 0.5, 0.25, 0.25],
+                num_conv_branches=[2] * 4,
+                num_se_blocks=[0, 0, 1, 1],
+            ),
+            out_indices=(3,),
+        ),
+    ],
+    ids=lambda backbone: backbone['type'],
+)
+def test_branches_of_a_cut_model_become_one_layer(backbone):
+    model = MODELS.build(backbone)
+    model.eval()  # MobileOne's train() returns nothing
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 1.5)
+    layout, images = look(model)
+    widths = {name: max(unit.width // 2, unit.step) for name, unit in layout.units.items()}
+    cut_(model, layout, {**widths, next(iter(widths)): 8})  # the inputs are not the outputs
+    (expected,) = model(images.normal_())
+    model.switch_to_deploy()
+    (found,) = model(images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert len(list(model.parameters())) < 40
+
+
 def test_units_of_all_parts_are_found(full):
     layout, images = look(full)
     assert images.shape == (1, 3, 64, 64)
