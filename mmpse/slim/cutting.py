@@ -21,7 +21,9 @@ from mmpse.errors import UserError
 from .layers import is_grouped, step_of
 from .layout import LayerWidths, Layout, Side
 
-BRANCH = 'in_channels', 'out_channels', 'groups'  # what the branches of a block have in common
+# methods that make one layer of the branches of a block, as RepVGG's; and what of them it repeats
+MERGING = 'switch_to_deploy', 'reparameterize'
+BRANCH = 'in_channels', 'out_channels', 'groups'
 Keep = int | Tensor  # the first so many entries of a dimension, or their numbers
 
 
@@ -159,8 +161,9 @@ def _repeating(model: nn.Module, name: str, layer: nn.Module) -> Iterator[nn.Mod
         yield parent
     while name := name.rpartition('.')[0]:
         block = model.get_submodule(name)
-        if hasattr(block, 'switch_to_deploy'):  # RepVGG's, which makes one layer of its branches
-            if all(vars(block).get(key) == getattr(layer, key, None) for key in BRANCH):
+        if any(hasattr(block, method) for method in MERGING):
+            own = {key: vars(block)[key] for key in BRANCH if key in vars(block)}
+            if 'groups' in own and all(getattr(layer, key, None) == n for key, n in own.items()):
                 yield block
             return
 

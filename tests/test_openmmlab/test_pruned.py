@@ -7,6 +7,8 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
+from timm.models.byobnet import MobileOneBlock
+from timm.utils.model import reparameterize_model
 from torch import nn
 
 from mmpse.errors import UserError
@@ -96,6 +98,18 @@ def test_branches_of_a_cut_model_become_one_layer(backbone):
     (found,) = model(images)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     assert len(list(model.parameters())) < 40
+
+
+def test_branches_of_cut_timm_blocks_become_one_layer():
+    blocks = MobileOneBlock(16, 16, group_size=1), MobileOneBlock(16, 32, kernel_size=1)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), *blocks, nn.Conv2d(32, 4, 1)).eval()
+    layout, images = look(model)
+    cut_(model, layout, {name: max(u.width // 2, u.step) for name, u in layout.units.items()})
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_var.fill_(9)
+    expected = model(images.normal_())
+    found = reparameterize_model(model)(images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_units_of_all_parts_are_found(full):
