@@ -18,12 +18,12 @@ from pathlib import Path
 from mmpse.command import run_command
 from mmpse.openmmlab.pruning.request import check_request
 
-# command -> the tool that it is, and what it does
+# command -> the tool that it is with its first arguments, and what it does
 TOOLS = dict(
-    train=('train.py', 'train by a config'),
-    test=('test.py', 'test a checkpoint by its config'),
-    search=('train.py', 'search widths by a config'),
-    export=('export.py', 'export a trained model, checked'),
+    train=('train.py', (), 'train by a config'),
+    test=('test.py', (), 'test a checkpoint by its config'),
+    search=('train.py', ('--search',), 'search widths by a config'),
+    export=('export.py', (), 'export a trained model, checked'),
 )
 
 
@@ -42,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_tool(name: str, *arguments: str) -> None:
     """Run one of the tools as if it were started by its file."""
-    path = tools() / TOOLS[name][0]
-    sys.argv = [f'mmpse {name}', *arguments]
+    file, first, _ = TOOLS[name]
+    path = tools() / file
+    sys.argv = [f'mmpse {name}', *first, *arguments]
     code = compile(path.read_bytes(), path, 'exec')
     exec(code, {'__name__': '__main__', '__file__': str(path), '__builtins__': __builtins__})
 
@@ -139,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument('-o', '--out', required=True, help='the file, for train_cfg.latency')
     one.set_defaults(run=latency, again='start it again')
 
-    for name, (_, text) in TOOLS.items():
+    for name, (_, _, text) in TOOLS.items():
         commands.add_parser(name, help=text)
     return own
 

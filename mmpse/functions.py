@@ -159,7 +159,8 @@ def cost(model: nn.Module, images: Tensor) -> dict[str, int]:
         images: One image of the size that FLOPs are counted for, ``(1, C, H, W)``.
 
     Returns:
-        ``'flops'``, in multiply-adds as mmengine counts them, and ``'params'``.
+        ``'flops'``, in multiply-adds as mmengine counts them, but without the products inside
+        attention, and ``'params'``.
 
     Examples:
         >>> import torch, torchvision, mmpse

@@ -55,6 +55,11 @@ def test_the_tools_are_commands(command, capsys):
     assert f'usage: mmpse {command} ' in capsys.readouterr().out
 
 
+def test_a_training_is_no_search(classifier):
+    line = refused('search', classifier[0])
+    assert 'is no config of a search' in line and '`mmpse train` trains by it' in line
+
+
 def test_latency_is_measured_into_a_file_for_searches(classifier, tmp_path, capsys, monkeypatch):
     def measure(calls, rounds, track):
         return Latencies({number: [1e-3] * rounds for number in calls})

@@ -5,6 +5,7 @@ python tools/train.py CONFIG [--resume] [--cfg-options key=value ...]
 
 import argparse
 
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper
 
@@ -14,9 +15,10 @@ from mmpse.errors import UserError
 from mmpse.openmmlab.errors import listed
 from mmpse.openmmlab.jobs import build_runner, job_config, job_parser, leave
 from mmpse.openmmlab.pruning.recipe import AMP_ONLY
+from mmpse.openmmlab.search.base import SearchLoop
 from mmpse.openmmlab.search.resume import resume_latest
-from mmpse.openmmlab.types import is_type
-from mmpse.registry import OPTIM_WRAPPERS
+from mmpse.openmmlab.types import in_scope, is_type
+from mmpse.registry import LOOPS, OPTIM_WRAPPERS
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,12 +33,29 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate by the batch size'
     )
+    parser.add_argument('--search', action='store_true', help=argparse.SUPPRESS)  # `mmpse search`
     return parser.parse_args()
+
+
+def check_search(cfg: Config) -> None:
+    """
+    Raises:
+        UserError: If a config trains instead.
+    """
+    with in_scope(cfg):
+        if not is_type(cfg.get('train_cfg'), SearchLoop, LOOPS):
+            raise UserError(
+                f'{cfg.filename} is no config of a search: its train_cfg is no '
+                'mmpse.PredictorSearchLoop or another search of docs/search.md; `mmpse train` '
+                'trains by it, and `mmpse prune` makes its trained model smaller'
+            )
 
 
 def main() -> None:
     args = parse_args()
     cfg = job_config(args)
+    if args.search:
+        check_search(cfg)
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')

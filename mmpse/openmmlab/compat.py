@@ -98,6 +98,11 @@ def is_of_no_images(error: ValueError) -> bool:
     return str(error) == 'need at least one array to concatenate'
 
 
+def is_of_one_value(error: ValueError) -> bool:
+    """Whether an error is PyTorch's, as a BatchNorm in training sees one value of each channel."""
+    return 'more than 1 value per channel when training' in str(error)
+
+
 # The runner
 
 

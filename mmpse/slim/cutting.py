@@ -21,6 +21,9 @@ from mmpse.errors import UserError
 from .layers import is_grouped, step_of
 from .layout import LayerWidths, Layout, Side
 
+# methods that make one layer of the branches of a block, as RepVGG's; and what of them it repeats
+MERGING = 'switch_to_deploy', 'reparameterize'
+BRANCH = 'in_channels', 'out_channels', 'groups'
 Keep = int | Tensor  # the first so many entries of a dimension, or their numbers
 
 
@@ -142,14 +145,27 @@ def cut_(model: nn.Module, layout: Layout, widths: Mapping[str, int]) -> nn.Modu
             hook = partial(_cut_on_load, shapes=shapes, cuts=cut.tensors)
             layer.register_load_state_dict_pre_hook(hook)
         before = {key: getattr(layer, key) for key in cut.numbers}
+        repeating = list(_repeating(model, name, layer))
         for key, value in cut.numbers.items():
             setattr(layer, key, value)
-        parent = model.get_submodule(name.rpartition('.')[0])
-        if getattr(parent, 'conv', None) is layer:  # mmcv's ConvModule repeats the numbers
-            for key, value in cut.numbers.items():
-                if vars(parent).get(key) == before[key]:
-                    setattr(parent, key, value)
+            for module in repeating:
+                if vars(module).get(key) == before[key]:
+                    setattr(module, key, value)
     return model
+
+
+def _repeating(model: nn.Module, name: str, layer: nn.Module) -> Iterator[nn.Module]:
+    """Modules around a layer that repeat its numbers of channels."""
+    parent = model.get_submodule(name.rpartition('.')[0])
+    if getattr(parent, 'conv', None) is layer:  # mmcv's ConvModule
+        yield parent
+    while name := name.rpartition('.')[0]:
+        block = model.get_submodule(name)
+        if any(hasattr(block, method) for method in MERGING):
+            own = {key: vars(block)[key] for key in BRANCH if key in vars(block)}
+            if 'groups' in own and all(getattr(layer, key, None) == n for key, n in own.items()):
+                yield block
+            return
 
 
 @contextmanager

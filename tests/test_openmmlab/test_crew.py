@@ -2,13 +2,18 @@
 
 import itertools
 import time
+from types import SimpleNamespace
 
+import pytest
 import torch
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
 from torch.utils.data import Dataset
 
 from mmpse.openmmlab.pruning import crew
+from mmpse.openmmlab.pruning.job import Pruning
+from mmpse.openmmlab.pruning.order import Order
 
 CONFIG = """
 model = dict(type='CrewModel')
@@ -56,3 +61,19 @@ def test_each_training_writes_into_its_own_folder(tmp_path, monkeypatch):
         (scalars,) = (tmp_path / name).rglob('scalars.json')
         assert len(scalars.read_text().splitlines()) == 2  # iterations
         assert len(list((tmp_path / name).rglob('*.log'))) == 1
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_processes_share_the_iterations_of_an_epoch(processes):
+    """Of a config that counts iterations."""
+    pruning = Pruning.__new__(Pruning)
+    pruning.cfg = Config(
+        dict(
+            train_cfg=dict(type='IterBasedTrainLoop', max_iters=1000),
+            train_dataloader=dict(batch_size=2),
+            optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
+        )
+    )
+    pruning.images, pruning.order = SimpleNamespace(total=20), Order(dict(flops='50%'), epochs=3)
+    pruning.crew = SimpleNamespace(processes=processes)
+    assert pruning.schedule().changes['train_cfg'] == dict(max_iters=30 // processes)

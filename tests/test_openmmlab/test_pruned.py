@@ -7,6 +7,8 @@ import pytest
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.model import revert_sync_batchnorm
+from timm.models.byobnet import MobileOneBlock
+from timm.utils.model import reparameterize_model
 from torch import nn
 
 from mmpse.errors import UserError
@@ -53,6 +55,61 @@ def pruned(subnet, **changes):
     rest.merge_from_dict({f'model.{key}': value for key, value in changes.items()})
     architecture = rest.model.pop('type')
     return Pruned(architecture, subnet, **rest.model).eval()
+
+
+@pytest.mark.parametrize(
+    'backbone',
+    [
+        dict(
+            type='mmpretrain.RepVGG',
+            arch=dict(
+                num_blocks=[1, 1, 2, 1],
+                width_factor=[0.25] * 4,
+                group_layer_map=None,
+                se_cfg=None,
+                stem_channels=16,
+            ),
+            out_indices=(3,),
+        ),
+        dict(
+            type='mmpretrain.MobileOne',
+            arch=dict(
+                num_blocks=[1, 2, 1, 1],
+                width_factor=[0.25, 0.5, 0.25, 0.25],
+                num_conv_branches=[2] * 4,
+                num_se_blocks=[0, 0, 1, 1],
+            ),
+            out_indices=(3,),
+        ),
+    ],
+    ids=lambda backbone: backbone['type'],
+)
+def test_branches_of_a_cut_model_become_one_layer(backbone):
+    model = MODELS.build(backbone)
+    model.eval()  # MobileOne's train() returns nothing
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_mean.normal_(0, 0.1)
+        norm.running_var.uniform_(0.5, 1.5)
+    layout, images = look(model)
+    widths = {name: max(unit.width // 2, unit.step) for name, unit in layout.units.items()}
+    cut_(model, layout, {**widths, next(iter(widths)): 8})  # the inputs are not the outputs
+    (expected,) = model(images.normal_())
+    model.switch_to_deploy()
+    (found,) = model(images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert len(list(model.parameters())) < 40
+
+
+def test_branches_of_cut_timm_blocks_become_one_layer():
+    blocks = MobileOneBlock(16, 16, group_size=1), MobileOneBlock(16, 32, kernel_size=1)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), *blocks, nn.Conv2d(32, 4, 1)).eval()
+    layout, images = look(model)
+    cut_(model, layout, {name: max(u.width // 2, u.step) for name, u in layout.units.items()})
+    for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        norm.running_var.fill_(9)
+    expected = model(images.normal_())
+    found = reparameterize_model(model)(images)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_units_of_all_parts_are_found(full):

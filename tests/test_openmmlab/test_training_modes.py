@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from search_runs import fresh_name, log_of
 
+from mmpse.errors import UserError
 from mmpse.openmmlab.checkpoints.supernet import supernet_state
 
 MODES = {
@@ -178,6 +179,21 @@ def test_auto_execution_takes_what_fits_into_memory(supernet_cfg, tmp_path, full
     runner.train()
     assert {hook.execution, *full} == {'sliced', 'masked'}
     assert f'{full[0]} out of memory' in log_of(runner)
+
+
+def test_subnets_with_too_few_images_for_a_batchnorm_are_told_so(supernet_cfg, tmp_path):
+    supernet_cfg.train_dataloader.batch_size = 4
+    runner = build(supernet_cfg, tmp_path, dict(execution='auto'))
+    hook = next(h for h in runner.hooks if type(h).__name__ == 'SupernetHook')
+    pooled = torch.nn.BatchNorm2d(3)  # as a PSPNet has, of its pooled images
+
+    def normalise(module, args):
+        if module.training and hasattr(hook, 'execution'):
+            pooled(args[0][:1].mean((2, 3), keepdim=True))
+
+    runner.model.backbone.register_forward_pre_hook(normalise)
+    with pytest.raises(UserError, match='4 subnets share a batch of 4 images, too few'):
+        runner.train()
 
 
 def test_auto_execution_with_gradient_checkpointing_is_masked(supernet_cfg, tmp_path):

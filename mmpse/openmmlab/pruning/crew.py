@@ -39,6 +39,7 @@ class Crew:
                 dist.init_dist(launcher, timeout=PATIENCE)
             else:  # MMEngine's launcher takes a GPU for granted
                 torch.distributed.init_process_group('gloo', timeout=PATIENCE)
+        self.processes = dist.get_world_size()
 
     @property
     def leads(self) -> bool:

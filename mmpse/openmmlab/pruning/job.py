@@ -139,7 +139,7 @@ class Pruning:
         total, size = self.images.total, batch_size_of(self.cfg.train_dataloader)
         if total < size:
             check_training_set(self.cfg)
-        steps = -(-total // size)
+        steps = -(-total // (size * self.crew.processes))
         return finetune(self.cfg, self.order.epochs, steps_per_epoch=steps)
 
     @property

@@ -12,6 +12,7 @@ from mmengine import dist
 from mmengine.runner import Runner
 from torch import nn
 
+from mmpse.errors import UserError
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.batches import copied
 from mmpse.openmmlab.seeding import drawn_aside
@@ -33,6 +34,7 @@ def fastest_execution(
 
     Raises:
         MemoryError: If a step fits into memory in no execution.
+        UserError: If a subnet gets so few images that its BatchNorms fail.
     """
     if runner.cfg.get('compile') and 'masked' in supernet.executions:
         runner.logger.info("SupernetHook: execution='masked', since the model is compiled.")
@@ -81,7 +83,16 @@ def _seconds(
     model.zero_grad()
     start = now()
     with supernet.active(subnets, execution), runner.optim_wrapper.optim_context(model):
-        losses = compat.forward_by_mode(model, model.data_preprocessor(batch, True), 'loss')
+        try:
+            losses = compat.forward_by_mode(model, model.data_preprocessor(batch, True), 'loss')
+        except ValueError as error:
+            if not compat.is_of_one_value(error):
+                raise
+            raise UserError(
+                f'SupernetHook: {len(subnets)} subnets share a batch of {count_images(batch)} '
+                'images, too few for a BatchNorm of the model, which gets one value of a channel; '
+                'give a larger train_dataloader.batch_size, a smaller n, or serial=True'
+            ) from error
     model.parse_losses(losses)[0].backward()
     return now() - start
 
