@@ -132,6 +132,11 @@ class Marks:
                 nan = self._nan_of(place, x, dim, images)
                 if nan is None:
                     return
+                if place not in self.positions:
+                    raise UserError(
+                        f'{place[1][0]} drops the dimension of a single image, perhaps by '
+                        'squeeze(); let it keep that dimension, as flatten(1) does'
+                    )
                 if nan.shape[1] != self.positions[place]:
                     nan = nan.any(1, keepdim=True).expand(-1, self.positions[place])
                 old = self.reach.setdefault(place, {})

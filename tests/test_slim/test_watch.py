@@ -5,6 +5,7 @@ import torch
 from mmcv.cnn.bricks import ConvAWS2d
 from torch import nn
 
+from mmpse.errors import UserError
 from mmpse.slim import find_units
 from mmpse.slim.cutting import cut_
 from mmpse.testing import SlimTester
@@ -75,3 +76,20 @@ class TestWeightsWithBuffersOfOutputs(SlimTester):
 
     def build(self):
         return nn.Sequential(ConvAWS2d(3, 12, 3), ConvAWS2d(12, 10, 3), nn.Conv2d(10, 4, 1))
+
+
+class Squeezing(nn.Module):
+    """A backbone as LeNet's."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 16, 3), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.fc(self.conv(x).mean((2, 3)).squeeze())
+
+
+def test_a_part_that_drops_the_dimension_of_a_single_image():
+    model = nn.Sequential(Squeezing(), nn.Identity())
+    with pytest.raises(UserError, match='^0 drops the dimension of a single image'):
+        find_units(model, torch.zeros(1, 3, 8, 8), parts=['0'])
