@@ -232,10 +232,11 @@ def transfer(args: argparse.Namespace) -> None:
 
 def latency(args: argparse.Namespace) -> None:
     """``mmpse latency``."""
-    from mmpse.files import write_json
+    from mmpse.files import check_writable, write_json
     from mmpse.openmmlab.pruning.latency import add_latency
     from mmpse.resources.busy import busy_sentence
 
+    check_writable(args.out)
     subject = _examined(args)
     content = add_latency(subject, args.runtime)
     write_json(args.out, content)

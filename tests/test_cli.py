@@ -76,6 +76,11 @@ def test_latency_is_measured_into_a_file_for_searches(classifier, tmp_path, caps
     assert ends == pytest.approx([1000, 1000], rel=0.01)
 
 
+def test_latency_into_a_folder_is_told_before_anything_is_measured(classifier, tmp_path):
+    line = refused('latency', classifier[0], '-o', tmp_path)
+    assert line.startswith('IsADirectoryError') and str(tmp_path) in line
+
+
 def test_units_are_listed_with_what_writes_and_reads_them(detector, capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '160')
     cli.main(['units', str(detector[0]), '--keep', 'neck.*'])
