@@ -25,6 +25,7 @@ NAMES = {
     'uniform-longer': '`uniform`, as long as `search` in all',
     'sensitivity-longer': '`sensitivity`, as long as `search` in all',
     'sensitivity-taught': '`sensitivity`, taught by the unpruned model',
+    'sensitivity-backbone': '`sensitivity`, of the backbone alone',
 }
 
 
