@@ -208,6 +208,9 @@ def main() -> None:
                 if any(row.items() <= done.items() for done in record['rows']):
                     continue
                 subnet, found = experiment.search(search, budget)
+                for done in record['rows']:  # what is searched twice was known the second time
+                    if (done['budget'], done['search']) == (budget, search):
+                        found = {key: done[key] for key in found}
                 out = experiment.folder / f'{search}_{budget.rstrip("%")}_pruned'
                 out = out.with_name(out.name + ('_inherit' if args.inherit else ''))
                 figures = experiment.prune(subnet, budget, out, crew, args.inherit)

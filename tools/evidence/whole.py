@@ -162,7 +162,7 @@ MODELS = {
         'configs/cifar10/short_resnet20_cifar10.py',
         'accuracy/top1',
         3,
-        ('25%', '50%'),
+        ('25%', '50%', '15%'),
         (*MAIN, *LONGER, *SCRATCH),
         seeds=3,
     ),
