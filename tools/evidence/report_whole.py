@@ -11,8 +11,8 @@ from tables import note, spread, table
 from whole import MODELS, PARTS, SCRATCH, full_seconds, percent, points, records
 
 NAMES = {
-    'trained': 'as it was trained',
-    'unpruned': 'trained as much longer',
+    'trained': 'unpruned, as it was trained',
+    'unpruned': 'unpruned, trained as much longer',
     'uniform': '`uniform`',
     'torch-pruning': 'Torch-Pruning, group norm',
     'torch-pruning-taught': 'Torch-Pruning, group norm, taught',
@@ -25,6 +25,8 @@ NAMES = {
     'uniform-longer': '`uniform`, as long as `search` in all',
     'sensitivity-longer': '`sensitivity`, as long as `search` in all',
     'sensitivity-taught': '`sensitivity`, taught by the unpruned model',
+    'sensitivity-sixteenth': '`sensitivity`, floor of a sixteenth instead of an eighth',
+    'sensitivity-fifth': '`sensitivity`, floor of a fifth',
     'sensitivity-backbone': '`sensitivity`, of the backbone alone',
 }
 

@@ -59,6 +59,8 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'uniform-unsorted': [PART, '--without', 'sorting'],
     'uniform-recalibrated': [PART, '--without', 'reconstruction'],
     'uniform-l1-recalibrated': [PART, '--without', 'reconstruction', '--sort', 'l1'],
+    'sensitivity-sixteenth': [PART, '--how', 'sensitivity', '--floor', '0.0625'],
+    'sensitivity-fifth': [PART, '--how', 'sensitivity', '--floor', '0.2'],
     'scratch': [PART, '--without', 'weights'],
     'scratch-longer': [PART, '--without', 'weights'],
 }
@@ -70,6 +72,8 @@ VARIANTS = (
     'torch-pruning-taylor',
     'torch-pruning-taylor-fifth',
     'sensitivity-taught',
+    'sensitivity-sixteenth',
+    'sensitivity-fifth',
 )
 PARTS = (  # what each part of the command brings
     'uniform-unsorted',
