@@ -2,11 +2,11 @@
 
 python tools/evidence/parts.py CONFIG CHECKPOINT --flops 10% --without reconstruction -o OUT
 
-The widths are uniform, or chosen by `--how`. Without `sorting` the channels keep the order in which they were trained;
-without `reconstruction` the cut model's BatchNorms are recalibrated, and nothing else is fitted;
-without `weights` the small model starts from random ones. `--floor` is the least share of channels that a
-unit may keep, in the place of an eighth. All else is `mmpse prune`, by its own
-code, and OUT holds the same files.
+The widths are uniform, or chosen by `--how`. Without `sorting` the channels keep the order in which
+they were trained; without `reconstruction` the cut model's BatchNorms are recalibrated, and nothing
+else is fitted; without `weights` the small model starts from random ones. `--floor` is the least
+share of its channels that a unit keeps, in the place of an eighth. All else is `mmpse prune`, by
+its own code, and OUT holds the same files.
 """
 
 from __future__ import annotations
