@@ -79,6 +79,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('model', choices=list(MODELS))
     parser.add_argument('--kind', choices=list(KINDS), required=True)
     parser.add_argument('--budgets', nargs='+', default=BUDGETS)
+    parser.add_argument('--searches', nargs='+', help='of those of the kind; by default all')
     parser.add_argument('--inherit', action='store_true', help='the weights of the supernet')
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args()
@@ -203,7 +204,7 @@ def main() -> None:
             record['training'] = experiment.train(crew)
             write_json(path, record)
         for budget in args.budgets:
-            for search in experiment.kind.searches:
+            for search in args.searches or experiment.kind.searches:
                 row = dict(budget=budget, search=search, inherit=args.inherit)
                 if any(row.items() <= done.items() for done in record['rows']):
                     continue
