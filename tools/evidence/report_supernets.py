@@ -12,6 +12,7 @@ from tables import note, spread, table
 from whole import MODELS, percent, points, records
 
 NAMES = {
+    'sensitivity': '`sensitivity`, no supernet, as long in all',
     'predictor': 'a predictor, of a supernet of parallel subnets (PSE-Net)',
     'evolution': 'evolution, of the same supernet',
     'greedy': 'greedy slimming of a sandwich supernet (AutoSlim)',

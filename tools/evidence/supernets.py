@@ -6,8 +6,11 @@ A trained model of whole.py, its channels sorted, is trained on as a supernet, f
 a pruned model is fine-tuned. The supernet is searched for every budget; a later search knows what
 earlier ones judged. The widths are then cut from the trained model and fine-tuned by `mmpse
 prune`'s own code, so that the choice of widths is all that differs from its rows in whole.py; with
-`--inherit` they are cut from the supernet, and keep its weights. The test split is read once for
-every pruned model. The record is a JSON file in docs/results/supernets; a killed run goes on.
+`--inherit` they are cut from the supernet, and keep its weights. `--kind none` trains no supernet:
+each budget is pruned by sensitivity, for as many epochs as make it as long as its share of the
+supernet of parallel subnets, the predictor's search and the fine-tuning. The test split is read
+once for every pruned model. The record is a JSON file in docs/results/supernets; a killed run goes
+on.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from typing import Any, NamedTuple
 from frame import circumstances, read_json
 from mmengine.registry import DefaultScope
 from torch import nn
-from whole import MODELS, command, points, test, trained
+from whole import MODELS, Run, command, epoch_seconds, points, row_of, test, trained
 
 from mmpse.command import run_command
 from mmpse.files import write_json
@@ -51,6 +54,7 @@ class Kind(NamedTuple):
 
 
 KINDS = {
+    'none': Kind({}, dict(sensitivity={})),
     'psenet': Kind(
         dict(n=4, execution='sliced'),
         dict(
@@ -88,10 +92,12 @@ def parse_args() -> argparse.Namespace:
 class Chosen(Pruning):
     """The steps of `mmpse prune` with widths that a search of a supernet chose."""
 
-    widths: Subnet
-    supernet: Path | None  # whose weights are inherited
+    widths: Subnet | None = None
+    supernet: Path | None = None  # whose weights are inherited
 
     def _choose(self, budget: Budget) -> Subnet:
+        if self.widths is None:
+            return super()._choose(budget)
         return self.subject.subnet(list(self.widths.values()), how='supernet')
 
     def reconstructed(self, subnet: Subnet) -> nn.Module:
@@ -170,13 +176,28 @@ class Experiment:
         subnet = Subnet.load(out / 'best_subnet.json')
         return subnet, dict(judged=judged, search_seconds=seconds[1])
 
-    def prune(self, subnet: Subnet, budget: str, out: Path, crew: Crew, inherit: bool) -> dict:
-        """The figures of the pruned model with these widths."""
-        begun = time.process_time()
-        pruning = self.pruning(out, crew, limits=dict(flops=budget))
+    def epochs_without(self, budget: str) -> int:
+        """Epochs that take as long as a share of a supernet, its search and the fine-tuning."""
+        record = read_json(RECORDS / f'{self.name}_psenet_{self.seed}.json')
+        budgets = {row['budget'] for row in record['rows']}
+        wanted = dict(budget=budget, search='predictor', inherit=True)
+        (row,) = (row for row in record['rows'] if wanted.items() <= row.items())
+        seconds = record['training']['cpu_seconds'] / len(budgets)
+        seconds += row['search_seconds'] + row['cpu_seconds']
+        own = row_of(Run(self.name, budget, 'sensitivity', 0))
+        return self.model.epochs + round((seconds - own['cpu_seconds']) / epoch_seconds(own))
+
+    def prune(
+        self, budget: str, out: Path, crew: Crew, subnet: Subnet | None, inherit: bool
+    ) -> dict[str, Any]:
+        """The figures of the pruned model with these widths; ``None``: by sensitivity, longer."""
+        begun, order = time.process_time(), {}
+        if subnet is None:
+            order = dict(how='sensitivity', epochs=self.epochs_without(budget))
+        pruning = self.pruning(out, crew, limits=dict(flops=budget), **order)
         pruning.widths, pruning.supernet = subnet, self.supernet if inherit else None
         with DefaultScope.overwrite_default_scope(pruning.subject.scope):
-            pruning.run()
+            _, subnet, _ = pruning.run()
         seconds, report = time.process_time() - begun, read_json(out / 'report.json')
         tested = test(out / 'pruned.py', out / 'pruned.pth', out / 'test')
         metric = self.model.metric
@@ -185,7 +206,9 @@ class Experiment:
             cut=report['cut'][metric],
             val=report['after'][metric],
             test=tested[metric],
+            epochs=pruning.order.epochs,
             cpu_seconds=seconds,
+            widths=list(subnet.values()),
         )
 
 
@@ -195,30 +218,30 @@ def main() -> None:
     path = RECORDS / f'{experiment.folder.name}.json'
     again = f'python tools/evidence/supernets.py {args.model} --kind {args.kind} --seed {args.seed}'
     about = dict(name=args.model, kind=args.kind, seed=args.seed, metric=experiment.model.metric)
-    record = dict(about, epochs=experiment.model.epochs, rows=[], command=again)
-    if path.exists():
-        record = read_json(path)
+    record = read_json(path) if path.exists() else dict(about, rows=[], command=again)
     crew = Crew('none')
     with crew:
         if 'training' not in record:
-            record['training'] = experiment.train(crew)
+            record['training'] = dict(cpu_seconds=0)
+            if experiment.kind.hook:
+                record['training'] = experiment.train(crew)
             write_json(path, record)
         for budget in args.budgets:
             for search in args.searches or experiment.kind.searches:
                 row = dict(budget=budget, search=search, inherit=args.inherit)
                 if any(row.items() <= done.items() for done in record['rows']):
                     continue
-                subnet, found = experiment.search(search, budget)
+                subnet, found = None, dict(judged=0, search_seconds=0)
+                if experiment.kind.hook:
+                    subnet, found = experiment.search(search, budget)
                 for done in record['rows']:  # what is searched twice was known the second time
                     if (done['budget'], done['search']) == (budget, search):
                         found = {key: done[key] for key in found}
                 out = experiment.folder / f'{search}_{budget.rstrip("%")}_pruned'
                 out = out.with_name(out.name + ('_inherit' if args.inherit else ''))
-                figures = experiment.prune(subnet, budget, out, crew, args.inherit)
-                record['rows'].append({**row, **found, **figures, 'widths': list(subnet.values())})
-                spent = record['training']['cpu_seconds'] + sum(
-                    r['cpu_seconds'] for r in record['rows']
-                )
+                figures = experiment.prune(budget, out, crew, subnet, args.inherit)
+                record['rows'].append({**row, **found, **figures})
+                spent = sum(row['cpu_seconds'] for row in [record['training'], *record['rows']])
                 record.update(circumstances(spent, spent))
                 write_json(path, record)
                 (score,) = points([figures], 'test')
