@@ -26,11 +26,11 @@ def supernets_section(folder: Path, whole: Path) -> str:
     if not found:
         return '\nNot run: `python tools/evidence/supernets.py MODEL --kind psenet`\n'
     text = (
-        '\nThe trained model, trained on as a supernet for as many epochs as a pruned model is '
-        'fine-tuned; each search knows what the searches for other budgets judged. What is found '
-        'is cut from the trained model, reconstructed and fine-tuned as everywhere, or keeps the '
-        "supernet's weights. The metric on the test split, by budget; the seconds are those of all "
-        'budgets together, with the supernet:\n'
+        '\nThe trained model is trained on as a supernet, for as many epochs as a pruned model is '
+        'fine-tuned. Each search knows what the searches for other budgets judged. The widths are '
+        'cut from the trained model, reconstructed and fine-tuned as everywhere; or they are cut '
+        'from the supernet, keep its weights and are fine-tuned. The table has the metric on the '
+        'test split. The seconds are those of all budgets of a line together, with the supernet.\n'
     )
     for name in dict.fromkeys(record['name'] for record in found):
         own = [record for record in found if record['name'] == name]
@@ -70,7 +70,7 @@ def searched(found: Sequence[dict], budgets: Sequence[str]) -> Iterator[list[Any
                     judged += row['judged']
                     seconds += row['search_seconds'] + row['cpu_seconds']
             if runs:
-                means = judged // runs, f'{seconds / runs:.0f}'
+                means = judged // runs or '', f'{seconds / runs:.0f}'
                 yield [title + more, *map(cell, own), *means]
 
 
