@@ -1,11 +1,12 @@
-"""What the parts of `mmpse prune` bring: the command with one of them left out.
+"""What the parts of `mmpse prune` bring: the command with one of them left out or set otherwise.
 
 python tools/evidence/parts.py CONFIG CHECKPOINT --flops 10% --without reconstruction -o OUT
 
-The widths are uniform. Without `sorting` the channels keep the order in which they were trained;
-without `reconstruction` the cut model's BatchNorms are recalibrated, and nothing else is fitted;
-without `weights` the small model starts from random ones. All else is `mmpse prune`, by its own
-code, and OUT holds the same files.
+The widths are uniform, or chosen by `--how`. Without `sorting` the channels keep the order in which
+they were trained; without `reconstruction` the cut model's BatchNorms are recalibrated, and nothing
+else is fitted; without `weights` the small model starts from random ones. `--floor` is the least
+share of its channels that a unit keeps, in the place of an eighth. All else is `mmpse prune`, by
+its own code, and OUT holds the same files.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from mmpse.openmmlab.pruning.crew import Crew
 from mmpse.openmmlab.pruning.job import Pruning
 from mmpse.openmmlab.pruning.order import Order
 from mmpse.openmmlab.pruning.steps import Steps
-from mmpse.openmmlab.pruning.subject import dataset_meta
+from mmpse.openmmlab.pruning.subject import RATIOS, dataset_meta
 from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.slim import cut_
 from mmpse.space import Subnet
@@ -42,6 +43,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--flops', required=True, help='budget, e.g. 10%%')
     parser.add_argument('--without', nargs='+', choices=PARTS, default=[])
     parser.add_argument('--sort', default='selection', help='importance of channels')
+    parser.add_argument('--how', default='uniform')
+    parser.add_argument('--floor', type=float, default=min(RATIOS))
     parser.add_argument('--epochs', type=int)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('-o', '--out', type=Path, required=True)
@@ -74,7 +77,15 @@ class Partial(Pruning):
 def main() -> None:
     args = parse_args()
     limits = dict(flops=args.flops)
-    order = Order(limits, how='uniform', epochs=args.epochs, sort=args.sort, seed=args.seed)
+    ratios = [args.floor, *(ratio for ratio in RATIOS if ratio > args.floor)]
+    order = Order(
+        limits,
+        how=args.how,
+        epochs=args.epochs,
+        sort=args.sort,
+        seed=args.seed,
+        grids={'*': dict(ratios=ratios)},
+    )
     crew = Crew('none')
     with crew:
         pruning = Partial(args.config, args.checkpoint, order, Steps(args.out, args.resume), crew)

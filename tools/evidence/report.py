@@ -18,6 +18,7 @@ from report_deployed import deployed_section
 from report_predictor import predictor_section
 from report_ranking import Ranking, ranking
 from report_simulation import simulation_section
+from report_supernets import supernets_section
 from report_whole import readme_table, whole_section
 from tables import table
 
@@ -40,12 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument('--results', type=Path, default=ROOT / 'docs/results')
     results = parser.parse_args(arguments).results
+    whole = results / 'whole'
     sections = {
-        'Trained models, pruned as wholes': whole_section(
-            results / 'whole', results.parent / 'images'
-        ),
+        'Trained models, pruned as wholes': whole_section(whole, results.parent / 'images'),
         'Where they run': deployed_section(results / 'deployed'),
         'What the search knows': predictor_section(results / 'predictor'),
+        'One supernet, several budgets': supernets_section(
+            results / 'supernets', results / 'whole'
+        ),
         'How supernets rank subnets, at equal time': ''.join(
             ranking(of) for of in map(Ranking, sorted(results.glob('ranking/*/'))) if of.alone
         ),
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     readme = results.parents[1] / 'README.md'
     if readme.exists():
         before, rest = readme.read_text(encoding='utf-8').split(BEGIN)
-        write(readme, before + BEGIN + readme_table(results / 'whole') + END + rest.split(END)[1])
+        write(readme, before + BEGIN + readme_table(whole) + END + rest.split(END)[1])
 
 
 def resumed(record: dict) -> str:

@@ -51,6 +51,7 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'uniform-longer': ['-m', 'mmpse', 'prune', '--how', 'uniform'],
     'sensitivity-longer': ['-m', 'mmpse', 'prune', '--how', 'sensitivity'],
     'sensitivity-taught': ['-m', 'mmpse', 'prune', '--how', 'sensitivity', '--teacher'],
+    'sensitivity-backbone': ['-m', 'mmpse', 'prune', '--keep', 'neck*', '*head*'],
     'uniform-l1': ['-m', 'mmpse', 'prune', '--how', 'uniform', '--sort', 'l1'],
     'uniform-bn': ['-m', 'mmpse', 'prune', '--how', 'uniform', '--sort', 'bn'],
     'uniform-group': ['-m', 'mmpse', 'prune', '--how', 'uniform', '--sort', 'group'],
@@ -58,6 +59,8 @@ HOWS = {  # in the order of tables -> what it runs; `trained` runs nothing
     'uniform-unsorted': [PART, '--without', 'sorting'],
     'uniform-recalibrated': [PART, '--without', 'reconstruction'],
     'uniform-l1-recalibrated': [PART, '--without', 'reconstruction', '--sort', 'l1'],
+    'sensitivity-sixteenth': [PART, '--how', 'sensitivity', '--floor', '0.0625'],
+    'sensitivity-fifth': [PART, '--how', 'sensitivity', '--floor', '0.2'],
     'scratch': [PART, '--without', 'weights'],
     'scratch-longer': [PART, '--without', 'weights'],
 }
@@ -69,6 +72,8 @@ VARIANTS = (
     'torch-pruning-taylor',
     'torch-pruning-taylor-fifth',
     'sensitivity-taught',
+    'sensitivity-sixteenth',
+    'sensitivity-fifth',
 )
 PARTS = (  # what each part of the command brings
     'uniform-unsorted',
@@ -107,6 +112,7 @@ class Model(NamedTuple):
         budgets: Of FLOPs, or of ``'latency 50%'``.
         hows: At each budget.
         seeds: How many.
+        backbone: The budget at which the backbone alone is pruned; it cannot reach much less.
     """
 
     title: str
@@ -116,6 +122,7 @@ class Model(NamedTuple):
     budgets: tuple[str, ...]
     hows: tuple[str, ...] = MAIN
     seeds: int = 1
+    backbone: str | None = None
 
 
 MODELS = {
@@ -124,18 +131,20 @@ MODELS = {
         'configs/bccd/retinanet_resnet18-w0p5_fpn96_bccd.py',
         'coco/bbox_mAP',
         8,
-        ('10%', '20%', '50%'),
+        ('10%', '20%', '50%', 'latency 50%'),
         (*MAIN, *LONGER, *PARTS, *SCRATCH, *VARIANTS),
         seeds=3,
+        backbone='55%',
     ),
     'rtmdet-tiny_bccd': Model(
         'RTMDet-tiny on BCCD, box mAP',
         'configs/bccd/rtmdet_tiny_bccd.py',
         'coco/bbox_mAP',
         4,
-        ('latency 50%', '20%'),
+        ('latency 50%', '20%', '50%', '10%'),
         (*MAIN, 'sensitivity-taught'),
         seeds=3,
+        backbone='70%',
     ),
     'semantic-fpn-r18_camvid': Model(
         'Semantic FPN R-18 on CamVid, mIoU',
@@ -157,7 +166,7 @@ MODELS = {
         'configs/cifar10/short_resnet20_cifar10.py',
         'accuracy/top1',
         3,
-        ('25%', '50%'),
+        ('25%', '50%', '15%'),
         (*MAIN, *LONGER, *SCRATCH),
         seeds=3,
     ),
@@ -215,7 +224,10 @@ def runs(name: str) -> Iterator[Run]:
     for seed in range(model.seeds):
         yield from (Run(name, '100%', how, seed) for how in ALONE)
         for budget in model.budgets:
-            yield from (Run(name, budget, how, seed) for how in model.hows)
+            hows = [how for how in model.hows if ' ' not in budget or HOWS[how][0] == '-m']
+            yield from (Run(name, budget, how, seed) for how in hows)  # rivals know FLOPs alone
+        if model.backbone:
+            yield Run(name, model.backbone, 'sensitivity-backbone', seed)
 
 
 def command(*words: object) -> tuple[float, float]:
@@ -374,13 +386,18 @@ def table(names: list[str]) -> None:
 
 
 def main() -> None:
-    args = parse_args()
+    args, failed = parse_args(), []
     if not args.table:
         for name in args.models or MODELS:
             for run in runs(name):
                 if any(fnmatch.fnmatch(str(run), pattern) for pattern in args.only):
-                    measure(run)
+                    try:
+                        measure(run)
+                    except subprocess.CalledProcessError:  # its command has said why
+                        failed.append(str(run))
     table(args.models)
+    if failed:
+        sys.exit(f'failed, and told above: {", ".join(failed)}')
 
 
 if __name__ == '__main__':
