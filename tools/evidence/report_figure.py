@@ -41,7 +41,7 @@ def draw_metric(axes: Axes, rows: Sequence[Mapping], title: str) -> None:
         own = points([row for row in rows if row['how'] == how], 'test')
         if own:
             color = '0.4' if how == 'trained' else 'black'
-            label = 'as it was trained' if how == 'trained' else 'trained as much longer'
+            label = 'unpruned, as given' if how == 'trained' else 'unpruned, same extra epochs'
             axes.axhline(statistics.mean(own), color=color, linewidth=0.8, linestyle='--')
             errorbar(axes, [100], [own], fmt=mark, color=color, label=label)
     for how, color in COLORS.items():
