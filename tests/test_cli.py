@@ -209,7 +209,7 @@ def test_a_disk_that_is_full(classifier, tmp_path, monkeypatch):
     assert (tmp_path / 'out/steps/sorted.pth').read_bytes() == before
 
 
-@pytest.mark.parametrize('command', ['prune', 'train', 'search'])
+@pytest.mark.parametrize('command', ['prune', 'train'])
 def test_a_folder_that_cannot_be(command, classifier, tmp_path):
     (tmp_path / 'file').touch()
     place = tmp_path / 'file/out'
