@@ -48,10 +48,10 @@ def check_judged_losses(model, data):
 
 @torch.no_grad()
 def _give_statistics(model, images):
-    """Give the BatchNorms the statistics of images: else random weights leave no signal."""
+    """Move the BatchNorms to the statistics of images: else random weights leave no signal."""
     norms = [m for m in model.modules() if getattr(m, 'running_mean', None) is not None]
     for norm in norms:
-        norm.training, norm.momentum = True, 1.0
+        norm.training, norm.momentum = True, 0.5  # of few pixels some have no variance
         if norm.weight is not None and not norm.weight.any():  # the last one of a residual block
             norm.weight.fill_(1.0)
     raw_outputs(model, images)
