@@ -73,19 +73,46 @@ def test_parts_and_small_models_have_tables_of_their_own(tmp_path):
     assert '|  | the small model, from random weights, as long in all | 8 | 25.0 | 1 | 90 |' in page
 
 
-def test_the_readme_has_the_table_and_the_rest_of_it_stays(tmp_path):
+def test_the_readme_has_a_shorter_table_and_the_rest_of_it_stays(tmp_path):
+    """Budgets with several seeds, and the ways that compare there."""
     from report import BEGIN, END
 
     folder = tmp_path / 'docs/results'
     whole(folder / 'whole', '100%', 'trained', 0, 1.0, 0.5)
     whole(folder / 'whole', '20%', 'uniform', 0, 0.2, 0.3)
+    whole(folder / 'whole', '20%', 'search', 0, 0.2, 0.6)
+    for seed, test in enumerate((0.30, 0.32)):
+        whole(folder / 'whole', '20%', 'sensitivity', seed, 0.2, test)
+    whole(folder / 'whole', '50%', 'sensitivity', 0, 0.5, 0.4)
     readme = tmp_path / 'README.md'
     readme.write_text(f'# above\n\n{BEGIN}old\n{END}\nbelow\n')
     for _ in range(2):
         page_of(folder)
-    before, table, after = readme.read_text().partition(page_of(folder).split('\n\n')[3])
-    assert before == f'# above\n\n{BEGIN}\n' and after == f'\n{END}\nbelow\n'
-    assert '| 20 % of FLOPs | 50.0 |  | 30.0 |' in table
+    before, text = readme.read_text().split(BEGIN)
+    table, after = text.split(END)
+    assert before == '# above\n\n' and after == '\nbelow\n'
+    (line,) = table.strip().splitlines()[2:]
+    title = 'RetinaNet R-18 on BCCD, box mAP'
+    assert line == f'| {title} | 20 % of FLOPs | 50.0 |  |  | 30.0 | 31.0 ± 1.4 |'
+
+
+def test_one_supernet_beside_prunings_without_one(tmp_path):
+    folder = tmp_path / 'docs/results'
+    for budget, test in (('50%', 0.4), ('10%', 0.2)):
+        whole(folder / 'whole', budget, 'sensitivity', 0, 0.5, test, cpu_seconds=30)
+    own = dict(judged=3, search_seconds=5, cpu_seconds=20)
+    for seed, test in enumerate((0.30, 0.32)):
+        rows = [
+            dict(own, budget=budget, search='predictor', inherit=inherit, test=test)
+            for budget, inherit in (('50%', False), ('10%', False), ('10%', True))
+        ]
+        about = dict(name=NAME, metric='coco/bbox_mAP', rows=rows, seed=seed)
+        write(folder / 'supernets', f'{NAME}_psenet_{seed}', **about, training=dict(cpu_seconds=40))
+    page = page_of(folder)
+    predictor = 'a predictor, of a supernet of parallel subnets (PSE-Net)'
+    assert '| `sensitivity`, no supernet | 40.0 | 20.0 |  | 60 |' in page
+    assert f'| {predictor} | 31.0 ± 1.4 | 31.0 ± 1.4 | 6 | 90 |' in page  # 40 + 2 * (5 + 20)
+    assert f"| {predictor}; the supernet's weights |  | 31.0 ± 1.4 | 3 | 65 |" in page
 
 
 def test_the_best_are_those_that_chance_does_not_tell_apart():
