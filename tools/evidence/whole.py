@@ -354,7 +354,10 @@ def records(folder: Path = RECORDS) -> list[dict]:
     """What was measured, in the order of tables."""
     found = [read_json(path) for path in sorted(folder.glob('*.json'))]
     order = list(HOWS).index
-    return sorted(found, key=lambda r: (r['name'], -percent(r['budget']), order(r['how'])))
+    return sorted(
+        found,
+        key=lambda r: (r['name'], ' ' in r['budget'], -percent(r['budget']), order(r['how'])),
+    )
 
 
 def points(rows: Iterable[dict], split: str) -> list[float]:
