@@ -154,9 +154,7 @@ def prune(rival: Rival, model: nn.Module, limit: float) -> None:
     """
     import torch_pruning
 
-    writers = {name for unit in rival.subject.layout.units.values() for name in unit.writers}
-    layers = (nn.modules.conv._ConvNd, nn.Linear)
-    kept = [m for n, m in model.named_modules() if isinstance(m, layers) and n not in writers]
+    kept = [model.get_submodule(name) for name in rival.subject.layout.fixed]
     importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
     if rival.importance == 'taylor':
         importance = torch_pruning.importance.GroupTaylorImportance()
