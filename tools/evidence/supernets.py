@@ -240,7 +240,9 @@ def main() -> None:
                 out = experiment.folder / f'{search}_{budget.rstrip("%")}_pruned'
                 out = out.with_name(out.name + ('_inherit' if args.inherit else ''))
                 figures = experiment.prune(budget, out, crew, subnet, args.inherit)
-                record['rows'].append({**row, **found, **figures})
+                made = f'{again} --budgets {budget} --searches {search}'
+                made += ' --inherit' if args.inherit else ''
+                record['rows'].append({**row, **found, **figures, 'command': made})
                 spent = sum(row['cpu_seconds'] for row in [record['training'], *record['rows']])
                 record.update(circumstances(spent, spent))
                 write_json(path, record)
