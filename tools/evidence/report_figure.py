@@ -9,7 +9,8 @@ from pathlib import Path
 from frame import read_json
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from whole import MODELS, percent, points, records
+from records import percent, points, records
+from runs import MODELS
 
 from mmpse.files import written
 

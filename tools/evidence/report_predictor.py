@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from frame import read_json
 from report_ranking import tau
+from runs import MODELS
 from tables import note, table
-from whole import MODELS
 
 TRUTHS = dict(cut='as cut', finetuned='fine-tuned')
 

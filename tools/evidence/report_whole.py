@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from records import full_seconds, percent, points, records
 from report_figure import draw
+from runs import ABLATIONS, MODELS, SCRATCH
 from tables import note, spread, table
-from whole import MODELS, PARTS, SCRATCH, full_seconds, percent, points, records
 
 NAMES = {
     'trained': 'unpruned, as given',
@@ -135,7 +136,7 @@ def heading(budget: str) -> str:
 
 def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
     """Of one model: what every figure of the table is made of."""
-    rows = [row for row in rows if row['name'] == name and row['how'] not in (*PARTS, *SCRATCH)]
+    rows = [row for row in rows if row['name'] == name and row['how'] not in (*ABLATIONS, *SCRATCH)]
     if not rows:
         return f'\n### {MODELS[name].title}\n\nNot run: `{command(name)}`\n'
     lines = []
@@ -181,7 +182,7 @@ def groups(
 def parts(folder: Path, rows: Sequence[dict]) -> str:
     """What each part of the command brings, at uniform widths."""
     lines = []
-    for title, how, own in groups(rows, PARTS, LEFT_OUT):
+    for title, how, own in groups(rows, ABLATIONS, LEFT_OUT):
         cuts, tests = points([cut(row) for row in own], 'val'), points(own, 'test')
         lines.append([title, *LEFT_OUT[how], spread(cuts, '.1f'), spread(tests, '.1f'), len(own)])
     if not lines:
@@ -241,7 +242,7 @@ def steps(folder: Path, rows: Sequence[dict]) -> str:
 
 def cut(row: dict) -> dict[str, float]:
     """What the validation split says of the cut model before its fine-tuning."""
-    if row['how'] not in (*PRUNED, *PARTS) or 'report' not in row:
+    if row['how'] not in (*PRUNED, *ABLATIONS) or 'report' not in row:
         return {}
     return dict(val=row['report']['cut'].get(row['metric'], 0.0))
 
