@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from frame import read_json
-from report_ranking import tau
+from report_ranking import redrawn_taus, tau
 from runs import MODELS
 from tables import note, table
 
@@ -50,7 +50,7 @@ def agreements(ways: np.ndarray, truth: np.ndarray) -> list[str]:
     """
     values = [tau(way, truth) for way in ways]
     draws = np.random.default_rng(0).choice(len(truth), (2000, len(truth)))
-    taus = np.array([[tau(way[d], truth[d]) for way in ways] for d in draws])
+    taus = np.column_stack([redrawn_taus(way, truth, draws) for way in ways])
     errors = np.nanstd(np.column_stack([taus, taus[:, 0] - taus[:, -1]]), axis=0)
     values.append(values[0] - values[-1])
     return [f'{value:.2f} ± {error:.2f}' for value, error in zip(values, errors)]
