@@ -133,35 +133,70 @@ def test_every_model_has_its_records_apart():
     assert 'rtmdet-tiny_bccd_latency-50_uniform_0' in names
 
 
-def test_torch_pruning_stops_within_the_budget():
-    pytest.importorskip('torch_pruning')
-    import rivals
+def conv(inputs, outputs, kernel=3, **settings):
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **settings)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU())
 
-    def block(inputs, outputs):
-        return nn.Sequential(nn.Conv2d(inputs, outputs, 3), nn.BatchNorm2d(outputs), nn.ReLU())
 
-    torch.manual_seed(0)
-    images = torch.randn(1, 3, 12, 12)
-    model = nn.Sequential(block(3, 32), block(32, 64), nn.Conv2d(64, 5, 1)).eval()
+class Inverted(nn.Module):
+    """A block of a MobileNetV2: wider, depthwise, narrower, and added to its input."""
 
-    def flops(model):
-        return mmpse.cost(model, images)['flops']
+    def __init__(self, width, hidden):
+        super().__init__()
+        depthwise = conv(hidden, hidden, groups=hidden)
+        self.layers = nn.Sequential(conv(width, hidden, 1), depthwise, conv(hidden, width, 1))
 
-    rival = SimpleNamespace(
+    def forward(self, x):
+        return x + self.layers(x)
+
+
+def flops_of(model):
+    return mmpse.cost(model, torch.zeros(1, 3, 12, 12))['flops']
+
+
+def rival_of(model):
+    images = torch.zeros(1, 3, 12, 12)
+    return SimpleNamespace(
         subject=SimpleNamespace(layout=mmpse.units(model, images), images=images),
         order=SimpleNamespace(divisor=8),
         importance='norm',
         most=0.8,
-        flops=flops,
+        flops=flops_of,
     )
-    limit = 0.4 * flops(model)
+
+
+def test_torch_pruning_stops_within_the_budget():
+    pytest.importorskip('torch_pruning')
+    import rivals
+
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3, 32), conv(32, 64), nn.Conv2d(64, 5, 1)).eval()
+    rival, limit = rival_of(model), 0.4 * flops_of(model)
     rivals.prune(rival, model, limit)
     widths = [layer.out_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)]
-    assert 0.5 * limit < flops(model) <= limit
+    assert 0.5 * limit < flops_of(model) <= limit
     assert widths[2] == 5 and all(width % 8 == 0 for width in widths[:2])
-    assert model(images).shape == (1, 5, 8, 8)
+    assert model(torch.randn(1, 3, 12, 12)).shape == (1, 5, 12, 12)
     with pytest.raises(RuntimeError, match='Torch-Pruning stops at'):
         rivals.prune(rival, model, 1)
+
+
+def test_torch_pruning_prunes_what_depthwise_layers_hold():
+    pytest.importorskip('torch_pruning')
+    import rivals
+
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3, 16), Inverted(16, 96), Inverted(16, 96), nn.Conv2d(16, 5, 1))
+    model.eval()
+    limit = 0.25 * flops_of(model)  # out of reach of what lies around the hidden channels
+    rivals.prune(rival_of(model), model, limit)
+    assert flops_of(model) <= limit
+    for block in model[1:3]:
+        expand, depthwise, project = (layer[0] for layer in block.layers)
+        hidden = depthwise.groups
+        assert hidden == depthwise.out_channels == expand.out_channels == project.in_channels
+        assert hidden < 96 and hidden % 8 == 0
+    assert model(torch.randn(1, 3, 12, 12)).shape == (1, 5, 12, 12)
 
 
 def test_fastnas_stops_within_the_budget():
