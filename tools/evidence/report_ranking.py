@@ -1,4 +1,4 @@
-"""Section 2 of docs/results.md, from the records of tools/evidence/ranking.py."""
+"""The part of docs/results.md on rankings, from the records of tools/evidence/ranking.py."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def tau(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def redrawn_taus(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b, as :func:`tau`, of every redraw of the subnets.
+    """Kendall's tau-b, as :func:`tau`, of every redraw of the subnets; NaN where all are equal.
 
     Args:
         a, b: ``(subnets,)``.
@@ -138,4 +138,5 @@ def redrawn_taus(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> np.ndarray:
     def total(pairs: np.ndarray) -> np.ndarray:
         return pairs.sum(axis=(1, 2))
 
-    return total(one * other) / np.sqrt(total(one**2) * total(other**2))
+    with np.errstate(invalid='ignore'):
+        return total(one * other) / np.sqrt(total(one**2) * total(other**2))
