@@ -32,9 +32,9 @@ def predictor_section(folder: Path) -> str:
     return (
         '\n`search` judges subnets around the widths of `sensitivity`, and fits a predictor to '
         'their losses. Does the predictor rank other subnets? For this table 24 others, of 0.75 '
-        'to 1.25 times the budget, were cut, reconstructed and validated. Those of one model were '
-        "also fine-tuned. A cell has the agreement with their metric (Kendall's τ), ± with other "
-        'subnets. "Loss" is that on training images, which the search would have seen had it '
+        'to 1.25 times the budget, were cut, reconstructed and validated. Where the table '
+        "says so, they were also fine-tuned. A cell has the agreement with their metric (Kendall's "
+        'τ), ± with other subnets. "Loss" is that on training images, which the search would have seen had it '
         'judged them.\n'
         + table((*header, 's a candidate'), lines, left=3)
         + note(folder, 'notes')
