@@ -34,8 +34,8 @@ def predictor_section(folder: Path) -> str:
         'their losses. Does the predictor rank other subnets? For this table 24 others, of 0.75 '
         'to 1.25 times the budget, were cut, reconstructed and validated. Where the table '
         "says so, they were also fine-tuned. A cell has the agreement with their metric (Kendall's "
-        'τ), ± with other subnets. "Loss" is that on training images, which the search would have seen had it '
-        'judged them.\n'
+        'τ), ± with other subnets. "Loss" is that on training images, which the search would have '
+        'seen had it judged them.\n'
         + table((*header, 's a candidate'), lines, left=3)
         + note(folder, 'notes')
         + '\nRerun: `python tools/evidence/predictor.py MODEL --flops BUDGET`\n'
