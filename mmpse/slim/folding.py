@@ -36,8 +36,8 @@ def foldable(model: nn.Module, run: Callable[[], Any]) -> list[FoldablePair]:
 
     with ExitStack() as stack:
         for module in model.modules():
-            # others of their kind may compute something else
-            if type(module) is nn.Conv2d:
+            # others of their kind may compute something else, or compute their weight
+            if type(module) is nn.Conv2d and 'weight' in module._parameters:
                 handle = module.register_forward_hook(after_conv)
             elif isinstance(module, _BatchNorm) and type(module).forward is _BatchNorm.forward:
                 handle = module.register_forward_pre_hook(before_norm)

@@ -71,6 +71,8 @@ class Activated(nn.BatchNorm2d):
     'layers',
     [
         (Standardised(4, 4, 3), nn.BatchNorm2d(4)),
+        (nn.utils.spectral_norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4)),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 3)), nn.BatchNorm2d(4)),
         (nn.Conv2d(4, 4, 3), Activated(4)),
         (nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),
         (nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4)),
