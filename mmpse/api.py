@@ -77,7 +77,7 @@ def prune(
         epochs: Length of the fine-tuning; by default a quarter of the config's own training.
         finetune: Whether it is fine-tuned; otherwise it is cut and reconstructed only.
         teacher: Whether the model as it was teaches the fine-tuning
-            (:class:`mmpse.DistillationHook`), which then takes 1.2 to 1.4 times as long.
+            (:class:`mmpse.DistillationHook`), which then takes 1.2 to 1.5 times as long.
         sort: Importance of channels, see :func:`mmpse.slim.sorting.importances`.
         divisor: Widths are multiples of it.
         keep: Patterns of names of units that keep their width, as ``'neck.*'``.

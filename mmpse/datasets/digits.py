@@ -73,7 +73,7 @@ def split_digits(labels: np.ndarray) -> dict[str, np.ndarray]:
     return {'train': np.sort(rest), **splits}
 
 
-def prepare_digits(root: str | Path = 'data/digits') -> dict:
+def prepare_digits(root: str | Path) -> dict:
     """Verify the digits data in ``root``; write it if it is missing or damaged.
 
     The manifest comes last, so that what a killed run leaves is not taken for the data. Several

@@ -36,7 +36,7 @@ def fit_latency(
     space: SearchSpace,
     images: Tensor,
     measure: Callable[[Sequence[Mapping[str, int]]], Sequence[float]],
-    run: Callable[[Tensor], Any] | None = None,
+    run: Callable[[Tensor], Any],
 ) -> FittedLatency:
     """Measure some subnets, and explain their latency by the work of their layers.
 
@@ -47,12 +47,12 @@ def fit_latency(
     Args:
         images: A batch as it is measured, ``(B, C, H, W)``.
         measure: Seconds that subnets take.
-        run: Runs the model on images; ``None``: ``model(images)``.
+        run: Runs the model on images.
     """
     rng = np.random.default_rng(0)
     rows = _spread(space, SUBNETS + HELD_OUT, rng)
     seconds = np.array(measure([space.subnet(row) for row in rows]))
-    work = _work(model, layout, space, images, run or model)
+    work = _work(model, layout, space, images, run)
     features = np.stack([cost.exact(rows) for cost in work], 1)
     scale = features.max(0).clip(min=1e-12)
     # relative errors count: a small subnet's are as bad as a large one's

@@ -38,7 +38,7 @@ class Marks:
         fixed: Layer whose channels do not go to layers alone, one by one -> why.
     """
 
-    def __init__(self, forward: Forward, track: Callable[[Iterable], Iterable] = iter) -> None:
+    def __init__(self, forward: Forward, track: Callable[[Iterable], Iterable]) -> None:
         self.forward, self.track = forward, track
         self.layers = forward.layers
         self.order: list[str] = []

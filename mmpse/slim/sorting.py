@@ -20,7 +20,7 @@ IMPORTANCES = ('selection', 'group', 'l1', 'l2', 'bn', 'taylor')
 
 @torch.no_grad()
 def importances(
-    model: nn.Module, layout: Layout, by: str = 'group', samples: Samples | None = None
+    model: nn.Module, layout: Layout, by: str, samples: Samples | None
 ) -> dict[str, Tensor]:
     """How important the channels of every unit are.
 

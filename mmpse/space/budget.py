@@ -19,7 +19,7 @@ class BudgetError(UserError):
     """A budget that cannot be understood, or that no subnet can meet."""
 
 
-def parse_amount(amount: str | float, whole: float, resource: str = 'flops') -> float:
+def parse_amount(amount: str | float, whole: float, resource: str) -> float:
     """An amount of a resource as a number.
 
     Args:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 def test_subnets_are_predicted_and_judged(tmp_path, monkeypatch, digits):
     import predictor
-    from whole import Model
+    from runs import Model
 
     config = str(ROOT / 'configs/quickstart/classifier_digits.py')
     checkpoint = tmp_path / 'model.pth'

@@ -11,9 +11,11 @@ docs/results/deployed; `--table` prints all.
 import argparse
 import json
 import statistics
+import time
 from pathlib import Path
 
 import torch
+from frame import circumstances
 from rich.console import Console
 from rich.table import Table
 
@@ -60,6 +62,15 @@ def sources(args: argparse.Namespace) -> dict[str, tuple[str | Path, str | Path]
     return dict(
         full=(args.config, args.checkpoint),
         pruned=(args.pruned / 'pruned.py', args.pruned / 'pruned.pth'),
+    )
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """What makes the record again, without the paths of its models."""
+    shape = ' '.join(map(str, args.input_shape))
+    return (
+        'python tools/evidence/deployed.py CONFIG CHECKPOINT PRUNED '
+        f'--name {args.name} --metric {args.metric} --input-shape {shape}'
     )
 
 
@@ -130,11 +141,13 @@ def table() -> None:
 def main() -> None:
     args = parse_args()
     if not args.table:
+        wall, cpu = time.monotonic(), time.process_time()
         path = RECORDS / f'{args.name}.json'
         rows = json.loads(path.read_text()) if args.time else measure(args)
         about = dict(metric=args.metric, threads=torch.get_num_threads())
         about['busy'] = time_files(args, rows)
-        write_json(path, dict(rows, **about))
+        about.update(circumstances(time.monotonic() - wall, time.process_time() - cpu))
+        write_json(path, dict(rows, **about, command=command_of(args)))
     table()
 
 

@@ -19,8 +19,9 @@ import numpy as np
 from frame import circumstances
 from mmengine.registry import DefaultScope
 from rich.progress import track
+from runs import MODELS
 from scipy.stats import kendalltau
-from whole import MODELS, trained
+from whole import trained
 
 from mmpse.command import run_command
 from mmpse.files import write_json

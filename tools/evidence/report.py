@@ -9,6 +9,7 @@ under the table that it is about.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,9 +29,11 @@ from mmpse.files import written
 INTRODUCTION = """# Results
 
 `make results` writes this page from the records in [results](results) and trains nothing. Every
-figure of a table is in one of those JSON files, with the command that made it, the seed, the
-machine, the date and the version of the code. Notes under tables are written by hand. Everything
-was measured on one core of a CPU with small data sets.
+figure of a table is in one of those JSON files. They also hold the command, the seed, the machine,
+the date and the version of the code; some older ones, as all of section 2, have only the figures.
+Notes are written by hand. Everything was measured with small data sets on one core of a CPU,
+section 6 on two.
+
 """
 BEGIN, END = '<!-- table of tools/evidence/report.py -->\n', '<!-- end of table -->\n'
 
@@ -62,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if (path := results / f'{name}.json').exists():
             sections[title] = section(read_json(path))
     text = INTRODUCTION
+    for number, title in enumerate(sections, 1):
+        address = re.sub(r'[^\w -]', '', f'{number} {title}'.lower()).replace(' ', '-')
+        text += f'{number}. [{title}](#{address})\n'
     for number, (title, content) in enumerate(sections.items(), 1):
         text += f'\n## {number}. {title}\n{content}'
     write(results.parent / 'results.md', text)

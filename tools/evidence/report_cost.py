@@ -1,4 +1,4 @@
-"""Section 3 of docs/results.md, from the records of tools/evidence/cost.py."""
+"""The part of docs/results.md on costs, from the records of tools/evidence/cost.py."""
 
 from __future__ import annotations
 

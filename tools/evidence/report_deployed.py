@@ -7,8 +7,8 @@ from pathlib import Path
 from deployed import RUNTIMES
 from frame import read_json
 from report_whole import heading, in_order
+from runs import MODELS
 from tables import note, table
-from whole import MODELS
 
 NAMES = dict(torch='PyTorch', onnxruntime='onnxruntime', openvino='OpenVINO', int8='int8')
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from frame import read_json
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from whole import MODELS, percent, points, records
+from records import percent, points, records
+from runs import MODELS
 
 from mmpse.files import written
 
@@ -36,7 +37,7 @@ def draw(folder: Path, image: Path, name: str) -> None:
 
 
 def draw_metric(axes: Axes, rows: Sequence[Mapping], title: str) -> None:
-    """Mean and standard deviation over seeds, a line a way of choosing widths."""
+    """Mean and standard deviation over seeds, a line a method."""
     for how, mark in dict(trained='s', unpruned='D').items():
         own = points([row for row in rows if row['how'] == how], 'test')
         if own:
@@ -77,7 +78,7 @@ def errorbar(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], 
 
 
 def draw_widths(axes: Axes, rows: Sequence[Mapping], folder: Path) -> None:
-    """Share of channels kept in every unit at the smallest budget, a line a way."""
+    """Share of channels kept in every unit at the smallest budget, a line a method."""
     rows = [row for row in rows if row['how'] in COLORS]
     if not rows:
         return

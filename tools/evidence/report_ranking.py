@@ -1,4 +1,4 @@
-"""Section 2 of docs/results.md, from the records of tools/evidence/ranking.py."""
+"""The part of docs/results.md on rankings, from the records of tools/evidence/ranking.py."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def agreement(of: Ranking, seconds: float, trained: np.ndarray) -> str:
             continue
         scores = [np.array(record['scores'])[trained] for record in records]
         taus = [ranking_agreement(s, truth, (3,))['kendall_tau'] for s in scores]
-        redrawn = np.mean([[tau(s[d], truth[d]) for d in draws] for s in scores], axis=0)
+        redrawn = np.mean([redrawn_taus(s, truth, draws) for s in scores], axis=0)
         row = [name, spread(taus, '.2f'), f'{np.std(redrawn):.2f}']
         if name != 'FLOPs alone':
             row.append(spread([beside_flops(s, truth, flops) for s in scores], '.2f'))
@@ -123,3 +123,20 @@ def beside_flops(scores: np.ndarray, accuracies: np.ndarray, flops: np.ndarray) 
 
 def tau(a: np.ndarray, b: np.ndarray) -> float:
     return kendalltau(a, b).statistic
+
+
+def redrawn_taus(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b, as :func:`tau`, of every redraw of the subnets; NaN where all are equal.
+
+    Args:
+        a, b: ``(subnets,)``.
+        draws: Indices, ``(redraws, subnets)``.
+    """
+    orders = [np.sign(np.subtract.outer(x, x)) for x in (a, b)]
+    one, other = (order[draws[:, :, None], draws[:, None, :]] for order in orders)
+
+    def total(pairs: np.ndarray) -> np.ndarray:
+        return pairs.sum(axis=(1, 2))
+
+    with np.errstate(invalid='ignore'):
+        return total(one * other) / np.sqrt(total(one**2) * total(other**2))

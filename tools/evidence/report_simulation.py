@@ -38,11 +38,12 @@ def simulation_section(record: Mapping) -> str:
         for key, form in dict(networks='{}', oracle='{:.2f}').items()
     )
     return (
-        f'\nA published table holds the accuracies of all networks of a space, of which {networks} '
-        f'lie within the budgets. A search sees {record["evaluations"]} scores, which are '
-        'accuracies with noise of 1, 2 or 4 times their spread. A cell has the gain over uniform '
-        f'pruning in points, its standard error over {record["repetitions"]} repetitions, and how '
-        f'often the search ends below uniform pruning. The best network gains {best} points.\n'
+        '\nA published table (that of Channel-Bench-Macro) holds the accuracies of all networks of '
+        f'a space, of which {networks} lie within the budgets. A search sees '
+        f'{record["evaluations"]} scores, which are accuracies with noise of 1, 2 or 4 times '
+        'their spread. A cell has the gain over uniform pruning in points, its standard error over '
+        f'{record["repetitions"]} repetitions, and how often the search ends below uniform '
+        f'pruning. The best network gains {best} points.\n'
         + table(header, lines, left=2)
         + '\nThe predictor gains at every noise, since it keeps the uniform network unless another '
         'is surely better. The others pick the luckiest of their scores.\n'

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from frame import read_json
+from records import percent, points, records
+from runs import MODELS
 from tables import note, spread, table
-from whole import MODELS, percent, points, records
 
 NAMES = {
     'sensitivity': '`sensitivity`, no supernet, as long in all',

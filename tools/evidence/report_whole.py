@@ -1,4 +1,4 @@
-"""Section 1 of docs/results.md, and the table of the README, from the records of whole.py."""
+"""The first part of docs/results.md, and the table of the README, from the records of whole.py."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from records import full_seconds, percent, points, records
 from report_figure import draw
+from runs import ABLATIONS, MODELS, SCRATCH
 from tables import note, spread, table
-from whole import MODELS, PARTS, SCRATCH, full_seconds, percent, points, records
 
 NAMES = {
     'trained': 'unpruned, as given',
@@ -52,7 +53,7 @@ STAGES = {  # of a pruning's time -> the steps of whole.py
     'fine-tuning': ('fine-tuning',),
     'the rest': ('evaluation', 'sorting', 'cut', 'report'),
 }
-UNPRUNED = 'trained', 'unpruned'  # ways, and columns of the first table
+UNPRUNED = 'trained', 'unpruned'  # columns of the first table, as are
 PRUNED = {'uniform': '`uniform`', 'torch-pruning': 'Torch-Pruning', 'fastnas': 'FastNAS'}
 PRUNED.update({'sensitivity': '`sensitivity`', 'search': '`search`'})
 FEW = 'torch-pruning', 'uniform', 'sensitivity'  # of the README
@@ -71,7 +72,7 @@ def whole_section(folder: Path, images: Path) -> str:
 
 
 def readme_table(folder: Path) -> str:
-    """The same table in ten seconds: fewer ways, and budgets at which several seeds were run."""
+    """The same table, shorter: fewer methods, and budgets at which several seeds were run."""
     rows = records(folder)
     several = {
         (row['name'], row['budget'])
@@ -85,7 +86,7 @@ def readme_table(folder: Path) -> str:
 def top(
     rows: Sequence[dict], unpruned: Sequence[str] = UNPRUNED, pruned: Sequence[str] = tuple(PRUNED)
 ) -> str:
-    """A line for each budget of a model; a column for each way of choosing widths."""
+    """A line for each budget of a model; a column for each method."""
     lines = []
     for name, model in MODELS.items():
         own = [row for row in rows if row['name'] == name]
@@ -135,7 +136,7 @@ def heading(budget: str) -> str:
 
 def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
     """Of one model: what every figure of the table is made of."""
-    rows = [row for row in rows if row['name'] == name and row['how'] not in (*PARTS, *SCRATCH)]
+    rows = [row for row in rows if row['name'] == name and row['how'] not in (*ABLATIONS, *SCRATCH)]
     if not rows:
         return f'\n### {MODELS[name].title}\n\nNot run: `{command(name)}`\n'
     lines = []
@@ -152,11 +153,11 @@ def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
                 ' '.join(f'{value:.1f}' for value in points(own, 'test')),
                 ' '.join(f'{value:.1f}' for value in points(own, 'val')),
                 ' '.join(f'{value:.1f}' for value in points(map(cut, own), 'val')),
-                f'{statistics.mean(speed):.2f}' if speed else '',
+                f'{statistics.median(speed):.2f}' if speed else '',
                 f'{statistics.mean(times):.0f}' if times else '',
             ]
         )
-    header = 'budget', 'widths', 'FLOPs', 'epochs', 'test', 'validation', 'as cut', 'latency'
+    header = 'budget', 'method', 'FLOPs', 'epochs', 'test', 'validation', 'as cut', 'latency'
     return (
         f'\n### {MODELS[name].title}\n'
         + table([*header, 'CPU seconds'], lines, left=2)
@@ -168,7 +169,7 @@ def behind(folder: Path, name: str, rows: Sequence[dict]) -> str:
 def groups(
     rows: Sequence[dict], of: Sequence[str], hows: Iterable[str]
 ) -> Iterator[tuple[str, str, list[dict]]]:
-    """The rows of each way, at every budget that has one of the ways ``of``; titles stand once."""
+    """The rows of each method, where a budget has one of the methods ``of``; titles stand once."""
     for name, budget in dict.fromkeys((r['name'], r['budget']) for r in rows if r['how'] in of):
         title = f'{MODELS[name].title}, {heading(budget)}'
         for how in hows:
@@ -181,7 +182,7 @@ def groups(
 def parts(folder: Path, rows: Sequence[dict]) -> str:
     """What each part of the command brings, at uniform widths."""
     lines = []
-    for title, how, own in groups(rows, PARTS, LEFT_OUT):
+    for title, how, own in groups(rows, ABLATIONS, LEFT_OUT):
         cuts, tests = points([cut(row) for row in own], 'val'), points(own, 'test')
         lines.append([title, *LEFT_OUT[how], spread(cuts, '.1f'), spread(tests, '.1f'), len(own)])
     if not lines:
@@ -234,14 +235,14 @@ def steps(folder: Path, rows: Sequence[dict]) -> str:
         return ''
     return (
         '\n### Where the time goes\n'
-        + table(['', 'widths', 'runs', *STAGES], lines, left=2)
+        + table(['', 'method', 'runs', *STAGES], lines, left=2)
         + note(folder, 'steps')
     )
 
 
 def cut(row: dict) -> dict[str, float]:
     """What the validation split says of the cut model before its fine-tuning."""
-    if row['how'] not in (*PRUNED, *PARTS) or 'report' not in row:
+    if row['how'] not in (*PRUNED, *ABLATIONS) or 'report' not in row:
         return {}
     return dict(val=row['report']['cut'].get(row['metric'], 0.0))
 

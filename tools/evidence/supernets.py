@@ -18,13 +18,16 @@ from __future__ import annotations
 import argparse
 import copy
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from frame import circumstances, read_json
 from mmengine.registry import DefaultScope
+from records import epoch_seconds, points, record_of
+from runs import MODELS, Run
 from torch import nn
-from whole import MODELS, Run, command, epoch_seconds, points, row_of, test, trained
+from whole import run_python, test_metrics, trained
 
 from mmpse.command import run_command
 from mmpse.files import write_json
@@ -141,7 +144,7 @@ class Experiment:
         write_config(
             config, self.model.config, dict(changes, optim_wrapper=wrapper, **none), 'A supernet.'
         )
-        seconds = command(
+        seconds = run_python(
             'tools/train.py', config, '--work-dir', config.with_suffix(''), '--resume'
         )
         return dict(zip(('seconds', 'cpu_seconds'), seconds))
@@ -170,11 +173,12 @@ class Experiment:
             randomness=dict(seed=self.seed),
             custom_hooks=[],
         )
-        write_config(out.with_suffix('.py'), self.model.config, changes, 'A search.')
-        seconds = command('tools/train.py', out.with_suffix('.py'), '--work-dir', out, '--resume')
+        config = out.with_suffix('.py')
+        write_config(config, self.model.config, changes, 'A search.')
+        _, seconds = run_python('tools/train.py', config, '--work-dir', out, '--resume')
         judged = len(read_archive(archive)) - before
         subnet = Subnet.load(out / 'best_subnet.json')
-        return subnet, dict(judged=judged, search_seconds=seconds[1])
+        return subnet, dict(judged=judged, search_seconds=seconds)
 
     def epochs_without(self, budget: str) -> int:
         """Epochs that take as long as a share of a supernet, its search and the fine-tuning."""
@@ -184,13 +188,14 @@ class Experiment:
         (row,) = (row for row in record['rows'] if wanted.items() <= row.items())
         seconds = record['training']['cpu_seconds'] / len(budgets)
         seconds += row['search_seconds'] + row['cpu_seconds']
-        own = row_of(Run(self.name, budget, 'sensitivity', 0))
+        own = record_of(Run(self.name, budget, 'sensitivity', 0))
         return self.model.epochs + round((seconds - own['cpu_seconds']) / epoch_seconds(own))
 
     def prune(
-        self, budget: str, out: Path, crew: Crew, subnet: Subnet | None, inherit: bool
+        self, budget: str, folder: str, crew: Crew, subnet: Subnet | None, inherit: bool
     ) -> dict[str, Any]:
         """The figures of the pruned model with these widths; ``None``: by sensitivity, longer."""
+        out = self.folder / folder
         begun, order = time.process_time(), {}
         if subnet is None:
             order = dict(how='sensitivity', epochs=self.epochs_without(budget))
@@ -199,7 +204,7 @@ class Experiment:
         with DefaultScope.overwrite_default_scope(pruning.subject.scope):
             _, subnet, _ = pruning.run()
         seconds, report = time.process_time() - begun, read_json(out / 'report.json')
-        tested = test(out / 'pruned.py', out / 'pruned.pth', out / 'test')
+        tested = test_metrics(out / 'pruned.py', out / 'pruned.pth', out / 'test')
         metric = self.model.metric
         return dict(
             flops=report['after']['flops'] / report['before']['flops'],
@@ -218,6 +223,8 @@ def main() -> None:
     path = RECORDS / f'{experiment.folder.name}.json'
     again = f'python tools/evidence/supernets.py {args.model} --kind {args.kind} --seed {args.seed}'
     about = dict(name=args.model, kind=args.kind, seed=args.seed, metric=experiment.model.metric)
+    # rows of one record, not units of `frame.run_units`: they share the supernet, and each search
+    # goes on in the archive of the one before; a unit's folder goes away with its record
     record = read_json(path) if path.exists() else dict(about, rows=[], command=again)
     crew = Crew('none')
     with crew:
@@ -226,28 +233,26 @@ def main() -> None:
             if experiment.kind.hook:
                 record['training'] = experiment.train(crew)
             write_json(path, record)
-        for budget in args.budgets:
-            for search in args.searches or experiment.kind.searches:
-                row = dict(budget=budget, search=search, inherit=args.inherit)
-                if any(row.items() <= done.items() for done in record['rows']):
-                    continue
-                subnet, found = None, dict(judged=0, search_seconds=0)
-                if experiment.kind.hook:
-                    subnet, found = experiment.search(search, budget)
-                for done in record['rows']:  # what is searched twice was known the second time
-                    if (done['budget'], done['search']) == (budget, search):
-                        found = {key: done[key] for key in found}
-                out = experiment.folder / f'{search}_{budget.rstrip("%")}_pruned'
-                out = out.with_name(out.name + ('_inherit' if args.inherit else ''))
-                figures = experiment.prune(budget, out, crew, subnet, args.inherit)
-                made = f'{again} --budgets {budget} --searches {search}'
-                made += ' --inherit' if args.inherit else ''
-                record['rows'].append({**row, **found, **figures, 'command': made})
-                spent = sum(row['cpu_seconds'] for row in [record['training'], *record['rows']])
-                record.update(circumstances(spent, spent))
-                write_json(path, record)
-                (score,) = points([figures], 'test')
-                print(f'{budget}, {search}: {score:.1f} on the test split')
+        for budget, search in product(args.budgets, args.searches or experiment.kind.searches):
+            key = dict(budget=budget, search=search, inherit=args.inherit)
+            if any(key.items() <= row.items() for row in record['rows']):
+                continue
+            subnet, found = None, dict(judged=0, search_seconds=0)
+            if experiment.kind.hook:
+                subnet, found = experiment.search(search, budget)
+            for row in record['rows']:  # what is searched twice was known the second time
+                if (row['budget'], row['search']) == (budget, search):
+                    found = {name: row[name] for name in found}
+            out = f'{search}_{budget.rstrip("%")}_pruned' + ('_inherit' if args.inherit else '')
+            figures = experiment.prune(budget, out, crew, subnet, args.inherit)
+            made = f'{again} --budgets {budget} --searches {search}'
+            made += ' --inherit' if args.inherit else ''
+            record['rows'].append({**key, **found, **figures, 'command': made})
+            spent = sum(row['cpu_seconds'] for row in [record['training'], *record['rows']])
+            record.update(circumstances(spent, spent))
+            write_json(path, record)
+            (score,) = points([figures], 'test')
+            print(f'{budget}, {search}: {score:.1f} on the test split')
 
 
 if __name__ == '__main__':

@@ -26,7 +26,7 @@ ENOUGH = 100  # boxes to compare, where noise has none above the threshold, or m
 class Agreement:
     """Compares files with a network's model, and keeps the largest differences in :attr:`found`."""
 
-    def __init__(self, network: Network, runtimes: Sequence[str] = ('onnxruntime',)) -> None:
+    def __init__(self, network: Network, runtimes: Sequence[str]) -> None:
         self.network, self.runtimes = network, runtimes
         self.found: dict[str, Any] = dict(images=[])
 

@@ -343,5 +343,5 @@ class SearchLoop(BaseLoop):
             reused += f'; {len(self.history):,} of an earlier search are within the budget'
         logger.info(
             f'{type(self).__name__}: {self.max_iters:,} subnets to judge in '
-            f'{processes(dist.get_world_size())}; the archive holds {len(self.archived):,}{reused}.'
+            f'{processes()}; the archive holds {len(self.archived):,}{reused}.'
         )

@@ -8,8 +8,9 @@ from mmengine import dist
 from mmpse.errors import UserError
 
 
-def processes(count: int) -> str:
-    """'1 process', '2 processes'."""
+def processes() -> str:
+    """'1 process', '2 processes': those of the launcher."""
+    count = dist.get_world_size()
     return f'{count} process{"es" * (count != 1)}'
 
 

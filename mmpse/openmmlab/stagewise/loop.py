@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmengine import dist
 from mmengine.runner import Runner
 from mmpretrain.models import ImageClassifier
 from torch import Tensor
@@ -203,7 +202,7 @@ class StageWiseSearchLoop(SearchLoop):
         keys = [key for key in map(tuple, rows.tolist()) if key not in archived]
         logger.info(
             f'round {round_ + 1}: {len(rows):,} candidates of {len(self.stages.names)} stages in '
-            f'{processes(dist.get_world_size())}; {self.stages_path} holds '
+            f'{processes()}; {self.stages_path} holds '
             f'{len(rows) - len(keys):,}.'
         )
         clock = Clock()
