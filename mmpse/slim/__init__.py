@@ -5,6 +5,7 @@ of its units to channels, as a :class:`mmpse.space.Subnet` does, unless they say
 """
 
 from .cutting import CutError, as_subnet, cut_
+from .folding import FoldablePair, foldable, folded
 from .guard import GuardError, check, check_cut
 from .layout import Layout, Unit
 from .reconstruction import Reconstruction

@@ -25,6 +25,8 @@ from mmpse.slim import (
     as_subnet,
     cut_,
     find_units,
+    foldable,
+    folded,
     sample_inputs,
     sort_,
 )
@@ -160,6 +162,18 @@ class SlimTester:
         assert_gradients(
             {n: case.cut(n, g, subnet) for n, g in gradients(model).items()}, gradients(static)
         )
+
+    @torch.no_grad()
+    def test_folded_is_unfolded(self, case):
+        model = copy.deepcopy(case.model)
+        pairs = foldable(model, lambda: self.run(model, case.batch))
+        with as_subnet(model, case.layout, case.subnets[-1]):
+            expected = self._outputs(model, case.batch)
+            with folded(pairs):
+                ours = self._outputs(model, case.batch)
+            again = self._outputs(model, case.batch)
+        for a, b, c in zip(ours, expected, again, strict=True):
+            assert difference(a, b) < 1e-9 and torch.equal(b, c)
 
     @pytest.mark.parametrize('execution', EXECUTIONS)
     @pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])

@@ -69,7 +69,8 @@ def test_benchmark_of_judging_adds_up(tmp_path):
         *('--batch', 4, '--calibration', 1, '--rounds', 1, '--json', out),
     )
     (row,) = json.loads(out.read_text())
-    shares = [row[f'{part}_share'] for part in ('slicing', 'recalibration', 'evaluation')]
+    parts = ('slicing', 'recalibration', 'folding', 'evaluation')
+    shares = [row[f'{part}_share'] for part in parts]
     assert sum(shares) == pytest.approx(1) and min(shares) > 0
     assert row['ratio'] == pytest.approx(row['candidate_s'] / row['plain_s'])
     assert 0.3 < row['flops_share'] < 0.7

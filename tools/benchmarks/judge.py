@@ -1,10 +1,10 @@
 """Time the judging of a candidate against a plain evaluation of the full network on the same split.
 
-python tools/benchmarks/judge.py [--images 256] [--calibration 2] [--json FILE]
+python tools/benchmarks/judge.py [--images 512] [--calibration 1] [--json FILE]
 
-A candidate (uniform, half the FLOPs) is sliced in place, recalibrated and evaluated, as a search
-does it. Both run interleaved, round by round, in one process; the table gives medians. `loading` is
-what a pass over the split would cost on top if its batches were not kept decoded.
+A candidate (uniform, half the FLOPs) is sliced in place, recalibrated, folded and evaluated, as a
+search does it. Both run interleaved, round by round, in one process; the table gives medians.
+`loading` is what a pass over the split would cost on top if its batches were not kept decoded.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.evaluator import Evaluator
 from mmengine.registry import init_default_scope
-from mmengine.runner import autocast
 from mmpretrain.evaluation import Accuracy
 from mmpretrain.structures import DataSample
 from rich.console import Console
@@ -32,18 +31,17 @@ from mmpse.command import run_command
 from mmpse.files import write_json
 from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.configs.files import load_config
-from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.search.judge import Judge
 from mmpse.openmmlab.supernet.building import find_supernet
 from mmpse.resources.timing import device_name
-from mmpse.slim import as_subnet
+from mmpse.slim import as_subnet, folded
 from mmpse.space import Budget, uniform_within
 
 NETWORKS = {
     'MobileNetV2': 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py',
     'ResNet-50': 'mmpretrain::resnet/resnet50_8xb32_in1k.py',
 }
-PARTS = ('slicing', 'recalibration', 'evaluation')
+PARTS = ('slicing', 'recalibration', 'folding', 'evaluation')
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,9 +50,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--networks', nargs='+', choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument('--size', type=int, default=224, help='side of an image in pixels')
-    parser.add_argument('--images', type=int, default=256, help='images of the split')
+    parser.add_argument('--images', type=int, default=512, help='images of the split')
     parser.add_argument('--batch', type=int, default=32, help='images per batch')
-    parser.add_argument('--calibration', type=int, default=2, help='batches of recalibration')
+    parser.add_argument('--calibration', type=int, default=1, help='batches of recalibration')
     parser.add_argument('--fp16', action='store_true', help='in mixed precision')
     parser.add_argument('--rounds', type=int, default=3, help='rounds, after one warm-up round')
     parser.add_argument('--json', type=Path, help='write the rows to this file')
@@ -96,6 +94,7 @@ def measure(network: str, args: argparse.Namespace) -> dict:
     judge = Judge(
         model, supernet.layout, calibration, loader, evaluator, 'accuracy/top1', args.fp16
     )
+    judge(half)  # finds out what can be folded
     times: dict[str, list[float]] = {name: [] for name in ('plain', 'loading', *PARTS)}
     for k in track(range(args.rounds + 1), description=f'{network}, rounds', transient=True):
         clock = [clock_now()]
@@ -106,10 +105,11 @@ def measure(network: str, args: argparse.Namespace) -> dict:
         clock.append(clock_now())
         with torch.no_grad(), as_subnet(model, supernet.layout, half):
             clock.append(clock_now())
-            with autocast(enabled=args.fp16):
-                recalibrate(model, judge.calibration)
+            judge.recalibrate()
             clock.append(clock_now())
-            judge.evaluate(model)
+            with folded(judge.pairs):
+                clock.append(clock_now())
+                judge.evaluate(model)
             clock.append(clock_now())
         if k:  # round 0 warms up, and fills the cache
             for name, start, end in zip(times, clock, clock[1:]):

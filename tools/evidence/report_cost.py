@@ -52,11 +52,10 @@ def cost_section(folder: Path) -> str:
     if judge.exists():
         record = read_json(judge)
         text += (
-            '\nA candidate of a search, recalibrated and judged: '
+            '\nThe judging of a candidate of half the FLOPs, as a share of a plain evaluation: '
             + '; '.join(
-                f'{row["network"]} {row["candidate_s"]:.1f} s for {row["images"]} images, of which '
-                f'{row["evaluation_share"]:.0%} evaluation and {row["recalibration_share"]:.0%} '
-                'recalibration'
+                f'{row["network"]} {row["ratio"]:.2f} ({row["images"]} images, recalibration '
+                f'on {row["calibration_images"]})'
                 for row in record['rows']
             )
             + '.\n'

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine import dist
+from mmengine.device import get_device
 from mmengine.runner import BaseLoop, Runner, set_random_seed
 from torch.utils.data import DataLoader
 
@@ -148,6 +150,8 @@ class SearchLoop(BaseLoop):
         runner, logger = self.runner, self.runner.logger
         stop_tuning(runner, 'every subnet has other widths')
         self.supernet.model.load_state_dict(self.checkpoint['state_dict'])
+        if self.fp16 or get_device() == 'cpu':  # there it is faster
+            self.supernet.model.to(memory_format=torch.channels_last)
         self.identity = identity_of(
             runner,
             self.space,

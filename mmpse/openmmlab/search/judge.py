@@ -23,7 +23,7 @@ from mmpse.openmmlab import compat
 from mmpse.openmmlab.models.batches import HeldBatches, nbytes
 from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.silence import silent
-from mmpse.slim import Layout, as_subnet
+from mmpse.slim import FoldablePair, Layout, as_subnet, foldable, folded
 
 PARTS = 11  # of the images, for a standard error; no number of classes divides it
 
@@ -40,6 +40,9 @@ class Verdict(NamedTuple):
 
 class Judge:
     """Slice, recalibrate, evaluate: all of it in the supernet itself, which stays as it was.
+
+    BatchNorms are folded into convolutions for the evaluation, where the first recalibration shows
+    that they can be.
 
     Args:
         model: The supernet's model with its weights, on its device.
@@ -73,6 +76,7 @@ class Judge:
         self.metric = metric
         self.fp16 = fp16
         self.parts = parts
+        self.pairs: list[FoldablePair] | None = None  # once a subnet has been judged
 
     @torch.no_grad()
     def __call__(self, subnet: Mapping[str, int]) -> Verdict:
@@ -81,9 +85,17 @@ class Judge:
             UserError: If the evaluator does not give the metric.
         """
         with as_subnet(self.model, self.layout, subnet):
-            with autocast(enabled=self.fp16):
-                recalibrate(self.model, self.calibration)
-            return self.evaluate(self.model)
+            if self.pairs is None:
+                self.pairs = foldable(self.model, self.recalibrate)
+            else:
+                self.recalibrate()
+            with folded(self.pairs):
+                return self.evaluate(self.model)
+
+    def recalibrate(self) -> None:
+        """Recalibrate the model as it is."""
+        with autocast(enabled=self.fp16):
+            recalibrate(self.model, self.calibration)
 
     @torch.no_grad()
     def evaluate(self, model: BaseModel) -> Verdict:
