@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 from mmengine.config import Config
-from test_distillation import KINDS, batch_of, build
+from mmpretrain.models import LinearClsHead
+from test_distillation import KINDS, batch_of, build, classifier
 
 from mmpse.openmmlab.models.batches import copied
 from mmpse.openmmlab.supernet.building import find_supernet
 from mmpse.openmmlab.supernet.groups import GroupLosses
+from mmpse.openmmlab.supernet.losses import SubnetLosses
 from mmpse.slim import cut_
 
 N = 2
@@ -108,3 +110,30 @@ def test_a_loss_that_fails_at_few_images_stops_no_training(monkeypatch):
             model(images, copied(samples), mode='loss')
         assert losses.of_subnets().isnan().tolist() == [True, True]
     assert len(said) == 1 and 'RetinaNet fail on the images of one subnet (RuntimeError' in said[0]
+
+
+@pytest.mark.parametrize('serial', [False, True], ids=['parallel', 'serial'])
+def test_a_head_of_several_scores(serial, monkeypatch):
+    """As a Conformer's, whose loss is the mean of theirs."""
+
+    def loss(self, feats, samples):
+        score, labels = self(feats), torch.cat([sample.gt_label for sample in samples])
+        losses = [self.loss_module(x, labels, avg_factor=len(x)) for x in (score, 2 * score)]
+        return dict(loss=sum(losses) / 2)
+
+    monkeypatch.setattr(LinearClsHead, 'loss', loss)
+    model = build(classifier(), 'mmpretrain')
+    supernet, _ = find_supernet(model, Config(dict(model={})), dict(divisor=4), (3, 64, 64))
+    images, samples = batch_of('mmpretrain')
+    subnets = some(supernet.space)
+    losses = SubnetLosses(model.train(), supernet, None, N, serial, fullnet=False)
+    expected = []
+    for g, subnet in enumerate(subnets):
+        share = slice(None) if serial else slice(g, None, N)
+        static = cut_(copy.deepcopy(model), supernet.layout, subnet)
+        expected.append(static(images[share], samples[share], mode='loss')['loss'].item())
+    losses.begin()
+    for passed in [[subnet] for subnet in subnets] if serial else [subnets]:
+        with supernet.active(passed):
+            model(images, samples, mode='loss')
+    assert losses.of_subnets().tolist() == pytest.approx(expected, rel=1e-4)

@@ -155,7 +155,7 @@ def test_losses_are_recorded_without_a_teacher(task, name, serial):
     if serial:
         watch.subnets = [hook.supernet.space.subnet(row) for row in hook.drawing.rows(0, 0)]
     expected = []
-    for g, (model, data) in enumerate(cut_models(cfg, watch, hook.supernet.layout)):
+    for model, data in cut_models(cfg, watch, hook.supernet.layout):
         data = watch.data if serial else data
         loss = model.parse_losses(compat.forward_by_mode(model, copied(data), 'loss'))[0]
         expected.append(float(loss))

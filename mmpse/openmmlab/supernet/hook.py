@@ -175,9 +175,8 @@ class SupernetHook(SeedHook):
         sampler = TASK_UTILS.build(dict(self.sampler_cfg, space=space, **cost))
         fixed = self.fullnet, self.tinynet
         self.drawing = Drawing(space, sampler, self.n, *fixed, runner.seed, self._resumed)
-        self.losses = SubnetLosses(
-            self.model, self.supernet, self.distillation, self.serial, self.fullnet
-        )
+        settings = self.distillation, self.n, self.serial, self.fullnet
+        self.losses = SubnetLosses(self.model, self.supernet, *settings)
         self.teaching = None
         self.groups = None
         if self.teacher_cfg is not None:
