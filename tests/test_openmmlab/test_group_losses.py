@@ -45,11 +45,13 @@ def test_each_subnet_loses_what_it_does_alone(kind, execution):
         static = cut_(copy.deepcopy(model), supernet.layout, subnet)
         output = static(images[g::N], copied(samples[g::N]), mode='loss')
         expected.append(static.parse_losses(output)[0])
-    with supernet.active(subnets, execution), losses.listening():
+    with supernet.active(subnets, execution), losses.listening(0):
         model(images, copied(samples), mode='loss')
     torch.testing.assert_close(losses.of_subnets(), torch.stack(expected), rtol=1e-4, atol=1e-6)
     assert not losses.of_subnets().requires_grad
     losses.begin()
+    with supernet.active(subnets, execution), losses.listening(1):
+        model(images, copied(samples), mode='loss')
     assert losses.of_subnets() is None
 
 
@@ -67,7 +69,7 @@ def test_a_step_is_the_same_as_without(kind):
         torch.manual_seed(3)
         with supernet.active(some(supernet.space)):
             if listens:
-                with losses.listening():
+                with losses.listening(0):
                     output = model(images, samples, mode='loss')
             else:
                 output = model(images, samples, mode='loss')
@@ -85,7 +87,7 @@ def test_one_after_the_other_every_subnet_sees_the_batch():
     model, supernet, (images, samples) = supernet_of('retinanet')
     losses, expected = GroupLosses(model, supernet), []
     for subnet in some(supernet.space):
-        with supernet.active([subnet]), losses.listening():
+        with supernet.active([subnet]), losses.listening(0):
             output = model(images, copied(samples), mode='loss')
             expected.append(model.parse_losses(output)[0].detach())
     torch.testing.assert_close(losses.of_subnets(), torch.stack(expected))
@@ -106,7 +108,7 @@ def test_a_loss_that_fails_at_few_images_stops_no_training(monkeypatch):
     losses = GroupLosses(model, supernet)
     for _ in range(2):
         losses.begin()
-        with supernet.active(some(supernet.space)), losses.listening():
+        with supernet.active(some(supernet.space)), losses.listening(0):
             model(images, copied(samples), mode='loss')
         assert losses.of_subnets().isnan().tolist() == [True, True]
     assert len(said) == 1 and 'RetinaNet fail on the images of one subnet (RuntimeError' in said[0]

@@ -132,9 +132,9 @@ class PredictorSearchLoop(SearchLoop):
         A subnet without parts, which was explored, is in no place to beat it.
         """
         rows = super().ranked()
-        if self.uniform not in self.history:
+        uniform = self.history.get(self.uniform)
+        if uniform is None or not np.isfinite(uniform.score):
             return rows
-        uniform = self.history[self.uniform]
         best = max(rows, key=lambda row: self._gain(row).mean)
         first = best if self._gain(best).sure else uniform
         return [first, *(row for row in rows if row is not first)]
@@ -142,7 +142,8 @@ class PredictorSearchLoop(SearchLoop):
     def _gain(self, row: Judged) -> Gain:
         """How much better than uniform pruning a subnet is, in parts of the images."""
         uniform = self.history[self.uniform]
-        if not row.parts or not uniform.parts:
+        alike = (row.loss is None) == (uniform.loss is None)  # losses, or scores
+        if not (row.parts and uniform.parts and alike):
             return Gain(-np.inf, np.inf)
         sign = 1 if row.loss is not None else -1
         return paired_gain(sign * np.array(uniform.parts), sign * np.array(row.parts))

@@ -73,8 +73,9 @@ class SupernetHook(SeedHook):
             fit into memory. They give the same gradients to rounding; name one for runs that must
             repeat bit by bit.
         teacher: Arguments of :class:`mmpse.DistillationHook`: subnets of any model learn from a
-            frozen one too, whose distance from each is recorded in the place of the label loss.
-            So only iterations with a teacher are recorded; without one, those of a classifier.
+            frozen one too, whose distance from each is recorded in the place of the label loss, in
+            iterations with a teacher. Label losses of other models than classifiers are recorded
+            in every second iteration, see :class:`GroupLosses`.
         ratios, divisor, grids: Widths of the units, see :class:`mmpse.space.SearchSpace`.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by
             default that of the config's tests.
@@ -83,8 +84,8 @@ class SupernetHook(SeedHook):
         UserError: Before the first iteration, if nothing of the model can be pruned, the config
             validates, ``n`` does not divide every batch, the processes would run different numbers
             of batches, or arguments do not fit each other. Later, if a batch is empty.
-        FloatingPointError: If a subnet's loss is not finite (of float16 with a gradient scaler, ten
-            times in a row); the subnet is named.
+        FloatingPointError: If a subnet's loss is not finite, in a classifier or with a teacher (of
+            float16 with a gradient scaler, ten times in a row); the subnet is named.
         MemoryError: With ``'auto'``, if no execution fits into memory.
     """
 
@@ -220,13 +221,13 @@ class SupernetHook(SeedHook):
             self.groups.begin()
         passes = self._passes(self.subnets)
         for subnets in passes[:-1]:
-            self._activate(subnets)
+            self._activate(subnets, runner.iter)
             seed_iteration(runner.seed, runner.iter)  # every subnet gets the same augmentation
             # a copy, since data preprocessors write into the samples
             runner.model.train_step(copied(data_batch), optim_wrapper=runner.optim_wrapper)
         # here too: loading the first batch after a resume draws otherwise, and dropout follows it
         seed_iteration(runner.seed, runner.iter)
-        self._activate(passes[-1])  # the runner's own step runs it
+        self._activate(passes[-1], runner.iter)  # the runner's own step runs it
         if self.teaching is not None:
             self._listening.enter_context(self.teaching.joining(runner.iter, self.n))
 
@@ -247,12 +248,12 @@ class SupernetHook(SeedHook):
         subnets = [self.supernet.space.subnet(row) for row in widths]
         return [[subnet] for subnet in subnets] if self.serial else [subnets]
 
-    def _activate(self, subnets: Sequence[Subnet]) -> None:
+    def _activate(self, subnets: Sequence[Subnet], iteration: int) -> None:
         """Let subnets run, and listen to what their parts put out."""
         self._listening.close()
         self.supernet.activate(subnets, self.execution)
         if self.groups is not None:
-            self._listening.enter_context(self.groups.listening())
+            self._listening.enter_context(self.groups.listening(iteration))
 
     def _subnet_losses(self) -> torch.Tensor | None:
         """What the subnets of the iteration lost, ``(n,)``, where it is known."""
