@@ -20,7 +20,6 @@ from mmpse.openmmlab.seeding import drawn_aside
 from mmpse.slim import Supernet
 from mmpse.slim.watch import exchanged, map_tensors
 
-
 EVERY = 2  # iterations; such a one of a small RetinaNet takes 1.16 of the time of a plain one
 
 
