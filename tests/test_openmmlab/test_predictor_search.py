@@ -112,8 +112,9 @@ def test_without_a_record_subnets_around_the_budget_are_judged_first(cfg, made_u
     record = checkpoint['meta']['mmpse_supernet']['record']
     record.update({key: value[:0] for key, value in record.items()})
     torch.save(checkpoint, cfg.load_from)
-    loop = search(cfg).train_loop
-    rows = read_archive(f'{cfg.work_dir}/archive.db')
+    runner = search(cfg)
+    loop, rows = runner.train_loop, read_archive(f'{cfg.work_dir}/archive.db')
+    assert f'of {len(rows)} subnets, 26 of which it was fitted to: ' in log_of(runner)
     explored = [row for row in rows if row.origin == 'explored']
     assert len(explored) == 24 and all(row.parts is None for row in explored)
     shares = loop.budget.cost([row.widths for row in explored]) / loop.budget.high

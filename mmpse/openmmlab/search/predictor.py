@@ -119,7 +119,10 @@ class PredictorSearchLoop(SearchLoop):
         rows = [row for row in self.history.values() if np.isfinite(row.score)]
         predicted = self.predictor.predict(np.array([row.widths for row in rows]))
         tau = kendalltau(predicted, losses_of(rows)).statistic
-        said = f"Kendall's tau of what was predicted and judged of {len(rows)} subnets: {tau:.2f}"
+        known = set(map(tuple, self.predictor.record[0].tolist()))
+        fitted = sum(row.widths in known for row in rows)
+        these = f'{len(rows)} subnets' + f', {fitted} of which it was fitted to' * bool(fitted)
+        said = f"Kendall's tau of what was predicted and judged of {these}: {tau:.2f}"
         best = self.ranked()[0]
         if best.widths != self.uniform:
             gain = self._gain(best)
