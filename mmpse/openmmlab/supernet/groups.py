@@ -62,14 +62,19 @@ class GroupLosses:
         batch: list[tuple[tuple, dict[str, Any]]] = []
 
         def keep(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            calls.clear()
             samples = {key: _unwritten(value) for key, value in kwargs.items()}
             batch[:] = [(tuple(map(_unwritten, args)), samples)]
 
         def measure(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            if kwargs.get('mode') == 'loss':
-                for g in range(len(self.supernet.active_subnets)):
-                    self._losses.append(self._loss(g, *batch[0], list(calls)))
+            noted, calls[:] = list(calls), []
+            if kwargs.get('mode') != 'loss':
+                return
+            if len(self.supernet.active_subnets) == 1:  # it was alone
+                self._losses.append(self.model.parse_losses(output)[0].detach())
+                return
+            own = batch.pop()
+            for g in range(len(self.supernet.active_subnets)):
+                self._losses.append(self._loss(g, *own, noted))
 
         with (
             noted_calls(self.model) as calls,
