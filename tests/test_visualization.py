@@ -34,13 +34,13 @@ def test_search_progress_draws_best_and_mean_scores():
     within = [row for row in judged if row.score != 4.0]
     searches = {
         'a': ([*judged, failed], judged, judged[2]),
-        'b': (judged[:4], [], None),
+        'b': (judged[1:4], [], None),
         'c': (judged, within, within[0]),
     }
     figure = search_progress(searches, 'top-1')
-    best, mean, fullnet, uniform, of_b, *_ = figure.axes[0].lines
+    best, mean, fullnet, uniform, of_b, _, uniform_of_b, of_c, *_ = figure.axes[0].lines
     assert np.isnan(of_b.get_ydata()).all()
-    of_c = figure.axes[0].lines[8]
+    assert [line.get_linestyle() for line in (fullnet, uniform, uniform_of_b)] == [':', '-.', '-.']
     assert of_c.get_ydata().tolist() == [2.0, 2.0, 3.0]
     assert [set(line.get_ydata()) for line in (fullnet, uniform)] == [{5.0}, {4.0}]
     assert best.get_ydata().tolist() == [2.0, 4.0, 4.0]

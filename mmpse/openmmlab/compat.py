@@ -181,28 +181,30 @@ def mark_initialised(model: nn.Module, how: str) -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, MMEngine sees a job of one process.
+    """Inside, MMEngine and what is built on it see a job of one process.
 
     Processes judge different subnets, each on the same, whole data: nothing may be split among them
-    by samplers, or gathered from them by metrics. MMEngine has no setting for that.
+    by samplers, gathered from them by metrics, or averaged over them by losses. MMEngine has no
+    setting for that.
 
     Raises:
         UserError: If MMEngine still sees the other processes: every rank would get a wrong score.
     """
-    from mmengine.dist import get_rank, get_world_size, utils
+    import torch
+    from mmengine.dist import get_rank, get_world_size
 
-    is_distributed = utils.is_distributed
-    utils.is_distributed = lambda: False
+    is_initialized = torch.distributed.is_initialized
+    torch.distributed.is_initialized = lambda: False
     try:
         if (get_rank(), get_world_size()) != (0, 1):
             raise UserError(
-                f'mmengine {mmengine.__version__} no longer asks mmengine.dist.utils.is_distributed'
-                ' whether it runs in several processes, so that subnets cannot be judged in '
+                f'mmengine {mmengine.__version__} no longer asks torch.distributed.is_initialized '
+                'whether it runs in several processes, so that subnets cannot be judged in '
                 'parallel; search in one process, or install another version'
             )
         yield
     finally:
-        utils.is_distributed = is_distributed
+        torch.distributed.is_initialized = is_initialized
 
 
 @contextmanager

@@ -36,6 +36,7 @@ def check(
     images: Tensor,
     run: Callable[[nn.Module, Tensor], Any] | None = None,
     executions: Sequence[str] = EXECUTIONS,
+    shared: bool = True,
 ) -> None:
     """Make sure that subnets compute in a shared pass what they compute alone.
 
@@ -48,6 +49,7 @@ def check(
             values take the place of its own.
         run: Runs a model on images and returns everything that it predicts from, raw.
         executions: Those to check.
+        shared: Whether subnets will share batches.
 
     Raises:
         GuardError: If the outputs differ or a run fails, with the first layer where it does.
@@ -66,18 +68,30 @@ def check(
             with net.active([some], execution):
                 record = _Record(model, layout, execution, run, batch[:2])
             record.compare(alone, some)
+            if not shared:
+                continue
             with net.active([some, space.tinynet], execution):
-                shared = _Record(model, layout, execution, run, batch[[0, 2, 1, 3]])
+                both = _Record(model, layout, execution, run, batch[[0, 2, 1, 3]])
             for g, lone in enumerate((alone, other)):
-                for y, expected in zip(shared.outputs, lone.outputs):
-                    if len(y) == 2 * len(expected):
-                        own = y.unflatten(0, (4, -1))[g::2].flatten(0, 1)
-                        if _differ(own, expected):
-                            raise GuardError(
-                                f'two subnets that share a batch of {type(model).__name__} run '
-                                f'{execution} compute something else than each alone; its forward '
-                                'depends on the other images of a batch'
-                            )
+                for y, expected in zip(both.outputs, lone.outputs):
+                    if _differ(_of_group(y, g, expected), expected):
+                        raise GuardError(
+                            f'two subnets that share a batch of {type(model).__name__} run '
+                            f'{execution} compute something else than each alone: its forward '
+                            'depends on the other images of a batch, or a part of it does not put '
+                            'out images in the first dimension; run one subnet after the other '
+                            '(SupernetHook: serial=True)'
+                        )
+
+
+def _of_group(y: Tensor, group: int, expected: Tensor) -> Tensor:
+    """What an output of four images, of two groups by turns, has of one group; an output that has
+    nothing of each image as it is."""
+    sizes = zip(y.shape, expected.shape)
+    dim = next((d for d, (size, own) in enumerate(sizes) if size == 2 * own), None)
+    if dim is None or y.dim() != expected.dim():
+        return y
+    return y.unflatten(dim, (4, -1)).movedim(dim, 0)[group::2].movedim(0, dim).flatten(dim, dim + 1)
 
 
 @torch.no_grad()

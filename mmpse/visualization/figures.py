@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from mmpse.search.archive import Judged
 from mmpse.search.pareto import pareto_front
 
+LINES = dict(fullnet=':', uniform='-.')  # of references
 IN_A_ROW = 4  # names in the legend below a figure
 NAMED = 8  # units in a legend: those that lose most at their least width
 
@@ -73,7 +74,8 @@ def search_progress(
         left.plot(done, np.where(np.isfinite(best), best, np.nan), **style, label=name)
         mean = [np.mean(values) for values in scores.values()]
         left.plot(done, mean, **style, linestyle='--')
-        for row, line in zip(references, (':', '-.')):
+        for row in references:  # one alone, where an earlier search of the archive has the other
+            line = LINES[row.origin]
             left.axhline(row.score, color=f'C{k}', linestyle=line, linewidth=1)
         flops = [row.resources['flops'] / 1e6 for row in judged]
         sizes = [8 if row.generation else 40 for row in judged]

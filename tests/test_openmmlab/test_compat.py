@@ -9,6 +9,7 @@ import sys
 import mmengine
 import pytest
 import torch
+from mmdet.utils import reduce_mean
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.model import BaseModel, BaseModule, ModuleList
@@ -132,9 +133,10 @@ def test_a_process_is_alone_or_an_error_says_that_it_is_not(monkeypatch):
         assert (dist.get_rank(), dist.get_world_size()) == (0, 1)
         assert dist.collect_results(['mine'], 1) == ['mine']  # as metrics gather theirs
         assert dist.all_gather_object('mine') == ['mine']
+        assert reduce_mean(torch.tensor(3.0)) == 3  # as mmdet's losses average what they count
     assert (dist.get_rank(), dist.get_world_size()) == (1, 2)
     monkeypatch.setattr(dist, 'get_world_size', lambda: 2)  # a version that asks something else
-    with pytest.raises(UserError, match='is_distributed'):
+    with pytest.raises(UserError, match='is_initialized'):
         with compat.alone():
             raise AssertionError('subnets would be judged wrongly')
     assert dist.utils.is_distributed()

@@ -38,7 +38,7 @@ def batch():
 def step(supernet, batch, subnets, **options):
     """The loss that a step minimises, and the losses of its subnets."""
     model = supernet.model
-    losses = SubnetLosses(model, supernet, fullnet=True, **options)
+    losses = SubnetLosses(model, supernet, n=len(subnets), fullnet=True, **options)
     with supernet.active(subnets):
         loss = model(*batch, mode='loss')['loss']
     losses.close()

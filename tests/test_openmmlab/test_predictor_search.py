@@ -73,6 +73,9 @@ def test_what_the_record_says_is_found_by_few_judgements(cfg, made_up):
     assert 'what a notch of a unit costs' in log and 'backbone.layer1.0.conv1' in log
     assert "Kendall's tau of what was predicted and judged of 8 subnets: 0." in log
     assert 'better than uniform' in log
+    without = loop.history[loop.uniform]._replace(score=-np.inf, loss=None, parts=None)
+    loop.history[loop.uniform] = without  # whose score is no number
+    assert loop.ranked()[0].score == 50 and loop.ranked()[-1] is without
 
 
 def test_uniform_stays_unless_it_is_surely_beaten(cfg, made_up):
@@ -87,6 +90,21 @@ def test_uniform_stays_unless_it_is_surely_beaten(cfg, made_up):
     assert read_chosen(f'{cfg.work_dir}/archive.db') == {1: tuple(best.values())}
 
 
+def test_scores_are_no_losses(cfg, made_up, monkeypatch):
+    """Of a subnet that puts out no number for some image, only the parts of the score are known."""
+
+    def judged(judge, subnet):
+        verdict = made_up(judge, subnet)
+        if len(made_up.judged) <= 2:  # fullnet and uniform
+            return verdict
+        return Verdict(40.0, None, 11 * (40.0,))
+
+    monkeypatch.setattr(Judge, '__call__', judged)
+    loop = search(cfg).train_loop
+    best = Subnet.load(f'{cfg.work_dir}/best_subnet.json')
+    assert tuple(best.values()) == loop.uniform
+
+
 def test_without_a_record_subnets_around_the_budget_are_judged_first(cfg, made_up, tmp_path):
     """A detector's: scores without losses, in parts for those that are compared."""
     made_up.loss = False
@@ -94,8 +112,9 @@ def test_without_a_record_subnets_around_the_budget_are_judged_first(cfg, made_u
     record = checkpoint['meta']['mmpse_supernet']['record']
     record.update({key: value[:0] for key, value in record.items()})
     torch.save(checkpoint, cfg.load_from)
-    loop = search(cfg).train_loop
-    rows = read_archive(f'{cfg.work_dir}/archive.db')
+    runner = search(cfg)
+    loop, rows = runner.train_loop, read_archive(f'{cfg.work_dir}/archive.db')
+    assert f'of {len(rows)} subnets, 26 of which it was fitted to: ' in log_of(runner)
     explored = [row for row in rows if row.origin == 'explored']
     assert len(explored) == 24 and all(row.parts is None for row in explored)
     shares = loop.budget.cost([row.widths for row in explored]) / loop.budget.high

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.models.batches import copied
 from mmpse.openmmlab.supernet.building import find_supernet, supernet_of, whole_costs
 from mmpse.openmmlab.teaching.distance import head_distance
 from mmpse.openmmlab.teaching.hook import build_teacher
@@ -140,19 +141,29 @@ def test_distances_from_the_teacher_are_recorded(task, name):
     )
 
 
-def test_label_losses_of_a_classifier_are_recorded_without_a_teacher(task):
-    cfg = task('classification')
+@pytest.mark.parametrize('serial', [False, True], ids=['parallel', 'serial'])
+@pytest.mark.parametrize('name', ['classification', 'detection', 'segmentation'])
+def test_losses_are_recorded_without_a_teacher(task, name, serial):
+    """Each subnet's as of it alone, on its images."""
+    cfg = task(name, images=8, fullnet=False, serial=serial)
+    cfg.optim_wrapper.update(accumulative_counts=2 if serial else 1)
     runner, hook = runner_of(cfg)
     watch = Watch(hook)
     runner.register_hook(watch)
     runner.train()
-    expected = [
-        float(model.parse_losses(compat.forward_by_mode(model, data, 'loss'))[0])
-        for model, data in cut_models(cfg, watch, hook.supernet.layout)
-    ]
+    record = hook.record.state_dict()
+    if serial:
+        watch.subnets = [hook.supernet.space.subnet(row) for row in hook.drawing.rows(0, 0)]
+    expected = []
+    for model, data in cut_models(cfg, watch, hook.supernet.layout):
+        data = watch.data if serial else data
+        loss = model.parse_losses(compat.forward_by_mode(model, copied(data), 'loss'))[0]
+        expected.append(float(loss))
     scalars = runner.message_hub.log_scalars
-    for name, loss in zip(('fullnet', 'tinynet'), expected):
-        assert scalars[f'train/loss_{name}'].data[0][0] == pytest.approx(loss, rel=1e-4)
+    found = [scalars[f'train/loss_{name}'].data[0][0] for name in ('tinynet', 'sampled')]
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert record['loss'].tolist() == pytest.approx(expected[1:], rel=1e-4)
+    assert record['iteration'].tolist() == [0]
 
 
 def test_killed_and_resumed_around_a_budget(task, tmp_path):

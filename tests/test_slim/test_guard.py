@@ -1,5 +1,7 @@
 """The guard finds the layer where executions part, and lets sound models pass."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,6 +68,35 @@ def test_images_that_meet_are_found():
     model = chain(CountsImages())
     with pytest.raises(GuardError, match='other images'):
         check(model, *found(model), IMAGES)
+
+
+class Layers(nn.Module):
+    """Puts out what a DETR's decoder does: all its layers, then the images."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(16, 16)
+        self.outer = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = x.flatten(2).mT
+        return torch.stack([self.outer(self.inner(x).relu() + k) for k in range(6)])
+
+
+def test_images_in_another_dimension_are_found():
+    """Of two groups only the first one's would be put out."""
+    model = nn.ModuleDict(dict(body=nn.Conv2d(3, 16, 3), decoder=Layers(), head=nn.Linear(4, 4)))
+
+    def run(model, images):
+        layers = model['decoder'](model['body'](images))
+        return layers, model['head'](layers)
+
+    layout = find_units(model, IMAGES, partial(run, model), parts=['body', 'decoder', 'head'])
+    settings = model, layout, layout.space(divisor=2), IMAGES, run
+    with pytest.raises(GuardError, match='sliced .* images in the first dimension.*serial=True'):
+        check(*settings)
+    check(*settings, shared=False)
+    check(*settings, ['masked'])  # all that is narrower is so before the layers are stacked
 
 
 def test_a_cut_model_that_cannot_run_is_found():

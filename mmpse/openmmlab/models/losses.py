@@ -127,14 +127,21 @@ def losing(model: nn.Module) -> Iterator[None]:
 
     Heads put out something else in training: FCOS boxes in strides, DETRs what their encoder finds.
     What draws at random or keeps statistics stays in its mode, and so do classifiers, whose losses
-    take what they predict from. Afterwards the model is as it was, also where a loss keeps count
-    (GHM, Seesaw, Dynamic R-CNN).
+    take what they predict from. Afterwards the model is as it was (:func:`unchanged`).
     """
+    with unchanged(model):
+        if not isinstance(model, BaseClassifier):
+            for module in model.modules():
+                if hasattr(module, 'loss') or not (_draws(module) or _keeps_statistics(module)):
+                    module.training = True
+        yield
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """After a ``with`` block a model is as it was before, also where a loss keeps count (GHM,
+    Seesaw, Dynamic R-CNN); parameters are left alone."""
     before = [_Noted.of(module) for module in model.modules()]
-    if not isinstance(model, BaseClassifier):
-        for module, *_ in before:
-            if hasattr(module, 'loss') or not (_draws(module) or _keeps_statistics(module)):
-                module.training = True
     try:
         yield
     finally:

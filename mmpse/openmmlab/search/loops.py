@@ -64,8 +64,7 @@ class RandomSearchLoop(SearchLoop):
         else:
             self.runner.logger.warning(
                 f'{compat.load_path(self.runner)} holds no losses of single subnets (a training '
-                'with mmpse.SupernetHook records them, of classifiers or with a teacher): '
-                'candidates are drawn by cost alone.'
+                'with mmpse.SupernetHook records them): candidates are drawn by cost alone.'
             )
         self.prior = PriorSampler(self.space, self.budget, energy, self.sampler)
 

@@ -119,7 +119,10 @@ class PredictorSearchLoop(SearchLoop):
         rows = [row for row in self.history.values() if np.isfinite(row.score)]
         predicted = self.predictor.predict(np.array([row.widths for row in rows]))
         tau = kendalltau(predicted, losses_of(rows)).statistic
-        said = f"Kendall's tau of what was predicted and judged of {len(rows)} subnets: {tau:.2f}"
+        known = set(map(tuple, self.predictor.record[0].tolist()))
+        fitted = sum(row.widths in known for row in rows)
+        these = f'{len(rows)} subnets' + f', {fitted} of which it was fitted to' * bool(fitted)
+        said = f"Kendall's tau of what was predicted and judged of {these}: {tau:.2f}"
         best = self.ranked()[0]
         if best.widths != self.uniform:
             gain = self._gain(best)
@@ -132,9 +135,9 @@ class PredictorSearchLoop(SearchLoop):
         A subnet without parts, which was explored, is in no place to beat it.
         """
         rows = super().ranked()
-        if self.uniform not in self.history:
+        uniform = self.history.get(self.uniform)
+        if uniform is None or not np.isfinite(uniform.score):
             return rows
-        uniform = self.history[self.uniform]
         best = max(rows, key=lambda row: self._gain(row).mean)
         first = best if self._gain(best).sure else uniform
         return [first, *(row for row in rows if row is not first)]
@@ -142,7 +145,8 @@ class PredictorSearchLoop(SearchLoop):
     def _gain(self, row: Judged) -> Gain:
         """How much better than uniform pruning a subnet is, in parts of the images."""
         uniform = self.history[self.uniform]
-        if not row.parts or not uniform.parts:
+        alike = (row.loss is None) == (uniform.loss is None)  # losses, or scores
+        if not (row.parts and uniform.parts and alike):
             return Gain(-np.inf, np.inf)
         sign = 1 if row.loss is not None else -1
         return paired_gain(sign * np.array(uniform.parts), sign * np.array(row.parts))

@@ -51,6 +51,7 @@ def find_supernet(
     input_shape: Sequence[int] | None = None,
     execution: str = 'auto',
     parts: Sequence[str] | None = None,
+    shared: bool = True,
 ) -> tuple[Supernet, dict[str, Cost]]:
     """The supernet that a model is, and what its subnets cost.
 
@@ -64,6 +65,7 @@ def find_supernet(
         execution: How subnets will be run; ``'auto'``: in any way in which they are what they are
             alone, one at least.
         parts: Modules that subnets run through as wholes; by default backbone, neck and heads.
+        shared: Whether subnets will share batches.
 
     Raises:
         UserError: If the model cannot be watched, or nothing of it can be pruned.
@@ -73,16 +75,17 @@ def find_supernet(
     revert_sync_batchnorm(model)  # every process has its own subnets
     layout, images, shape = look_at(model, cfg, input_shape, parts=parts)
     supernet = whole_supernet(model, layout, **grid)
-    supernet.executions = _sound(supernet, images, execution)
+    supernet.executions = _sound(supernet, images, execution, shared)
     return supernet, whole_costs(model, layout, supernet.space, shape)
 
 
-def _sound(supernet: Supernet, images: Tensor, execution: str) -> tuple[str, ...]:
+def _sound(supernet: Supernet, images: Tensor, execution: str, shared: bool) -> tuple[str, ...]:
     """Executions in which subnets compute what they compute alone."""
     sound, errors = [], []
+    own = supernet.model, supernet.layout, supernet.space, images, raw_outputs
     for one in supernet.executions if execution == 'auto' else [execution]:
         try:
-            check(supernet.model, supernet.layout, supernet.space, images, raw_outputs, [one])
+            check(*own, [one], shared)
             sound.append(one)
         except GuardError as error:
             errors.append(error)
@@ -115,7 +118,7 @@ def supernet_of(
     """
     state = supernet_state(checkpoint)
     if state is None or 'layout' not in state:
-        return find_supernet(model, cfg, {}, input_shape)
+        return find_supernet(model, cfg, {}, input_shape, shared=False)  # judged one by one
     revert_sync_batchnorm(model)
     layout, fullnet = Layout.from_dict(state['layout']), Subnet.from_dict(state['fullnet'])
     space = layout.space(model=fullnet.backbone['type'], **fullnet.grid)

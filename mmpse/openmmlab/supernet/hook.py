@@ -29,6 +29,7 @@ from .building import find_supernet, supernet_content
 from .checks import accumulate, check_batches, check_no_validation
 from .drawing import Drawing
 from .execution import count_images, fastest_execution
+from .groups import GroupLosses
 from .losses import SubnetLosses
 from .record import LossRecord
 from .speed import stop_tuning
@@ -72,8 +73,9 @@ class SupernetHook(SeedHook):
             fit into memory. They give the same gradients to rounding; name one for runs that must
             repeat bit by bit.
         teacher: Arguments of :class:`mmpse.DistillationHook`: subnets of any model learn from a
-            frozen one too, whose distance from each is recorded in the place of the label loss.
-            So only iterations with a teacher are recorded; without one, those of a classifier.
+            frozen one too, whose distance from each is recorded in the place of the label loss, in
+            iterations with a teacher. Label losses of other models than classifiers are recorded
+            in every second iteration, see :class:`GroupLosses`.
         ratios, divisor, grids: Widths of the units, see :class:`mmpse.space.SearchSpace`.
         input_shape: ``(C, H, W)`` of the image that FLOPs are counted for; by
             default that of the config's tests.
@@ -82,8 +84,8 @@ class SupernetHook(SeedHook):
         UserError: Before the first iteration, if nothing of the model can be pruned, the config
             validates, ``n`` does not divide every batch, the processes would run different numbers
             of batches, or arguments do not fit each other. Later, if a batch is empty.
-        FloatingPointError: If a subnet's loss is not finite (of float16 with a gradient scaler, ten
-            times in a row); the subnet is named.
+        FloatingPointError: If a subnet's loss is not finite, in a classifier or with a teacher (of
+            float16 with a gradient scaler, ten times in a row); the subnet is named.
         MemoryError: With ``'auto'``, if no execution fits into memory.
     """
 
@@ -150,6 +152,7 @@ class SupernetHook(SeedHook):
             self.input_shape,
             self.execution,
             self.model.stages.parts if self.stage_wise else None,
+            shared=not self.serial and self.n > 1,
         )
         if self.stage_wise:
             self.model.supernet = self.supernet
@@ -173,19 +176,15 @@ class SupernetHook(SeedHook):
         sampler = TASK_UTILS.build(dict(self.sampler_cfg, space=space, **cost))
         fixed = self.fullnet, self.tinynet
         self.drawing = Drawing(space, sampler, self.n, *fixed, runner.seed, self._resumed)
-        self.losses = SubnetLosses(
-            self.model, self.supernet, self.distillation, self.serial, self.fullnet
-        )
+        settings = self.distillation, self.n, self.serial, self.fullnet
+        self.losses = SubnetLosses(self.model, self.supernet, *settings)
         self.teaching = None
+        self.groups = None
         if self.teacher_cfg is not None:
             self.teaching = Teaching('SupernetHook', self.model, **self.teacher_cfg)
-        elif not self.losses.of_classifier:
-            runner.logger.info(
-                f'SupernetHook: {type(self.model).__name__} has no head.loss_module to split its '
-                "loss by subnet with; without a teacher a search's prior will rest on the cost "
-                'alone.'
-            )
-        self._taught = ExitStack()
+        elif not self.losses.of_classifier and not self.stage_wise:
+            self.groups = GroupLosses(self.model, self.supernet)
+        self._listening = ExitStack()
         how = 'one after the other on every batch' if self.serial else 'sharing every batch'
         runner.logger.info(
             f'SupernetHook: {self.n} subnets {how} ({self.execution}), fullnet={self.fullnet}, '
@@ -218,22 +217,24 @@ class SupernetHook(SeedHook):
             self.losses.begin()
             self.execution = fastest_execution(runner, self.supernet, data_batch, steps)
         self.losses.begin()
+        if self.groups is not None:
+            self.groups.begin()
         passes = self._passes(self.subnets)
         for subnets in passes[:-1]:
-            self.supernet.activate(subnets, self.execution)
+            self._activate(subnets, runner.iter)
             seed_iteration(runner.seed, runner.iter)  # every subnet gets the same augmentation
             # a copy, since data preprocessors write into the samples
             runner.model.train_step(copied(data_batch), optim_wrapper=runner.optim_wrapper)
         # here too: loading the first batch after a resume draws otherwise, and dropout follows it
         seed_iteration(runner.seed, runner.iter)
-        self.supernet.activate(passes[-1], self.execution)  # the runner's own step runs it
+        self._activate(passes[-1], runner.iter)  # the runner's own step runs it
         if self.teaching is not None:
-            self._taught.enter_context(self.teaching.joining(runner.iter, self.n))
+            self._listening.enter_context(self.teaching.joining(runner.iter, self.n))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch=None, outputs: dict | None = None
     ) -> None:
-        self._taught.close()
+        self._listening.close()
         self.supernet.check_ran()
         self.supernet.deactivate()
         losses = self._subnet_losses()
@@ -247,11 +248,20 @@ class SupernetHook(SeedHook):
         subnets = [self.supernet.space.subnet(row) for row in widths]
         return [[subnet] for subnet in subnets] if self.serial else [subnets]
 
+    def _activate(self, subnets: Sequence[Subnet], iteration: int) -> None:
+        """Let subnets run, and listen to what their parts put out."""
+        self._listening.close()
+        self.supernet.activate(subnets, self.execution)
+        if self.groups is not None:
+            self._listening.enter_context(self.groups.listening(iteration))
+
     def _subnet_losses(self) -> torch.Tensor | None:
         """What the subnets of the iteration lost, ``(n,)``, where it is known."""
         if self.stage_wise:
             return self.model.subnet_losses
-        return self.losses.of_subnets() if self.teaching is None else self.teaching.of_groups
+        if self.teaching is not None:
+            return self.teaching.of_groups
+        return (self.groups or self.losses).of_subnets()
 
     @torch.no_grad()
     def _record_losses(self, runner: Runner, losses: torch.Tensor) -> None:
@@ -260,7 +270,8 @@ class SupernetHook(SeedHook):
         of_ranks = torch.stack(dist.all_gather(losses)).cpu().numpy()
         subnets = [self.drawing.rows(rank, runner.iter) for rank in range(len(of_ranks))]
         finite = np.isfinite(of_ranks)
-        self._invalid = 0 if finite.all() else self._invalid + 1
+        # of groups alone the loss of any model may fail where that of the batch does not
+        self._invalid = 0 if self.groups is not None or finite.all() else self._invalid + 1
         # a gradient scaler leaves out a step that overflows, and scales the next one less
         if self._invalid >= (IN_A_ROW if hasattr(runner.optim_wrapper, 'loss_scaler') else 1):
             rank, k = np.argwhere(~finite)[0]

@@ -20,7 +20,8 @@ class SubnetLosses:
     Args:
         model: The model. Only classifiers have a loss that can be split, their
             ``head.loss_module``, called with scores and targets ``(B, ...)``.
-        serial: Whether the subnets of an iteration run one after the other.
+        n: Subnets of an iteration.
+        serial: Whether they run one after the other.
         fullnet: Whether the first of them is the fullnet.
 
     Raises:
@@ -32,12 +33,15 @@ class SubnetLosses:
         model: nn.Module,
         supernet: Supernet,
         distillation: Distillation | None,
+        n: int,
         serial: bool,
         fullnet: bool,
     ) -> None:
         self.model = model
         self.supernet = supernet
         self.distillation = distillation
+        self.n = n
+        self.serial = serial
         in_place = distillation is not None and distillation.teacher is None
         # the fullnet teaches the others: it learns from the labels alone
         self._first_learns_alone = in_place and fullnet
@@ -64,8 +68,15 @@ class SubnetLosses:
         self._teacher_score: Tensor | None = None
 
     def of_subnets(self) -> Tensor | None:
-        """The label losses of the iteration's subnets in their order, ``(n,)``, if known."""
-        return torch.stack(self._losses).float() if self._losses else None
+        """The label losses of the iteration's subnets in their order, ``(n,)``, if known.
+
+        Of a head that has several scores of an image (Conformer), the mean of their losses.
+        """
+        if not self._losses:
+            return None
+        losses = torch.stack(self._losses).float()
+        n = self.n
+        return (losses.view(n, -1).T if self.serial else losses.view(-1, n)).mean(0)
 
     def close(self) -> None:
         """Listen no more."""
