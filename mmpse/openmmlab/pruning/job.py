@@ -51,7 +51,7 @@ from .recipe import Recipe, finetune
 from .report import summary, write_report
 from .steps import LOG, Steps
 from .subject import check_training_set, dataset_meta, is_hopeless, metrics_of, validates
-from .trainable import check_trainable
+from .trainable import check_losses_in_training, check_trainable
 from .unseen import check_losses
 
 
@@ -169,6 +169,8 @@ class Pruning:
             load_weights(subject.model, self.sorted_weights)
             return
         check_losses(subject, first_images(1, self.images.judging)[0])
+        if self.order.finetune:
+            check_losses_in_training(subject.model, self.images.batches[0])
         sort_by(subject.model, subject.layout, self.order.sort, self.images.fit)
         save_checkpoint(self.sorted_weights, subject.model, dataset_meta(subject))
 
