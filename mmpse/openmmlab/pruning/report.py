@@ -134,10 +134,9 @@ def write_report(
 
 
 def _notes(subject: Subject, subnet: Subnet, table: Stages) -> str:
-    shape = 'x'.join(map(str, subject.input_shape))
     notes = [
         f'Widths are chosen by: {subnet.source["how"]}.',
-        f'FLOPs and latency are those of one image of {shape}, up to the raw outputs.',
+        f'FLOPs and latency are those of {subject.counted}, up to the raw outputs.',
     ]
     if validates(subject.cfg):
         notes.append("Metrics are those of the config's validation split.")
