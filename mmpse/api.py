@@ -10,13 +10,13 @@ from mmengine.config import Config
 from torch import nn
 
 from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.deploy.latency import error_sentence
 from mmpse.openmmlab.pruning.crew import Crew
 from mmpse.openmmlab.pruning.job import Pruning
-from mmpse.openmmlab.pruning.latency import add_latency
+from mmpse.openmmlab.pruning.latency import AGAIN, add_latency
 from mmpse.openmmlab.pruning.order import Order
 from mmpse.openmmlab.pruning.reach import reachable
 from mmpse.openmmlab.pruning.steps import PruneError, Steps
-from mmpse.resources.busy import busy_sentence
 from mmpse.space import Subnet
 
 __all__ = ['PruneError', 'Result', 'prune']
@@ -122,7 +122,7 @@ def prune(
     if dry_run:
         subject = order.examine(load_config(config), checkpoint)
         if latency is not None:
-            if sentence := busy_sentence(add_latency(subject, runtime)['busy']):
+            if sentence := error_sentence(add_latency(subject, runtime)['error'], AGAIN):
                 print(sentence)
         reach = reachable(subject, order.limits)
         print(reach)

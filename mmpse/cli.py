@@ -233,6 +233,7 @@ def transfer(args: argparse.Namespace) -> None:
 def latency(args: argparse.Namespace) -> None:
     """``mmpse latency``."""
     from mmpse.files import check_writable, write_json
+    from mmpse.openmmlab.deploy.latency import error_sentence
     from mmpse.openmmlab.pruning.latency import add_latency
     from mmpse.resources.busy import busy_sentence
 
@@ -245,5 +246,7 @@ def latency(args: argparse.Namespace) -> None:
         f'{args.out}: {len(times)} subnets took {min(times):.3g} to {max(times):.3g} ms on '
         f'{content["on"]}; predicted with a mean error of {content["error"]:.1%}'
     )
-    if sentence := busy_sentence(content['busy']):
-        print(sentence)
+    again = 'measure again when nothing else runs'
+    for sentence in (error_sentence(content['error'], again), busy_sentence(content['busy'])):
+        if sentence:
+            print(sentence)

@@ -15,8 +15,11 @@ class UserError(ValueError):
 
 
 def is_bug(error: BaseException) -> bool:
-    """Whether an error is a fault of mmpse itself, whose traceback must not be lost."""
-    return not isinstance(error, UserError) and package_of(error) == 'mmpse'
+    """Whether an error is a fault of mmpse itself, whose traceback must not be lost.
+
+    What the operating system says is none, such as that a file is not there.
+    """
+    return not isinstance(error, (UserError, OSError)) and package_of(error) == 'mmpse'
 
 
 def package_of(error: BaseException) -> str:

@@ -228,3 +228,22 @@ def test_ctrl_c_names_resume(detector, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         cli.main(['prune', *map(str, detector), '--flops', '50%'])
     assert capsys.readouterr().err == 'interrupted; the same command with --resume goes on\n'
+
+
+@pytest.mark.parametrize('options', [[], ['--amp']])
+def test_a_config_that_trains_by_half(classifier, tmp_path, options):
+    config = tmp_path / 'config.py'
+    config.write_text(f'_base_ = {str(classifier[0])!r}\noptim_wrapper = None\n')
+    line = refused('train', config, '--work-dir', tmp_path, *options)
+    assert line == (
+        f'ConfigError: {config} has train_dataloader, train_cfg, but no optim_wrapper: MMEngine '
+        'takes all of them or none; add what is missing, or set train_dataloader and train_cfg to '
+        'None'
+    )
+
+
+def test_a_config_without_a_model(tmp_path):
+    config = tmp_path / 'config.py'
+    config.write_text('train_cfg = dict(by_epoch=True, max_epochs=1)\n')
+    line = refused('train', config, '--work-dir', tmp_path)
+    assert line == f'ConfigError: {config} has no model; give a whole config'

@@ -71,11 +71,17 @@ def test_a_supernet_is_no_trained_model(digits, tmp_path):
 @pytest.mark.slow
 def test_latency_is_a_budget_as_any(digits, tmp_path, monkeypatch):
     without_onnx(monkeypatch)
+    monkeypatch.setattr('mmpse.openmmlab.deploy.latency.EXPECTED', 0.0)  # it is missed
     config, checkpoint = write_task('classification', digits, tmp_path)
     out = tmp_path / 'pruned'
     mmpse.prune(config, checkpoint, latency='95%', how='uniform', finetune=False, out=out)
-    page = (out / 'report.html').read_text()
+    page, log = ((out / name).read_text() for name in ('report.html', 'prune.log'))
     assert ' ms (100%)' in page and 'Cannot be shown' not in page
+    # what is wrong is said at once, again at the end, and in the reports
+    note = json.loads((out / 'report.json').read_text())['notes'][0]
+    assert note.startswith('Attention: the latency of subnets is predicted with a mean error of')
+    assert note in page and log.splitlines()[-1] == note
+    assert log.count(note.removeprefix('Attention: ').removesuffix('.')) == 2
 
 
 def test_a_pruned_model_is_pruned_from_the_full_one(digits, tmp_path):

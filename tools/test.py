@@ -14,7 +14,7 @@ from mmpse.command import run_command
 from mmpse.files import check_writable, plain, write_json
 from mmpse.openmmlab.checkpoints.loading import check_shapes
 from mmpse.openmmlab.checkpoints.supernet import check_statistics
-from mmpse.openmmlab.configs.augmented import augment_test
+from mmpse.openmmlab.configs.augmented import augment_test, check_merging
 from mmpse.openmmlab.jobs import build_runner, job_config, job_parser, leave, model_of
 from mmpse.openmmlab.showing import count_images, show_predictions
 
@@ -49,6 +49,8 @@ def main() -> None:
     if args.tta:
         augment_test(cfg)
     runner = build_runner(cfg)
+    if args.tta:
+        check_merging(runner.model)
     checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
     check_statistics(runner.model, checkpoint, args.checkpoint)
     check_shapes(model_of(runner), checkpoint, args.checkpoint)

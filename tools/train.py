@@ -56,7 +56,7 @@ def main() -> None:
     cfg = job_config(args)
     if args.search:
         check_search(cfg)
-    if args.amp:
+    if args.amp and cfg.get('optim_wrapper') is not None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     amp = is_type(cfg.get('optim_wrapper'), AmpOptimWrapper, OPTIM_WRAPPERS)

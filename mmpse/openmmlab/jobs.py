@@ -12,6 +12,15 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
+from mmpse.openmmlab.errors import ConfigError, listed, name_of
+
+# what a config has all of, or none
+LOOPS = (
+    ('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    ('val_dataloader', 'val_cfg', 'val_evaluator'),
+    ('test_dataloader', 'test_cfg', 'test_evaluator'),
+)
+
 
 def job_parser(description: str) -> argparse.ArgumentParser:
     """A parser of the options that OpenMMLab's tools have."""
@@ -33,7 +42,11 @@ def job_parser(description: str) -> argparse.ArgumentParser:
 
 
 def job_config(args: argparse.Namespace) -> Config:
-    """The config of a job with these options in it."""
+    """The config of a job with these options in it.
+
+    Raises:
+        ConfigError: If it lacks something, see :func:`check_complete`.
+    """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
@@ -43,7 +56,27 @@ def job_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    check_complete(cfg)
     return cfg
+
+
+def check_complete(cfg: Config) -> None:
+    """
+    Raises:
+        ConfigError: If a config has no model, or only a part of what a loop of MMEngine takes.
+    """
+    if not cfg.get('model'):
+        raise ConfigError(f'{name_of(cfg)} has no model; give a whole config')
+    if 'runner_type' in cfg:  # which may take something else
+        return
+    for keys in LOOPS:
+        lacking = [key for key in keys if cfg.get(key) is None]
+        if lacking and len(lacking) < len(keys):
+            there = [key for key in keys if key not in lacking]
+            raise ConfigError(
+                f'{name_of(cfg)} has {listed(there)}, but no {listed(lacking)}: MMEngine takes all '
+                f'of them or none; add what is missing, or set {" and ".join(there)} to None'
+            )
 
 
 def build_runner(cfg: Config) -> Runner:

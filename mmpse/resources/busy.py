@@ -20,21 +20,29 @@ def clocks() -> Clocks:
     return Clocks(time.perf_counter(), time.thread_time(), time.process_time())
 
 
-def busy(start: Clocks, end: Clocks, threads: int) -> float:
-    """How many times as long as on an idle machine something took.
+def worked(start: Clocks, end: Clocks, threads: int) -> float:
+    """Seconds for which the processor worked for something: those that pass on an idle machine.
 
-    The time that passed is compared with that for which the processor worked: in the thread that
-    waited for the result, which computes too or spins, or in all threads, where others compute.
+    They are those of the thread that waited for the result, which computes too or spins, or those
+    of all threads, where others compute.
 
     Args:
         start, end: The :func:`clocks` before and after.
         threads: Threads that computed.
+    """
+    wall, thread, process = (after - before for before, after in zip(start, end))
+    return min(max(thread, process / threads, 1e-9), wall)
+
+
+def busy(start: Clocks, end: Clocks, threads: int) -> float:
+    """How many times as long as on an idle machine something took.
+
+    The time that passed is compared with that for which the processor worked, see :func:`worked`.
 
     Returns:
         About 1 on an idle machine, 2 where another job took half of the time.
     """
-    wall, thread, process = (after - before for before, after in zip(start, end))
-    return max(wall / max(thread, process / threads, 1e-9), 1.0)
+    return (end.wall - start.wall) / worked(start, end, threads)
 
 
 def busy_sentence(

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,6 @@ class FittedLatency(NamedTuple):
 
     cost: Cost  # microseconds of any subnet
     error: float  # mean relative error on subnets that were not fitted
-    measured: list[tuple[tuple[int, ...], float]]  # widths and microseconds of all
 
 
 def fit_latency(
@@ -35,10 +34,11 @@ def fit_latency(
     layout: Layout,
     space: SearchSpace,
     images: Tensor,
-    measure: Callable[[Sequence[Mapping[str, int]]], Sequence[float]],
+    rows: np.ndarray,
+    seconds: np.ndarray,
     run: Callable[[Tensor], Any],
 ) -> FittedLatency:
-    """Measure some subnets, and explain their latency by the work of their layers.
+    """Explain the latency of some subnets by the work of their layers.
 
     The time of a layer is taken to grow with its multiply-adds and with its output, at rates that
     layers of one kind, kernel and size of image share. The rates are those that explain the
@@ -46,18 +46,16 @@ def fit_latency(
 
     Args:
         images: A batch as it is measured, ``(B, C, H, W)``.
-        measure: Seconds that subnets take.
+        rows: Widths of subnets, as :func:`spread` gives them.
+        seconds: What they take.
         run: Runs the model on images.
     """
-    rng = np.random.default_rng(0)
-    rows = _spread(space, SUBNETS + HELD_OUT, rng)
-    seconds = np.array(measure([space.subnet(row) for row in rows]))
     work = _work(model, layout, space, images, run)
     features = np.stack([cost.exact(rows) for cost in work], 1)
     scale = features.max(0).clip(min=1e-12)
     # relative errors count: a small subnet's are as bad as a large one's
     design = features / scale / seconds[:, None]
-    order = rng.permutation(len(rows))
+    order = np.random.default_rng(0).permutation(len(rows))
     fitted, tested = order[:SUBNETS], order[SUBNETS:]
     rates, _ = nnls(design[fitted], np.ones(len(fitted)))
     error = float(np.abs(design[tested] @ rates - 1).mean())
@@ -67,14 +65,18 @@ def fit_latency(
         total.constant += rate * cost.constant
         total.linear += rate * cost.linear
         total.quadratic += rate * cost.quadratic
-    measured = [(tuple(map(int, row)), 1e6 * s) for row, s in zip(rows, seconds)]
-    return FittedLatency(total, error, measured)
+    return FittedLatency(total, error)
 
 
-def _spread(space: SearchSpace, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Subnets from the narrowest to the full one, with widths around one ratio each."""
+def spread(space: SearchSpace) -> np.ndarray:
+    """Subnets to measure, from the narrowest to the full one, with widths around one ratio each.
+
+    Returns:
+        Widths ``(subnets, units)``, the fullnet's first.
+    """
+    rng = np.random.default_rng(0)
     rows = [space.array([space.fullnet])[0], space.array([space.tinynet])[0]]
-    for ratio in rng.uniform(0.15, 1, count - 2):
+    for ratio in rng.uniform(0.15, 1, SUBNETS + HELD_OUT - 2):
         own = np.clip(ratio * np.exp(rng.normal(0, 0.35, len(space))), 0.05, 1)
         rows.append([unit.nearest(r) for unit, r in zip(space.units, own)])
     return np.array(rows)

@@ -1,20 +1,24 @@
 """How long calls take on this device, beside each other."""
 
 import ctypes
+import math
 import platform
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .busy import busy, clocks
+from .busy import busy, clocks, worked
 
 
 class Latencies(dict[Any, list[float]]):
     """Seconds of every round, by the name of what was called.
+
+    Args:
+        least: Name -> the least seconds for which the processor worked for a call, in any round,
+            which other jobs disturb less; by default the least that passed.
 
     Attributes:
         busy (float): How many times as long they took as on an idle machine; see
@@ -22,6 +26,12 @@ class Latencies(dict[Any, list[float]]):
     """
 
     busy: float = 1.0
+
+    def __init__(
+        self, seconds: Mapping[Any, list[float]], least: Mapping[Any, float] | None = None
+    ) -> None:
+        super().__init__(seconds)
+        self.least = dict(least or {name: min(values) for name, values in seconds.items()})
 
 
 def measure_latencies(
@@ -46,7 +56,8 @@ def measure_latencies(
         few, enough: So many measured rounds suffice after so many seconds.
     """
     keep_freed_memory()
-    times = Latencies({name: [] for name in calls})
+    times = Latencies({name: [] for name in calls}, dict.fromkeys(calls, math.inf))
+    threads = torch.get_num_threads()
     begin = start = clocks()
     for k in track(range(warmup + rounds)):
         if k == warmup:
@@ -55,11 +66,13 @@ def measure_latencies(
             break
         for name, call in calls.items():
             call()
-            called = time.perf_counter()
+            before = clocks()
             call()
+            after = clocks()
             if k >= warmup:
-                times[name].append(time.perf_counter() - called)
-    times.busy = busy(start, clocks(), torch.get_num_threads())
+                times[name].append(after.wall - before.wall)
+                times.least[name] = min(times.least[name], worked(before, after, threads))
+    times.busy = busy(start, clocks(), threads)
     return times
 
 

@@ -142,6 +142,17 @@ def test_what_does_not_run_is_a_fault_of_the_runtime(convs, cfg, monkeypatch):
         evaluate_onnx(path, cfg)
 
 
+@pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])
+def test_what_the_runtime_does_not_know_is_refused_in_a_sentence(convs, cfg, tmp_path, runtime):
+    proto, path = onnx.load(convs[1]), tmp_path / 'other.onnx'
+    next(node for node in proto.graph.node if node.op_type == 'Conv').op_type = 'Convolve'
+    onnx.save(proto, path)
+    with pytest.raises(ExportError, match=f'^{runtime} cannot load .*other.onnx: .*Conv'):
+        evaluate_onnx(path, cfg, runtime=runtime)
+    with pytest.raises(UserError, match="runtime must be one of .* got 'none'"):
+        evaluate_onnx(path, cfg, runtime='none')
+
+
 def test_a_bug_of_ours_is_none(convs, cfg, monkeypatch, buggy):
     _, path = convs
     for place in ('agreement', 'evaluate'):

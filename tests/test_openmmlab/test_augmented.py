@@ -5,13 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.models import DetTTAModel
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner, load_checkpoint
 from tiny_tasks import write_task
+from torch import nn
 
 from mmpse.openmmlab.checkpoints.loading import check_shapes
-from mmpse.openmmlab.configs.augmented import augment_test
+from mmpse.openmmlab.configs.augmented import augment_test, check_merging
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
 from mmpse.openmmlab.errors import CheckpointError, ConfigError
 from mmpse.openmmlab.jobs import model_of
 from mmpse.registry import MODELS
@@ -113,6 +117,17 @@ def test_a_checkpoint_of_another_model_is_refused(task):
     content['state_dict']['backbone.conv1.weight'] = torch.zeros(8, 3, 7, 7)
     with pytest.raises(CheckpointError, match='is of another model, or of another subnet'):
         check_shapes(model_of(runner), content, str(checkpoint))
+
+
+def test_masks_are_not_merged():
+    cfg = load_config('mmdet::_base_/models/mask-rcnn_r50_fpn.py')
+    detector = build_model(cfg)
+    merging = DetTTAModel(module=detector)
+    with pytest.raises(ConfigError, match=r'MaskRCNN predicts masks \(roi_head.mask_head\).*--tta'):
+        check_merging(nn.Sequential(merging))  # as in a wrapper of several processes
+    check_merging(detector)
+    detector.roi_head.mask_head = None
+    check_merging(merging)
 
 
 def test_a_config_that_cannot_be_augmented(task):

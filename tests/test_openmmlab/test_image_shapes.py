@@ -62,7 +62,7 @@ def test_size_by_the_test_pipeline(pipeline, size):
         assert default_input_shape(cfg, model) == (1, *size)
 
 
-def test_size_by_the_first_image_or_an_error(digits: Path):
+def test_size_by_the_first_image_or_an_error(digits: Path, monkeypatch, buggy):
     dataset = dict(
         type='mmpse.DigitsDataset',
         task='classification',
@@ -77,4 +77,7 @@ def test_size_by_the_first_image_or_an_error(digits: Path):
     dataset['data_root'] = 'nowhere'
     cfg = Config(content)
     with pytest.raises(ConfigError, match='its test data cannot be read .*; give the input'):
+        default_input_shape(cfg, model)
+    monkeypatch.setattr('mmpse.datasets.dataset.check_digits', buggy)
+    with pytest.raises(KeyError, match='conv1'):  # a bug of ours is none of the data
         default_input_shape(cfg, model)

@@ -22,7 +22,7 @@ from mmpse.openmmlab.deploy.latency import (
 from mmpse.openmmlab.models.pruned import look
 from mmpse.openmmlab.pruning import latency as pruning_latency
 from mmpse.resources.timing import Latencies
-from mmpse.space import SearchSpace, UniformSampler
+from mmpse.space import SearchSpace, Subnet, UniformSampler
 
 SHAPE = (3, 32, 32)
 
@@ -73,6 +73,28 @@ def test_a_few_measured_subnets_tell_what_all_others_take(subject, clockwork, tm
     assert content['error'] < 0.02 and content['on']['device'] == 'clockwork'
 
 
+def test_what_does_not_fit_is_measured_again(subject, clockwork, monkeypatch, rng):
+    """Other jobs make some calls slow, each time other ones."""
+    stock, measured = latency.measure_latencies, []
+
+    def disturbed(calls, rounds, track):
+        measured.append(times := stock(calls, rounds, track))
+        for number in rng.permutation(len(calls))[:12]:
+            times.least[number] *= 4
+        return times
+
+    monkeypatch.setattr(latency, 'measure_latencies', disturbed)
+    content = measure_latency(*subject, SHAPE)
+    assert len(measured) > 1 and content['error'] < 0.1
+    monkeypatch.setattr(latency, 'EXPECTED', 0.0)
+    measured.clear()
+    error = measure_latency(*subject, SHAPE)['error']
+    assert len(measured) == 3
+    sentence = latency.error_sentence(error, 'do it again')
+    assert f'mean error of {error:.0%}' in sentence and sentence.endswith('; do it again')
+    assert latency.error_sentence(0.0, 'do it again') == ''
+
+
 def test_latencies_of_something_else_are_refused(subject, clockwork, tmp_path, monkeypatch):
     model, layout, space = subject
     path = tmp_path / 'latency.json'
@@ -94,24 +116,33 @@ def test_latencies_of_something_else_are_refused(subject, clockwork, tmp_path, m
 
 def test_of_the_measured_choices_the_nearest_to_the_limit_is_taken(monkeypatch):
     """No choice is made that is not measured."""
-    budgets, warnings = [], []
+    budgets = []
     subject = SimpleNamespace(
-        space=SimpleNamespace(fullnet={}), costs={}, model=None, layout=None, input_shape=SHAPE
+        space=SimpleNamespace(fullnet=100, tinynet=20),
+        costs={},
+        model=None,
+        layout=None,
+        input_shape=SHAPE,
     )
-    subject.cost_of = lambda _: {'latency': 100}
-    took = iter([0.9, 0.7, 0.44, 0.8])
+    subject.cost_of = lambda latency: {'latency': latency}
+    took = iter([0.9, 2.0, 0.44, 0.8])
 
-    class Times(dict):
-        busy = 1.0
+    def choose(budget):
+        budgets.append(budget)
+        return Subnet({'conv': len(budgets)}, {})
 
     def measured(model, layout, subnets, shape, runtime):
-        return Times({0: [1.0], 1: [next(took)]})
+        return Latencies({0: [1.0, 1.2], 1: [next(took)]})
 
     monkeypatch.setattr(pruning_latency, 'measure_subnets', measured)
     monkeypatch.setattr(pruning_latency, 'Budget', lambda space, costs, limits: limits['latency'])
-    log = SimpleNamespace(info=lambda _: None, warning=warnings.append)
-    chosen = pruning_latency.within_latency(
-        subject, {'latency': '50%'}, 'torch', lambda b: budgets.append(b) or len(budgets), log
-    )
-    assert chosen == 3 and len(budgets) == 4 and budgets[0] == '50%'
-    assert warnings == ['after 4 choices the nearest one is measured 12% off the limit']
+    log = SimpleNamespace(info=lambda _: None)
+    chosen = pruning_latency.within_latency(subject, {'latency': '50%'}, 'torch', choose, log)
+    # what is asked for is never out of reach
+    assert chosen == {'conv': 3} and budgets == ['50%', '28us', '20us', '20us']
+    assert chosen.source['latency'] == dict(measured=0.44e6, full=1e6, limit=0.5e6)
+    (note,) = pruning_latency.latency_notes(chosen, error=0.03)
+    assert 'at 440 ms, 12% below the 500 ms that were asked for' in note
+    assert 'mean error of 19%' in pruning_latency.latency_notes(chosen, error=0.19)[0]
+    chosen.source['latency']['measured'] = 0.51e6
+    assert pruning_latency.latency_notes(chosen, error=0.03) == []

@@ -16,7 +16,7 @@ class Subject:
 
 
 def test_how_busy_the_machine_was_is_told(monkeypatch):
-    times = Latencies(before=[0.004, 0.002], after=[0.001])
+    times = Latencies(dict(before=[0.004, 0.002], after=[0.001]))
     times.busy = 4.0
     monkeypatch.setattr(measure, 'timed', lambda _: times)
     monkeypatch.setattr(measure, 'prepared', lambda *_: None)

@@ -57,6 +57,17 @@ def test_layers_that_a_prediction_does_not_run_are_told(subject):
     assert f'does not run {names} and 1 more,' in text and '--keep' in text
 
 
+def test_the_windows_of_a_segmentor_are_not_its_images(digits, tmp_path):
+    config, _ = write_task('segmentation', digits, tmp_path)
+    whole = "mode='whole'"
+    text = config.read_text()
+    assert whole in text
+    config.write_text(text.replace(whole, "mode='slide', crop_size=(64, 64), stride=(32, 32)"))
+    said = str(reachable(examine(config, None)))
+    assert 'of one window of 3 64 64 (test_cfg.mode=slide: an image has several); --inp' in said
+    assert 'of one image of 3 128 128;' in str(reachable(examine(config, None, (3, 128, 128))))
+
+
 def test_latency_is_said_in_milliseconds():
     rows = dict(lowest=dict(flops=10**6, latency=2000), full=dict(flops=2 * 10**6, latency=5000))
     header, lines = Reach(rows, ()).cells

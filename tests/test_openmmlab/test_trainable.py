@@ -1,12 +1,19 @@
 """A config whose fine-tuning could not begin says so before anything is chosen."""
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmpretrain.models import BaseClassifier
+from mmpretrain.structures import DataSample
 from torch import nn
 
+from mmpse.openmmlab.configs.building import build_model
+from mmpse.openmmlab.configs.files import load_config
+from mmpse.openmmlab.errors import ConfigError
+from mmpse.openmmlab.models.losses import batch_losses
 from mmpse.openmmlab.pruning.recipe import finetune
 from mmpse.openmmlab.pruning.steps import PruneError
-from mmpse.openmmlab.pruning.trainable import check_trainable
+from mmpse.openmmlab.pruning.trainable import check_losses_in_training, check_trainable
 
 CIFAR = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 
@@ -25,6 +32,15 @@ def check(changes: str) -> None:
             "SyncBuffersHook .* 'each'; mend",
         ),
         ('default_hooks = dict(logger=dict(intervals=2))', 'default_hooks.logger: LoggerHook'),
+        (
+            "custom_hooks = [dict(type='EMAHook', momentun=1e-3)]",
+            r"custom_hooks\[0\] cannot be built .*Average.* 'momentun'",
+        ),
+        ("custom_hooks = [dict(type='EMAHook', ema_type='NoAverage')]", 'cannot be .*NoAverage'),
+        (
+            'default_hooks = dict(checkpoint=dict(intervall=1))',
+            'default_hooks.checkpoint: CheckpointHook got unexpected arguments intervall',
+        ),
         (
             "optim_wrapper = dict(optimizer=dict(_delete_=True, type='Missing', lr=0.1))",
             'optim_wrapper.optimizer has the type Missing',
@@ -45,3 +61,35 @@ def test_hooks_with_priorities_and_none_are_fine():
         'default_hooks = dict(visualization=None)\n'
         "custom_hooks = [dict(type='EMAHook', priority='ABOVE_NORMAL', momentum=1e-3)]"
     )
+
+
+def test_a_config_that_validates_by_half():
+    with pytest.raises(ConfigError, match='has val_dataloader, val_evaluator, but no val_cfg'):
+        check('val_cfg = None')
+
+
+class Untrainable(BaseClassifier):
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        if self.training:
+            raise NotImplementedError('no training in distillation mode')
+        return dict(loss=inputs.mean())
+
+
+def test_a_model_that_refuses_its_training_has_its_losses_in_eval_mode_only():
+    model = Untrainable().eval()
+    batch = dict(inputs=torch.rand(2, 3, 4, 4), data_samples=None)
+    assert batch_losses(model, [dict(inputs=batch['inputs'], data_samples=[])]).shape == (1,)
+    with pytest.raises(PruneError, match='a training step of Untrainable fails .*distillation'):
+        check_losses_in_training(model, batch)
+    assert not model.training
+
+
+def test_a_training_step_is_tried_on_a_copy():
+    model = build_model(load_config(CIFAR)).eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    samples = [DataSample().set_gt_label(k) for k in range(2)]
+    batch = dict(inputs=[torch.randint(256, (3, 32, 32)) for _ in samples], data_samples=samples)
+    drawn = torch.get_rng_state()
+    check_losses_in_training(model, batch)
+    assert all(torch.equal(before[name], x) for name, x in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), drawn) and not model.training

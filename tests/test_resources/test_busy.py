@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmpse.resources.busy import Clocks, busy, busy_sentence
+from mmpse.resources.busy import Clocks, busy, busy_sentence, worked
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,7 @@ def test_factor(wall, thread, process, threads, expected):
     start = Clocks(3.0, 5.0, 7.0)
     end = Clocks(3.0 + wall, 5.0 + thread, 7.0 + process)
     assert busy(start, end, threads) == pytest.approx(expected, rel=0.01)
+    assert worked(start, end, threads) == pytest.approx(wall / expected, rel=0.01)
 
 
 def test_it_is_said_in_one_sentence():

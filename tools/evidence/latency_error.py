@@ -9,9 +9,7 @@ docs/results/latency; `--table` prints all.
 
 import argparse
 import json
-import statistics
 import time
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +24,7 @@ from mmpse.openmmlab.deploy.latency import measure_subnets
 from mmpse.openmmlab.models.outputs import deployed_outputs
 from mmpse.openmmlab.progress import progress
 from mmpse.openmmlab.pruning.subject import examine
-from mmpse.resources.latency import fit_latency
-from mmpse.resources.timing import Latencies
+from mmpse.resources.latency import fit_latency, spread
 from mmpse.space import SpreadSampler
 
 RECORDS = ROOT / 'docs/results/latency'
@@ -58,26 +55,22 @@ def measure(args: argparse.Namespace) -> None:
     sampler = SpreadSampler(space, subject.costs['flops'])
     rows = sampler.sample(np.random.default_rng(1), args.subnets)
     others = [space.subnet(row) for row in rows]
-    times = Latencies()
-
-    def seconds(subnets: Sequence[Mapping[str, int]]) -> list[float]:
-        nonlocal times
-        both = [*subnets, *others]
-        times = measure_subnets(
-            subject.model, subject.layout, both, shape, args.runtime, progress('measuring')
-        )
-        return [statistics.median(times[number]) for number in range(len(subnets))]
-
+    fitted = spread(space)
+    both = [*map(space.subnet, fitted), *others]
+    times = measure_subnets(
+        subject.model, subject.layout, both, shape, args.runtime, progress('measuring')
+    )
+    seconds = np.array(list(times.least.values()))
     found = fit_latency(
         subject.model,
         subject.layout,
         space,
         torch.zeros(1, *shape),
-        seconds,
+        fitted,
+        seconds[: len(fitted)],
         partial(deployed_outputs, subject.model),
     )
-    medians = [1e6 * statistics.median(values) for values in times.values()]
-    measured = np.array(medians[-len(others) :])
+    measured = 1e6 * seconds[len(fitted) :]
     predicted = found.cost.exact(rows)
     errors = np.abs(predicted / measured - 1)
     full = subject.cost_of(space.fullnet)['flops']

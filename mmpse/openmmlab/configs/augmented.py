@@ -1,6 +1,7 @@
 """A test with augmentation: what is predicted of several views of an image is merged."""
 
 from mmengine.config import Config
+from torch import nn
 
 from mmpse.openmmlab.errors import ConfigError, name_of
 from mmpse.openmmlab.types import in_scope
@@ -19,6 +20,26 @@ MERGING = dict(
 )
 # what mmdet's has to know to turn boxes back, and does not pack by default
 META_KEYS = 'img_id img_path ori_shape img_shape scale_factor flip flip_direction'.split()
+
+
+def check_merging(model: nn.Module) -> None:
+    """
+    Raises:
+        ConfigError: If a detector that is tested with augmentation predicts masks, which mmdet's
+            model for it does not merge.
+    """
+    from mmdet.models import DetTTAModel  # which other packages do without
+
+    # in a wrapper perhaps; one of a user may merge masks
+    merging = next((m for m in model.modules() if type(m) is DetTTAModel), None)
+    if merging is None:
+        return
+    names = [name for name, _ in merging.module.named_modules()]
+    if heads := [name for name in names if name.endswith(('mask_head', 'panoptic_head'))]:
+        raise ConfigError(
+            f'a {type(merging.module).__name__} predicts masks ({heads[0]}), and DetTTAModel '
+            'merges only boxes of several views; test it without --tta'
+        )
 
 
 def augment_test(cfg: Config) -> None:

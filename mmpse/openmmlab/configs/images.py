@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
+from mmpse.errors import is_bug
 from mmpse.openmmlab.errors import ConfigError, name_of, one_line
 from mmpse.openmmlab.types import in_scope
 from mmpse.registry import DATASETS
@@ -90,6 +91,8 @@ def _size_of_first_image(cfg: Config) -> tuple[tuple[int, int] | None, str]:
             with in_scope(cfg):
                 image = DATASETS.build(copy.deepcopy(dataset))[0]['inputs']
         except Exception as error:  # datasets raise whatever they do where the data is not there
+            if is_bug(error):
+                raise
             problem = f', and its {split} data cannot be read ({one_line(error)})'
         else:
             if hasattr(image, 'shape'):

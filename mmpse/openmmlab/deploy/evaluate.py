@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
-from mmpse.errors import is_bug
+from mmpse.errors import UserError, is_bug
 from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.configs.datasets import build_dataset, nested
 from mmpse.openmmlab.configs.evaluation import evaluate
@@ -39,14 +39,23 @@ def evaluate_onnx(
         runtime: What runs the file.
 
     Raises:
-        ExportError: If the file is of another kind of model, or does not run on the data.
+        UserError: If the runtime is not there.
+        ExportError: If the file is of another kind of model, or the runtime refuses it, or it does
+            not run on the data.
     """
     import onnx  # an optional requirement
 
     about = read_metadata(path)
     source = INPUTS if about['preprocess'] else 'images'
     part = between(onnx.load(path), source, about['raw'])
-    network = loaded(part, runtime)
+    try:
+        network = loaded(part, runtime)
+    except UserError:
+        raise
+    except Exception as error:  # the runtime's own kinds
+        if is_bug(error):
+            raise
+        raise ExportError(f'{runtime} cannot load {path}: {line(error)}') from error
     model = build_model(cfg)
     model.eval()
     kind = kind_of(model)

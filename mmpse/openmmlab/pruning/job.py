@@ -20,7 +20,7 @@ from mmpse.openmmlab.checkpoints.loading import load_weights
 from mmpse.openmmlab.configs.datasets import batch_size_of
 from mmpse.openmmlab.configs.files import load_config, write_config
 from mmpse.openmmlab.configs.pruned import pruned_changes
-from mmpse.openmmlab.deploy.latency import latency_cost
+from mmpse.openmmlab.deploy.latency import error_sentence, latency_cost
 from mmpse.openmmlab.errors import listed
 from mmpse.openmmlab.models.losses import batch_losses, images_in
 from mmpse.openmmlab.models.outputs import raw_outputs
@@ -28,7 +28,6 @@ from mmpse.openmmlab.models.recalibration import recalibrate
 from mmpse.openmmlab.models.sorting import sort_by
 from mmpse.openmmlab.progress import progress
 from mmpse.openmmlab.teaching.hook import teacher_of
-from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Reconstruction, check_cut, cut_
 from mmpse.space import Budget, Subnet, uniform_within
 
@@ -44,7 +43,7 @@ from .choosing import (
 )
 from .crew import Crew
 from .images import TrainingImages, first_images, together
-from .latency import add_latency, within_latency
+from .latency import AGAIN, add_latency, latency_notes, within_latency
 from .measure import measure
 from .order import Order
 from .reach import NAMES, in_words, reachable
@@ -52,7 +51,7 @@ from .recipe import Recipe, finetune
 from .report import summary, write_report
 from .steps import LOG, Steps
 from .subject import check_training_set, dataset_meta, is_hopeless, metrics_of, validates
-from .trainable import check_trainable
+from .trainable import check_losses_in_training, check_trainable
 from .unseen import check_losses
 
 
@@ -107,17 +106,16 @@ class Pruning:
 
     def assess(self) -> None:
         """Say what is reachable, and how good the model is."""
-        subject, order, steps = self.subject, self.order, self.steps
+        subject, order = self.subject, self.order
         if 'latency' in order.limits:
-            found = steps.once('latency', lambda: add_latency(subject, order.runtime))
+            found = self.latency
             subject.costs['latency'] = latency_cost(subject.space, found)
             self.log.info(
                 f'latency of the full model in {order.runtime}, {torch.get_num_threads()} threads: '
                 f'{found["measured"][0][1] / 1000:.2f} ms; predicted with a mean error of '
                 f'{found["error"]:.1%}'
             )
-            again = 'start in another folder when nothing else runs'
-            if sentence := busy_sentence(found['busy'], again):
+            if sentence := error_sentence(found['error'], AGAIN):
                 self.log.warning(sentence)
             self.reach = reachable(subject, order.limits)
         self.log.info(f'{len(subject.space)} units\n{self.reach}')
@@ -133,6 +131,11 @@ class Pruning:
                 f'before pruning, the validation gives {metric}: that is no better than guessing. '
                 'The config, or the classes and their order in it, may not fit the checkpoint'
             )
+
+    @property
+    def latency(self) -> dict[str, Any]:
+        """How latency was measured and fitted."""
+        return self.steps.once('latency', lambda: add_latency(self.subject, self.order.runtime))
 
     def schedule(self) -> Recipe:
         """The recipe of the fine-tuning."""
@@ -166,6 +169,8 @@ class Pruning:
             load_weights(subject.model, self.sorted_weights)
             return
         check_losses(subject, first_images(1, self.images.judging)[0])
+        if self.order.finetune:
+            check_losses_in_training(subject.model, self.images.batches[0])
         sort_by(subject.model, subject.layout, self.order.sort, self.images.fit)
         save_checkpoint(self.sorted_weights, subject.model, dataset_meta(subject))
 
@@ -309,9 +314,11 @@ class Pruning:
             resources = measured['before' if stage == 'before' else 'after']
             cost = {name: cost[name] for name in ('flops', 'params')}
             self.table[stage] = {**metrics, **cost, **resources}
-        limits = self.order.limits.items()
-        amounts = ' and '.join(f'{limit} of its {NAMES[name]}' for name, limit in limits)
+        limits = self.order.limits
+        amounts = ' and '.join(f'{limit} of its {NAMES[name]}' for name, limit in limits.items())
         title = f'{type(model).__name__} pruned to {amounts}'
         busy = measured.get('busy', {})  # older folders have none
-        write_report(out, self.steps.folder, subject, model, subnet, self.table, busy, title)
-        self.log.info('\n' + summary(self.table, busy, self.steps.folder))
+        found = latency_notes(subnet, self.latency['error']) if 'latency' in limits else []
+        notes = [f'Attention: {note}.' for note in found]
+        write_report(out, self.steps.folder, subject, model, subnet, self.table, busy, title, notes)
+        self.log.info('\n'.join(['', summary(self.table, busy, self.steps.folder), *notes]))

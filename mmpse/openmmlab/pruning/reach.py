@@ -48,7 +48,7 @@ class Reach:
     fixed: tuple[Fixed, ...]  # the largest share of the lowest subnet's FLOPs first
     unseen: tuple[str, ...] = ()  # layers that a prediction does not run: they read who knows what
     uniform: Subnet | None = None  # uniform pruning at the budget
-    image: tuple[int, ...] = ()  # (C, H, W) that is counted for
+    counted: str = ''  # what FLOPs and latency are those of
 
     @property
     def cells(self) -> tuple[list[str], list[list[str]]]:
@@ -76,9 +76,8 @@ class Reach:
 
     def __str__(self) -> str:
         text = [text_table(*self.cells)]
-        if self.image:
-            shape = ' '.join(map(str, self.image))
-            text.append(f'That is of one image of {shape}; --input-shape takes another one.')
+        if self.counted:
+            text.append(f'That is of {self.counted}; --input-shape takes another one.')
         if self.fixed:
             text.append(text_table(*self.fixed_cells, left=2))
         if self.unseen:
@@ -124,7 +123,7 @@ def reachable(subject: Subject, limits: Mapping[str, str | float] | None = None)
         widths = uniform_within(space, Budget(space, subject.costs, limits))
         uniform = subject.subnet(widths, how='uniform')
         rows = dict(lowest=rows['lowest'], uniform=subject.cost_of(uniform), full=rows['full'])
-    return Reach(rows, fixed, unseen, uniform, subject.input_shape)
+    return Reach(rows, fixed, unseen, uniform, subject.counted)
 
 
 def _check(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,7 @@ def write_report(
     table: Stages,
     busy: Mapping[str, float],
     title: str,
+    notes: Sequence[str] = (),
 ) -> None:
     """Write ``report.json`` and ``report.html``.
 
@@ -109,11 +110,12 @@ def write_report(
         model, subnet: The pruned model, and its widths.
         table, busy: See :func:`cells`.
         title: What was done, for the first line of the page.
+        notes: What the user must know, a sentence each.
     """
-    content = dict(table, busy=busy, widths=dict(subnet), source=subnet.source)
+    content = dict(table, busy=busy, widths=dict(subnet), source=subnet.source, notes=list(notes))
     write_json(out / 'report.json', content)
-    note = footnote(busy, steps)
-    result = html_table(*cells(table, busy)) + (paragraph(note) if note else '')
+    said = ''.join(map(paragraph, filter(None, [footnote(busy, steps), *notes])))
+    result = html_table(*cells(table, busy)) + said
     sections = [('Result', result + _notes(subject, subnet, table))]
     if validates(subject.cfg):
         models = dict(before=subject.model, after=model)
@@ -132,10 +134,9 @@ def write_report(
 
 
 def _notes(subject: Subject, subnet: Subnet, table: Stages) -> str:
-    shape = 'x'.join(map(str, subject.input_shape))
     notes = [
         f'Widths are chosen by: {subnet.source["how"]}.',
-        f'FLOPs and latency are those of one image of {shape}, up to the raw outputs.',
+        f'FLOPs and latency are those of {subject.counted}, up to the raw outputs.',
     ]
     if validates(subject.cfg):
         notes.append("Metrics are those of the config's validation split.")

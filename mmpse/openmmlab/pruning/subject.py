@@ -55,6 +55,16 @@ class Subject:
         """The default scope of the config."""
         return self.cfg.get('default_scope') or 'mmengine'
 
+    @property
+    def counted(self) -> str:
+        """What FLOPs and latency are those of, in words."""
+        shape = ' '.join(map(str, self.input_shape))
+        if (self.cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
+            # the shape may be that of a whole image, if it was asked for
+            if tuple(self.input_shape) == default_input_shape(self.cfg, self.model):
+                return f'one window of {shape} (test_cfg.mode=slide: an image has several)'
+        return f'one image of {shape}'
+
     def cost_of(self, widths: Mapping[str, int]) -> dict[str, int]:
         """Resources of one subnet."""
         row = self.space.array([widths])

@@ -10,7 +10,12 @@ from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.configs.images import default_input_shape
-from mmpse.openmmlab.deploy.latency import latency_cost, measure_latency, read_latency
+from mmpse.openmmlab.deploy.latency import (
+    error_sentence,
+    latency_cost,
+    measure_latency,
+    read_latency,
+)
 from mmpse.openmmlab.errors import one_line
 from mmpse.openmmlab.jobs import model_of
 from mmpse.openmmlab.progress import progress
@@ -18,6 +23,8 @@ from mmpse.openmmlab.supernet.building import supernet_of
 from mmpse.resources.busy import busy_sentence
 from mmpse.slim import Supernet
 from mmpse.space import Cost
+
+AGAIN = 'measure again when nothing else runs: mmpse latency'
 
 
 class Trained(NamedTuple):
@@ -76,11 +83,12 @@ def latency_of(trained: Trained, runner: Runner, path: str | None, runtime: str)
         follow = progress(f'latency in {runtime}')
         content = measure_latency(model, layout, space, trained.input_shape, runtime, follow)
         write_json(own, content)
-        if sentence := busy_sentence(content['busy']):
-            runner.logger.warning(sentence)
     content = read_latency(path or own, space, trained.input_shape, None if path else runtime)
     runner.logger.info(
         f'latency: {path or own}, of {content["on"]}, predicted with a mean error of '
         f'{content["error"]:.1%}.'
     )
+    for sentence in (error_sentence(content['error'], AGAIN), busy_sentence(content['busy'])):
+        if sentence:
+            runner.logger.warning(sentence)
     return latency_cost(space, content)
