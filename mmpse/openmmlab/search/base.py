@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine import dist
 from mmengine.device import get_device
 from mmengine.runner import BaseLoop, Runner, set_random_seed
@@ -17,7 +16,7 @@ from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.progress import Clock, search_bar
-from mmpse.openmmlab.supernet.speed import stop_tuning
+from mmpse.openmmlab.supernet.speed import stop_tuning, to_channels_last
 from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
@@ -151,7 +150,7 @@ class SearchLoop(BaseLoop):
         stop_tuning(runner, 'every subnet has other widths')
         self.supernet.model.load_state_dict(self.checkpoint['state_dict'])
         if self.fp16 or get_device() == 'cpu':  # there it is faster
-            self.supernet.model.to(memory_format=torch.channels_last)
+            to_channels_last(self.supernet.model)
         self.identity = identity_of(
             runner,
             self.space,

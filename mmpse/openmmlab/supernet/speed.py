@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -11,6 +12,24 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mmpse.registry import HOOKS, OPTIM_WRAPPERS
+from mmpse.slim.watch import map_tensors
+
+
+def to_channels_last(model: nn.Module) -> None:
+    """Lay a model's weights out as channels_last, in place; activations follow.
+
+    The operators of mmcv (RoIAlign, deformable convolutions, ...) take their tensors for contiguous
+    ones, and read others wrongly without an error. So they get contiguous ones.
+    """
+    model.to(memory_format=torch.channels_last)
+    for module in model.modules():
+        if any(kind.__module__.startswith('mmcv.ops.') for kind in type(module).__mro__):
+            module.to(memory_format=torch.contiguous_format)
+            module.register_forward_pre_hook(_contiguous, with_kwargs=True)
+
+
+def _contiguous(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+    return map_tensors(lambda _, x: x.contiguous(), (args, kwargs))
 
 
 @HOOKS.register_module()
@@ -23,11 +42,11 @@ class ChannelsLastHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         if not isinstance(runner.model, DistributedDataParallel):
-            runner.model.to(memory_format=torch.channels_last)
+            to_channels_last(runner.model)
             return
         # the buckets of gradients have the strides that weights had when the model was wrapped
         module = runner.model = runner.model.module
-        module.to(memory_format=torch.channels_last)
+        to_channels_last(module)
         runner.model = runner.wrap_model(runner.cfg.get('model_wrapper_cfg'), module)
 
 
