@@ -137,12 +137,16 @@ class Experiment:
         start = str(pruning.sorted_weights.resolve())
         changes = pruning.schedule().run(pruning.cfg, start, self.seed, [hook])
         wrapper = dict(changes['optim_wrapper'], accumulative_counts=self.kind.accumulative_counts)
+        loader = dict(changes.get('train_dataloader', {}), drop_last=True)  # n divides every batch
         none = {
             f'{x}_{y}': None for x in ('val', 'test') for y in ('cfg', 'dataloader', 'evaluator')
         }
         config = self.folder / 'supernet.py'
         write_config(
-            config, self.model.config, dict(changes, optim_wrapper=wrapper, **none), 'A supernet.'
+            config,
+            self.model.config,
+            dict(changes, optim_wrapper=wrapper, train_dataloader=loader, **none),
+            'A supernet.',
         )
         seconds = run_python(
             'tools/train.py', config, '--work-dir', config.with_suffix(''), '--resume'
