@@ -1,6 +1,7 @@
 """Checkpoints of supernets are known as such, whatever has been taken off them."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,9 +9,16 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from search_runs import log_of, search
 
-from mmpse.openmmlab.checkpoints.supernet import check_statistics, of_supernet, supernet_state
+from mmpse.errors import UserError
+from mmpse.openmmlab.checkpoints.supernet import (
+    CHECKPOINT_KEY,
+    check_statistics,
+    of_supernet,
+    supernet_state,
+)
 from mmpse.openmmlab.configs.building import build_model
 from mmpse.openmmlab.supernet.building import supernet_of
+from mmpse.openmmlab.supernet.hook import SupernetHook
 from mmpse.slim import cut_
 
 LOST = 'candidates are drawn by cost alone'
@@ -75,3 +83,15 @@ def test_the_mark_goes_when_a_subnet_is_trained(small_search, published, scope, 
     model.train()
     model.train_step(batch, optimizer)
     assert of_supernet(dict(state_dict=model.state_dict())) == norm_eval
+
+
+@pytest.mark.parametrize('taught', [False, True])
+def test_losses_and_distances_from_a_teacher_are_not_one_record(taught):
+    hooks = [SupernetHook(teacher=dict(checkpoint='full.pth') if t else None) for t in (0, 1)]
+    state = dict(record=hooks[taught].record.state_dict(), taught=taught, execution='sliced')
+    runner = SimpleNamespace(_resume=True)
+    checkpoint = dict(meta={CHECKPOINT_KEY: state})
+    hooks[taught].after_load_checkpoint(runner, checkpoint)
+    has = 'a teacher, .* had none' if not taught else 'no teacher, .* had one'
+    with pytest.raises(UserError, match=f'this training has {has}.*resume with the same teacher'):
+        hooks[not taught].after_load_checkpoint(runner, checkpoint)

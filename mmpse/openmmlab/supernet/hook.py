@@ -309,11 +309,20 @@ class SupernetHook(SeedHook):
             drawing=self.drawing.state(),
             held_out=folds_of(runner.cfg.get('train_dataloader', {}).get('dataset', {})),
             execution=self.execution,
+            taught=self.teacher_cfg is not None,
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         state = supernet_state(checkpoint)
         if compat.is_resuming(runner) and state is not None:
+            taught = self.teacher_cfg is not None
+            if state.get('taught', taught) != taught:
+                raise UserError(
+                    f'SupernetHook: this training has {"a" if taught else "no"} teacher, the one '
+                    f'that it goes on with had {"none" if taught else "one"}, so that distances '
+                    'from a teacher and losses would be one record; resume with the same teacher, '
+                    'or start anew (load_from without resume)'
+                )
             self.record.load_state_dict(state['record'])
             self._resumed = state.get('drawing')  # older checkpoints have none
             if self.execution == 'auto':
