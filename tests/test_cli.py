@@ -247,3 +247,16 @@ def test_a_config_without_a_model(tmp_path):
     config.write_text('train_cfg = dict(by_epoch=True, max_epochs=1)\n')
     line = refused('train', config, '--work-dir', tmp_path)
     assert line == f'ConfigError: {config} has no model; give a whole config'
+
+
+@pytest.mark.parametrize(
+    ('options', 'said'),
+    [
+        (['--input-shape', '3', '0', '32'], 'input_shape (--input-shape) is (3, 0, 32), expected'),
+        (['--seed', '-1'], 'seed (--seed) is -1, expected 0 to 4294967295'),
+    ],
+)
+def test_a_number_out_of_range(classifier, tmp_path, options, said):
+    out = tmp_path / 'out'
+    assert said in refused('prune', *classifier, '--flops', '50%', *options, '-o', out)
+    assert not out.exists()

@@ -1,5 +1,6 @@
 """From a trained model to half of it, by one command."""
 
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from mmengine.fileio.backends import LocalBackend
 from tiny_tasks import without_onnx, write_task
 
 import mmpse
@@ -151,6 +153,40 @@ def test_what_it_writes_is_what_it_returns(digits, tmp_path, monkeypatch):
     )
     assert again.table == result.table and again.subnet == result.subnet
     assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_in_the_fine_tuning(digits, tmp_path, monkeypatch):
+    """MMEngine leaves a checkpoint by half; the folder is moved to where there is space."""
+    without_onnx(monkeypatch)
+    config, checkpoint = write_task('classification', digits, tmp_path)
+    options = dict(flops='50%', how='uniform', epochs=2)
+    whole = mmpse.prune(config, checkpoint, out=tmp_path / 'whole', **options)
+    stock = LocalBackend.put
+
+    def put(self, content, path):
+        if str(path).endswith('epoch_2.pth'):
+            stock(self, content[:1000], path)
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        stock(self, content, path)
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match='No space left'):
+        patched.setattr(LocalBackend, 'put', put)
+        mmpse.prune(config, checkpoint, out=tmp_path / 'full', **options)
+    run = (tmp_path / 'full').rename(tmp_path / 'moved') / 'steps/finetune'
+    assert (run / 'epoch_2.pth').stat().st_size == 1000
+    assert (run / 'last_checkpoint').read_text().endswith('epoch_1.pth')
+    written = (run / 'epoch_1.pth').stat().st_mtime_ns
+
+    resumed = mmpse.prune(config, checkpoint, out=tmp_path / 'moved', resume=True, **options)
+    assert (run / 'epoch_1.pth').stat().st_mtime_ns == written  # it is not trained again
+    expected = whole.model.state_dict()
+    assert all(torch.equal(expected[k], x) for k, x in resumed.model.state_dict().items())
+
+    # what is done may be moved, too
+    (tmp_path / 'moved').rename(tmp_path / 'again')
+    again = mmpse.prune(config, checkpoint, out=tmp_path / 'again', resume=True, **options)
+    assert again.table == resumed.table
 
 
 @pytest.mark.slow

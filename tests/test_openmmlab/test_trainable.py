@@ -48,6 +48,8 @@ def check(changes: str) -> None:
         ('optim_wrapper = dict(optimizer=dict(nesterovv=True))', "SGD.*'nesterovv'"),
         ("train_cfg = dict(type='EpochBasedTrainLoop')", 'train_cfg has both type and by_epoch'),
         ("train_cfg = dict(_delete_=True, type='NoLoop', max_epochs=9)", 'train_cfg has the type'),
+        ("val_cfg = dict(type='NoLoop')", 'val_cfg has the type NoLoop, which is not there'),
+        ("visualizer = dict(type='NoVisualizer')", 'visualizer has the type NoVisualizer, which'),
         ("optim_wrapper = dict(constructor='NoConstructor')", 'cannot be built .*NoConstructor'),
     ],
 )

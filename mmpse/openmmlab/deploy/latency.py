@@ -119,8 +119,9 @@ def error_sentence(error: float, again: str) -> str:
         return ''
     return (
         f'the latency of subnets is predicted with a mean error of {error:.0%}, where at most '
-        f'{EXPECTED:.0%} is expected: other jobs may have disturbed what was measured '
-        f'({TRIES} times), and widths that are chosen by it may be poor; {again}'
+        f'{EXPECTED:.0%} is expected: other jobs may have disturbed all {TRIES} measurements, or '
+        'the latency does not follow from the work of the layers; widths that are chosen by it '
+        f'may be poor; {again}'
     )
 
 

@@ -97,8 +97,7 @@ def train(config: str | os.PathLike, work_dir: str | os.PathLike, launcher: str 
     if cfg.get('visualizer'):
         cfg.visualizer.pop('name', None)
     start = cfg.get('load_from')
-    latest = find_latest_checkpoint(cfg.work_dir) if os.path.isdir(cfg.work_dir) else None
-    if latest is not None and os.path.isfile(latest):
+    if (latest := _latest(cfg.work_dir)) is not None:
         cfg.resume, cfg.load_from = True, latest
     runner = build_runner(cfg)
     runner.register_hook(FiniteHook(start))
@@ -108,7 +107,14 @@ def train(config: str | os.PathLike, work_dir: str | os.PathLike, launcher: str 
         check_finite(runner.model, start)
         raise
     check_finite(runner.model, start)
-    return find_latest_checkpoint(cfg.work_dir)
+    return _latest(cfg.work_dir)
+
+
+def _latest(work_dir: str) -> str | None:
+    """The last whole checkpoint in a folder, which may have been moved since."""
+    found = find_latest_checkpoint(work_dir) if os.path.isdir(work_dir) else None
+    path = os.path.join(work_dir, os.path.basename(found or ''))
+    return path if os.path.isfile(path) else None
 
 
 class FiniteHook(Hook):

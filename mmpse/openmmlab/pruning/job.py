@@ -296,8 +296,9 @@ class Pruning:
             recipe.run(self.pruned, start, self.order.seed, hooks),
             'The fine-tuning of ../pruned.py.',
         )
-        last = self.steps.once('finetuned', lambda: self.crew.train(path, path.with_suffix('')))
-        load_weights(model, read_checkpoint(last))
+        run = path.with_suffix('')
+        last = self.steps.once('finetuned', lambda: self.crew.train(path, run))
+        load_weights(model, read_checkpoint(str(run / Path(last).name)))  # it may have been moved
 
     def report(self, model: nn.Module, subnet: Subnet) -> None:
         """Write the pruned model, and what came of it."""

@@ -41,6 +41,8 @@ class Order:
         check_request(self.limits, self.how)
         if self.sort not in IMPORTANCES:
             raise PruneError(f'sort (--sort) is one of {", ".join(IMPORTANCES)}, not {self.sort}')
+        if not 0 <= self.seed < 2**32:
+            raise PruneError(f'seed (--seed) is {self.seed}, expected 0 to {2**32 - 1}')
         if 'latency' in self.limits:
             check_runtime(self.runtime)
 

@@ -97,8 +97,13 @@ def examine(
     Raises:
         ConfigError, CheckpointError: If the config or the checkpoint cannot be used.
         UserError: If the model cannot be watched, or nothing of it can be pruned.
-        PruneError: If no unit is of a pattern.
+        PruneError: If no unit is of a pattern, or an input shape is none.
     """
+    if input_shape and (len(input_shape) != 3 or min(input_shape) < 1):
+        raise PruneError(
+            f'input_shape (--input-shape) is {tuple(input_shape)}, expected channels, height and '
+            'width of an image'
+        )
     cfg = load_config(config)
     model = build_model(cfg)
     last_phase_(model, cfg)

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import HOOKS, LOOPS, MODELS, OPTIMIZERS, Registry
+from mmengine.registry import HOOKS, LOOPS, MODELS, OPTIMIZERS, VISUALIZERS, Registry
 from torch import nn
 
 from mmpse.errors import is_bug
@@ -50,6 +50,9 @@ def check_trainable(cfg: Config, recipe: Recipe, model: nn.Module) -> None:
             raise _problem('train_cfg has both type and by_epoch, of which MMEngine takes one')
         if 'type' in loop:
             _check('train_cfg', dict(loop, runner=None, dataloader=None), LOOPS)
+        for name, registry in (('val_cfg', LOOPS), ('visualizer', VISUALIZERS)):
+            if 'type' in (content.get(name) or {}):
+                _known(name, content[name], registry)
         _known('optim_wrapper.optimizer', content.optim_wrapper.optimizer, OPTIMIZERS)
         with _explained('optim_wrapper cannot be built'), silent():
             build_optim_wrapper(model, content.optim_wrapper)
