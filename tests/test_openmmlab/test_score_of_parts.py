@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mmdet.evaluation import CocoMetric, MultiDatasetsEvaluator
 from mmengine.evaluator import Evaluator
+from pycocotools.cocoeval import COCOeval
 
 from mmpse.openmmlab.search.judge import PARTS, Judge
 
@@ -63,13 +64,23 @@ def judge_of(evaluator):
 
 
 @pytest.mark.parametrize('from_file', [False, True])
-def test_images_that_are_left_out_are_not_missed(from_file, tmp_path):
+def test_images_that_are_left_out_are_not_missed(from_file, tmp_path, monkeypatch):
     rows = results()
     file = annotations(rows, tmp_path / 'all.json') if from_file else None
     metric = CocoMetric(ann_file=file, metric='bbox')
     metric.dataset_meta = META
     metric.results = list(rows)
+    matched, stock = [], COCOeval.evaluateImg
+
+    def match(self, *args):
+        matched.append(args)
+        return stock(self, *args)
+
+    monkeypatch.setattr(COCOeval, 'evaluateImg', match)
     score, _, values = judge_of(Evaluator(metric))._score_of_parts()
+    assert len(matched) == len(META['classes']) * 4 * IMAGES  # of 4 ranges of area, each once
+    monkeypatch.undo()
+    assert COCOeval.evaluateImg is stock
 
     def map_of(rows):  # by a metric that has never seen other images
         alone = CocoMetric(metric='bbox')

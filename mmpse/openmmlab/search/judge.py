@@ -128,6 +128,7 @@ class Judge:
         score = float(metrics.get(self.metric, math.nan))
         return score if math.isfinite(score) else -math.inf
 
+    @compat.matched_once()
     def _score_of_parts(self) -> tuple[float, None, tuple[float, ...]]:
         """The score, and what each part of the images adds to it: pseudo-values of the jackknife.
 
