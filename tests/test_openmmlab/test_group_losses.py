@@ -57,8 +57,10 @@ def test_each_subnet_loses_what_it_does_alone(kind, execution):
 
 @pytest.mark.parametrize('kind', ['faster_rcnn', 'retinanet'])
 def test_a_step_is_the_same_as_without(kind):
-    """Its gradients, what is drawn after it, statistics, and what a loss counts (GHM)."""
-    changes = {}
+    """Its gradients, what is drawn after it, statistics (of a head of regions, too), and what a
+    loss counts (GHM)."""
+    head = dict(type='mmdet.Shared4Conv1FCBBoxHead', norm_cfg=dict(type='BN'), conv_out_channels=8)
+    changes = {f'roi_head.bbox_head.{key}': value for key, value in head.items()}
     if kind == 'retinanet':
         ghm = dict(type='mmdet.GHMC', bins=10, momentum=0.5, use_sigmoid=True)
         changes = {'bbox_head.loss_cls': ghm}

@@ -174,10 +174,11 @@ class _Noted(NamedTuple):
             else:
                 held[key].clear()
                 held[key].update(content)
-        for key, (version, value) in self.buffers.items():
-            if self.module._buffers[key]._version != version:
-                # not written into: a backward may still read it
-                self.module._buffers[key] = value
+        own = self.module._buffers
+        # that of a BatchNorm's statistics stays, and its count's does not
+        if any(own[key]._version != version for key, (version, _) in self.buffers.items()):
+            # not written into: a backward may still read them
+            own.update({key: value for key, (_, value) in self.buffers.items()})
 
 
 def _draws(module: nn.Module) -> bool:
