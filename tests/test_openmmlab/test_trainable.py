@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from mmdet.structures import DetDataSample
 from mmengine.config import Config
+from mmengine.logging import MessageHub
+from mmengine.structures import InstanceData
 from mmpretrain.models import BaseClassifier
 from mmpretrain.structures import DataSample
 from torch import nn
@@ -95,3 +98,13 @@ def test_a_training_step_is_tried_on_a_copy():
     check_losses_in_training(model, batch)
     assert all(torch.equal(before[name], x) for name, x in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), drawn) and not model.training
+
+
+def test_a_model_that_asks_how_long_it_has_been_trained():
+    """Without a runner nobody tells YOLOX's preprocessor."""
+    MessageHub.get_current_instance().runtime_info.clear()
+    model = build_model(load_config('mmdet::yolox/yolox_nano_8xb8-300e_coco.py'))
+    objects = InstanceData(bboxes=torch.tensor([[8.0, 8, 40, 40]]), labels=torch.tensor([0]))
+    sample = DetDataSample(gt_instances=objects, metainfo=dict(img_shape=(64, 64)))
+    images = [torch.randint(256, (3, 64, 64)) for _ in range(2)]
+    check_losses_in_training(model, dict(inputs=images, data_samples=[sample, sample.clone()]))

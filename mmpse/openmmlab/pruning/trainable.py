@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.optim import build_optim_wrapper
@@ -69,7 +70,13 @@ def check_losses_in_training(model: nn.Module, batch: Any) -> None:
     """
     trained = copy.deepcopy(model)
     trained.train()
-    with _explained(f'a training step of {type(model).__name__} fails'), drawn_aside(0):
+    # without gradients it fits into memory where a training in half precision does
+    with (
+        _explained(f'a training step of {type(model).__name__} fails'),
+        compat.training_ends(),
+        drawn_aside(0),
+        torch.no_grad(),
+    ):
         data = trained.data_preprocessor(copy.deepcopy(batch), True)
         compat.forward_by_mode(trained, data, mode='loss')
 
