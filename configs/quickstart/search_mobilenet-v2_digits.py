@@ -20,3 +20,4 @@ train_cfg = dict(
 val_cfg = dict()
 test_cfg = test_dataloader = test_evaluator = None
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))  # MMEngine wants one; it is not used
+custom_hooks = [dict(type='mmpse.ChannelsLastHook')]

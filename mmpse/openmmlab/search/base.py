@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from mmengine import dist
-from mmengine.device import get_device
 from mmengine.runner import BaseLoop, Runner, set_random_seed
 from torch.utils.data import DataLoader
 
@@ -16,7 +15,7 @@ from mmpse.errors import UserError
 from mmpse.files import write_json
 from mmpse.openmmlab import compat
 from mmpse.openmmlab.progress import Clock, search_bar
-from mmpse.openmmlab.supernet.speed import stop_tuning, to_channels_last
+from mmpse.openmmlab.supernet.speed import stop_tuning
 from mmpse.search.archive import Archive, ArchiveError, Judged, ranking_key, read_identity
 from mmpse.space import Budget, Subnet, UniformSampler, uniform_within
 
@@ -149,8 +148,6 @@ class SearchLoop(BaseLoop):
         runner, logger = self.runner, self.runner.logger
         stop_tuning(runner, 'every subnet has other widths')
         self.supernet.model.load_state_dict(self.checkpoint['state_dict'])
-        if self.fp16 or get_device() == 'cpu':  # there it is faster
-            to_channels_last(self.supernet.model)
         self.identity = identity_of(
             runner,
             self.space,
