@@ -63,7 +63,7 @@ def test_what_is_wrong_with_a_fine_tuning_is_told_in_a_sentence(changes, problem
 
 def test_hooks_with_priorities_and_none_are_fine():
     check(
-        'default_hooks = dict(visualization=None)\n'
+        'default_hooks = dict(visualization=None, checkpoint=dict(meta=dict(version=1)))\n'
         "custom_hooks = [dict(type='EMAHook', priority='ABOVE_NORMAL', momentum=1e-3)]"
     )
 

@@ -45,7 +45,7 @@ def check_trainable(cfg: Config, recipe: Recipe, model: nn.Module) -> None:
             if isinstance(hook, Mapping):
                 _check(name, hook, HOOKS)
                 if is_type(hook, (CheckpointHook, EMAHook), HOOKS):
-                    _check_passed_on(name, hook)
+                    _check_passed_on(name, hook, model)
         loop = content.train_cfg
         if 'type' in loop and 'by_epoch' in loop:
             raise _problem('train_cfg has both type and by_epoch, of which MMEngine takes one')
@@ -92,14 +92,16 @@ def _explained(what: str) -> Iterator[None]:
         raise _problem(f'{what} ({type(error).__name__}: {one_line(error)})') from error
 
 
-def _check_passed_on(name: str, hook: Mapping[str, Any]) -> None:
+def _check_passed_on(name: str, hook: Mapping[str, Any], model: nn.Module) -> None:
     """Check the arguments that a hook does not take itself."""
     with _explained(f'{name} cannot be built'), silent():
         built = HOOKS.build({k: v for k, v in hook.items() if k != 'priority'})
         if isinstance(built, EMAHook):
-            MODELS.build(built.ema_cfg, default_args=dict(model=nn.Linear(1, 1)))
-    if isinstance(built, CheckpointHook) and built.args:  # of Runner.save_checkpoint, which has all
-        raise _problem(f'{name}: {hook["type"]} got unexpected arguments {listed(built.args)}')
+            MODELS.build(built.ema_cfg, default_args=dict(model=model))
+    if isinstance(built, CheckpointHook):
+        wrong = [key for key in built.args if key != 'meta']  # of Runner.save_checkpoint
+        if wrong:
+            raise _problem(f'{name}: {hook["type"]} got unexpected arguments {listed(wrong)}')
 
 
 def _known(name: str, config: Mapping[str, Any], registry: Registry) -> Any:
